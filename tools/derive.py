@@ -64,16 +64,19 @@ def badges() -> str: # one line of markdown
 
 
 def relink(text: str) -> str: # the same markdown, seen from the root
-    "Point links relative to nbs/ there."
-    return re.sub(r'\]\((?![a-z]+:|#|/)([^)]+)\)', lambda m: f']({(Path("nbs")/m[1]).as_posix()})', text)
+    "Point relative links outside code blocks to nbs/."
+    prose_and_code = re.split(r'(^```.*?^```)', text, flags=re.M | re.S)
+    prose_and_code[::2] = [re.sub(r'\]\((?![a-z]+:|#|/)([^)]+)\)', r'](nbs/\1)', part) for part in prose_and_code[::2]]
+    return ''.join(prose_and_code)
 
 
 def write_readme() -> None:
     "The index notebook as markdown: its hidden cells and directives dropped, its figures under nbs/images/."
     nb = nbformat.read(NBS/S['readme_nb'], 4)
+    nb.metadata['language_info'] = dict(name='python')
     nb.cells = [c for c in nb.cells if not re.search(r'^#\|\s*(hide|default_exp)\b', c.source, re.M)]
     for c in nb.cells:
-        if re.search(r'^#\|\s*echo:\s*false', c.source, re.M): c['transient'] = dict(remove_source=True)
+        if re.search(r'^#\|\s*echo:\s*false', c.source, re.M): c.metadata['transient'] = dict(remove_source=True)
         c.source = re.sub(r'^#\|.*\n?', '', c.source, flags=re.M)
     nb.cells[0].source = re.sub(r'^(# .*\n)', lambda m: f'{m[1]}\n{badges()}\n', nb.cells[0].source, count=1)
     text, resources = MarkdownExporter().from_notebook_node(nb, dict(output_files_dir='images', unique_key='index'))

@@ -1,0 +1,3 @@
+LABELS = 9
+class AugmentPipe:
+    pass

@@ -213,7 +213,7 @@ def magnitude(volume,    # an open HDF5 file
         if key in volume: return np.asarray(volume[key][i], dtype=np.float64)
     k = np.asarray(volume['kspace'][i])
     if not np.iscomplexobj(k): k = k[..., 0] + 1j * k[..., 1]
-    x = np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(k, axes=(-2, -1)), norm='ortho'), axes=(-2, -1))
+    x = np.fft.fftshift(np.fft.ifft2(k, norm='ortho'), axes=(-2, -1))
     return np.sqrt((np.abs(x.reshape(-1, *x.shape[-2:])) ** 2).sum(0))
 
 # %% ../nbs/02a_datamake.ipynb #4e1c1ae1

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FILTERS', 'DDPMPP', 'NCSNPP', 'PRESETS', 'Law', 'draw', 'init_weights', 'Linear', 'GroupNorm', 'resample', 'Resample',
-           'Conv2d', 'ConvDown', 'PositionalEmbedding', 'FourierEmbedding', 'Style', 'UNetBlock', 'UNet', 'SongUNet',
-           'DhariwalUNet', 'NetConfig', 'make_net']
+           'widen', 'Conv2d', 'ConvDown', 'PositionalEmbedding', 'FourierEmbedding', 'Style', 'UNetBlock', 'UNet',
+           'SongUNet', 'DhariwalUNet', 'NetConfig', 'make_net']
 
 # %% ../nbs/05_networks.ipynb #58a6f595
 import math
@@ -73,7 +73,9 @@ class GroupNorm(nn.GroupNorm):
                  eps: float = 1e-5): # added to the variance
         super().__init__(min(32, max(1, channels // 4)), channels, eps)
 
-    def forward(self, x): return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+    def forward(self, x):
+        dtype = torch.float32 if x.is_cpu else x.dtype # the CPU has no fast 16-bit kernel
+        return F.group_norm(x.to(dtype), self.num_groups, self.weight.to(dtype), self.bias.to(dtype), self.eps).to(x.dtype)
 
 # %% ../nbs/05_networks.ipynb #aecf02c4
 FILTERS = (1, 1), (1, 3, 3, 1) # those the papers use
@@ -101,6 +103,14 @@ class Resample(nn.Module):
     def forward(self, x): return resample(x, self.direction, self.taps)
 
 # %% ../nbs/05_networks.ipynb #2de4b94f
+def widen(weight: torch.Tensor, # (O,I,k,k)
+          taps: int,            # length t of the filter, [1,1] or [1,3,3,1]
+         ) -> torch.Tensor:     # (O,I,k+t-1,k+t-1), float32
+    "A kernel convolved with a resampling filter."
+    for _ in range(taps - 1): weight = F.avg_pool2d(weight, 2, stride=1, padding=1)
+    return weight
+
+# %% ../nbs/05_networks.ipynb #1353c27a
 class Conv2d(nn.Conv2d):
     "A convolution that may change the resolution first, and may be gated."
     def __init__(self,
@@ -118,24 +128,23 @@ class Conv2d(nn.Conv2d):
 
     def reset_parameters(self): "Left to `init_weights`."
 
-    def convolve(self, x): return F.conv2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype), padding=self.padding)
+    def convolve(self, x): # ungated
+        if self.direction == 'up' and self.taps == (1, 1):
+            joint = 4 * widen(self.weight, 2).flip(2, 3).transpose(0, 1)
+            return F.conv_transpose2d(x, joint.to(x.dtype), self.bias.to(x.dtype), stride=2, padding=self.padding)
+        if self.direction: x = resample(x, self.direction, self.taps)
+        return F.conv2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype), padding=self.padding)
 
-    def forward(self, x):
-        is_late = self.direction == 'up' and self.taps == (1, 1) and self.kernel_size == (1, 1)
-        if self.direction and not is_late: x = resample(x, self.direction, self.taps)
-        x = self.convolve(x)
-        if is_late: x = resample(x, self.direction, self.taps)
-        return F.glu(x, 1) if self.gated else x
+    def forward(self, x): return F.glu(self.convolve(x), 1) if self.gated else self.convolve(x)
 
-# %% ../nbs/05_networks.ipynb #1353c27a
+# %% ../nbs/05_networks.ipynb #e58e7135
 class ConvDown(Conv2d):
-    "A convolution followed by the filter at half the resolution, as one strided convolution."
-    def forward(self, x):
-        taps = len(self.taps)
-        weight = F.conv2d(self.weight.flatten(0, 1)[:, None], self.resample_filter, padding=taps - 1).reshape(*self.weight.shape[:2], taps + 2, taps + 2)
-        return F.conv2d(x, weight.to(x.dtype), self.bias.to(x.dtype), stride=2, padding=self.padding[0] + (taps - 1) // 2)
+    "A convolution followed by the filter at half the resolution."
+    def convolve(self, x):
+        joint = widen(self.weight, len(self.taps))
+        return F.conv2d(x, joint.to(x.dtype), self.bias.to(x.dtype), stride=2, padding=(joint.shape[-1] - 2) // 2)
 
-# %% ../nbs/05_networks.ipynb #14539b8a
+# %% ../nbs/05_networks.ipynb #c959b2ee
 class PositionalEmbedding(nn.Module):
     "Cosines and sines of geometric frequencies."
     def __init__(self,
@@ -150,7 +159,7 @@ class PositionalEmbedding(nn.Module):
         angle = c.outer(self.freqs)
         return torch.cat([angle.sin(), angle.cos()] if self.sines_first else [angle.cos(), angle.sin()], 1)
 
-# %% ../nbs/05_networks.ipynb #2b99eb50
+# %% ../nbs/05_networks.ipynb #985c4484
 class FourierEmbedding(PositionalEmbedding):
     "Cosines and sines of random frequencies, drawn once and kept in the state dict."
     def __init__(self,
@@ -162,7 +171,7 @@ class FourierEmbedding(PositionalEmbedding):
 
     def forward(self, c): return super().forward(c * (2 * math.pi))
 
-# %% ../nbs/05_networks.ipynb #15d50a05
+# %% ../nbs/05_networks.ipynb #97efce22
 @dataclass(frozen=True)
 class Style:
     "What every block of a network has in common."
@@ -178,7 +187,7 @@ class Style:
     last: Law = Law(weight=0)   # of the layers that end a block
     qkv: Law = Law()            # of the attention's queries, keys and values
 
-# %% ../nbs/05_networks.ipynb #ded0a4ea
+# %% ../nbs/05_networks.ipynb #aebeba76
 class UNetBlock(nn.Module):
     "Two convolutions told the noise level, a skip around them, and perhaps attention."
     def __init__(self,
@@ -203,25 +212,25 @@ class UNetBlock(nn.Module):
 
     def attend(self, x): # (B,C,H,W) -> the same shape
         "Self-attention over pixels; channel (head, c, i) of qkv is channel c of q, k or v."
-        tokens = self.norm2(x).flatten(2).transpose(1, 2)
-        weight, bias = (p.unflatten(0, (self.heads, -1, 3)).movedim(2, 0).flatten(0, 2).flatten(1).to(x.dtype) for p in (self.qkv.weight, self.qkv.bias[:, None]))
-        q, k, v = F.linear(tokens, weight, bias[:, 0]).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        weight, bias = (p.unflatten(0, (self.heads, -1, 3)).movedim(2, 0).flatten(0, 2).to(x.dtype) for p in (self.qkv.weight, self.qkv.bias))
+        tokens = F.conv2d(self.norm2(x), weight, bias).flatten(2).transpose(1, 2)
+        q, k, v = tokens.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         return self.proj(mixed.transpose(1, 2).unflatten(2, x.shape[2:]))
 
     def forward(self, x, emb):
-        s = self.style
-        h = self.conv0(F.silu(self.norm0(x)))
         shift = self.affine(emb)[:, :, None, None]
-        if s.is_adaptive:
+        h = self.conv0(F.silu(self.norm0(x)))
+        if self.style.is_adaptive:
             scale, shift = shift.chunk(2, 1)
             h = torch.addcmul(shift, self.norm1(h), scale + 1)
-        else: h = self.norm1(h + shift)
-        h = self.conv1(F.dropout(F.silu(h), s.dropout, self.training))
-        x = (h + self.skip(x)) * s.skip_scale
-        return (self.attend(x) + x) * s.skip_scale if self.heads else x
+        else: h = self.norm1(h.add_(shift))
+        h = F.silu(h)
+        if self.training and self.style.dropout: h = F.dropout(h, self.style.dropout)
+        x = self.conv1(h).add_(self.skip(x)).mul_(self.style.skip_scale)
+        return self.attend(x).add_(x).mul_(self.style.skip_scale) if self.heads else x
 
-# %% ../nbs/05_networks.ipynb #aebeba76
+# %% ../nbs/05_networks.ipynb #3243d4fa
 class UNet(nn.Module):
     "The walk down and up that both families share."
     def __init__(self,
@@ -330,7 +339,7 @@ class UNet(nn.Module):
             else: x = part(x if x.shape[1] == part.cin else torch.cat([x, skips.pop()], 1), emb)
         return self.finish(x, out)
 
-# %% ../nbs/05_networks.ipynb #3243d4fa
+# %% ../nbs/05_networks.ipynb #29b883ad
 class SongUNet(UNet):
     "DDPM++ and NCSN++."
     def __init__(self,
@@ -376,7 +385,7 @@ class SongUNet(UNet):
 
     def finish(self, x, out): return out
 
-# %% ../nbs/05_networks.ipynb #29b883ad
+# %% ../nbs/05_networks.ipynb #d4ccdd4b
 class DhariwalUNet(UNet):
     "ADM."
     def __init__(self,
@@ -414,7 +423,7 @@ class DhariwalUNet(UNet):
 
     def finish(self, x, out): return self.out_conv(F.silu(self.out_norm(x)))
 
-# %% ../nbs/05_networks.ipynb #d4ccdd4b
+# %% ../nbs/05_networks.ipynb #a8924962
 @dataclass(frozen=True)
 class NetConfig:
     "A network but for its data."
@@ -439,7 +448,7 @@ class NetConfig:
         for name in ('channel_mult', 'attn_resolutions', 'keep_skips', 'resample_filter'): # JSON knows lists only
             if getattr(self, name) is not None: object.__setattr__(self, name, tuple(getattr(self, name)))
 
-# %% ../nbs/05_networks.ipynb #c1ba5867
+# %% ../nbs/05_networks.ipynb #5d336f9e
 DDPMPP = NetConfig()
 NCSNPP = replace(DDPMPP, embedding_type='fourier', channel_mult_noise=2, encoder_type='residual', resample_filter=(1, 3, 3, 1))
 PRESETS = {
@@ -450,7 +459,7 @@ PRESETS = {
     'ncsnpp-64': replace(NCSNPP, channel_mult=(1, 2, 2, 2), dropout=.05),
     'adm-64': NetConfig('adm', 192, (1, 2, 3, 4), 4, 3, (32, 16, 8), .1)}
 
-# %% ../nbs/05_networks.ipynb #a8924962
+# %% ../nbs/05_networks.ipynb #cb231630
 def make_net(config: NetConfig | str = 'tiny', # or a name in PRESETS
              img_resolution: int = 8, # height and width, px
              channels: int = 1,       # of the images

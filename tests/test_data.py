@@ -233,6 +233,8 @@ def test_load_says_what_is_missing(tmp_path, monkeypatch):
     with pytest.raises(BadInput, match='name one'): load('tinyimagenet', tmp_path)
     write_zip(tmp_path/'cifar10-32x32-train.zip', some()); write_zip(tmp_path/'cifar10-32x32-test.zip', some(side=4))
     with pytest.raises(BadInput, match='shape'): load('cifar10', tmp_path)
+    write_zip(tmp_path/'cifar10-32x32-val.zip', some())
+    with pytest.raises(BadInput, match='beside one zip.*-test.zip, .*-val.zip'): load('cifar10', tmp_path)
 
 
 @pytest.mark.real_data

@@ -107,7 +107,8 @@ def test_tinyimagenet(tiny, tmp_path):
 def test_tinyimagenet_n_is_balanced(tiny, tmp_path):
     whole = make(tiny, tmp_path, kind='tinyimagenet')[0]
     for n, counts in {3: [1, 1, 1], 4: [2, 1, 1], 15: [5, 5, 5]}.items():
-        part, made, _ = make(tiny, tmp_path, kind='tinyimagenet', n=n)
+        part, made, stored = make(tiny, tmp_path, kind='tinyimagenet', n=n)
+        assert [stored['classes'][k] for k in part.labels.tolist()] == [s.split('/')[1] for s in stored['source']]
         assert part.labels.bincount().tolist() == counts and made['rule'] == 'balanced'
         assert torch.equal(part.pixels, subset(whole, n)[0].pixels)
     assert make(tiny, tmp_path, kind='tinyimagenet', per_class=5)[1]['sha'] == part.sha

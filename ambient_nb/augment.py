@@ -8,7 +8,7 @@ __all__ = ['VALUES', 'DRAWS', 'PAIRED', 'SYM6', 'uniform', 'matrix', 'turn', 'st
 
 # %% ../nbs/06_augment.ipynb #4209bdf5
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 import torch
 import torch.nn.functional as F
 from .core import BadInput, check_float, rng

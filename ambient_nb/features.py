@@ -59,8 +59,8 @@ class PixelEncoder(Encoder):
 # %% ../nbs/12_features.ipynb #ac478122
 def digits_net() -> nn.Sequential: # 8x8 grey images to 10 logits; all but the last layer make the feature
     "The architecture."
-    return nn.Sequential(nn.Conv2d(1, 32, 3, padding=1), nn.SiLU(), nn.Conv2d(32, 64, 3, padding=1, stride=2), nn.SiLU(), nn.Conv2d(64, 64, 3, padding=1), nn.SiLU(),
-                         nn.Flatten(), nn.Linear(64 * 16, 64), nn.Tanh(), nn.Linear(64, 10))
+    return nn.Sequential(nn.Conv2d(1, 32, 3, padding=1), nn.SiLU(), nn.Conv2d(32, 64, 3, padding=1, stride=2), nn.SiLU(), nn.Conv2d(64, 32, 3, padding=1), nn.SiLU(),
+                         nn.AvgPool2d(2), nn.Flatten(), nn.Linear(128, 10))
 
 # %% ../nbs/12_features.ipynb #9986f120
 def shifted(x: torch.Tensor,      # (B,1,8,8)
@@ -73,7 +73,7 @@ def shifted(x: torch.Tensor,      # (B,1,8,8)
 
 # %% ../nbs/12_features.ipynb #74894637
 def train_digits_encoder(seed: int = 0,     # of weights, order and shifts
-                         steps: int = 1500, # of 64 images
+                         steps: int = 400, # of 64 images
                         ) -> nn.Sequential: # in eval mode
     "Train the digits encoder on the labels of the pool."
     pool, net = digits()[0], digits_net()
@@ -90,8 +90,8 @@ def train_digits_encoder(seed: int = 0,     # of weights, order and shifts
 
 # %% ../nbs/12_features.ipynb #064c6438
 class DigitsEncoder(Encoder):
-    "The last hidden layer of a classifier of 8x8 digits, minus its mean over the pool."
-    name, dim = 'digits-cnn', 64
+    "The last layer of filters of a classifier of 8x8 digits, minus its mean over the pool."
+    name, dim = 'digits-cnn', 128
     def __init__(self,
                  net: nn.Sequential | None = None, # from `train_digits_encoder`; None for the shipped weights
                 ):
@@ -101,7 +101,7 @@ class DigitsEncoder(Encoder):
         self.net = net[:-1].requires_grad_(False)
         self.logits = net.requires_grad_(False)
         weights = b''.join(v.numpy().tobytes() for v in net.state_dict().values())
-        self.definition = dict(kind='digits-cnn', weights=hashlib.sha256(weights).hexdigest(), preprocessing='[-1,1]', centred='mean over the pool')
+        self.definition = dict(kind='digits-cnn', weights=hashlib.sha256(weights).hexdigest(), layer='filters 2x2', preprocessing='[-1,1]', centred='mean over the pool')
         self.mean = 0.
         self.mean = self(digits()[0].pixels).double().mean(0).float()
 

@@ -5,12 +5,11 @@
 # %% auto #0
 __all__ = ['FILTERS', 'DDPMPP', 'NCSNPP', 'PRESETS', 'Law', 'draw', 'init_weights', 'Linear', 'GroupNorm', 'resample', 'Resample',
            'widen', 'Conv2d', 'ConvDown', 'PositionalEmbedding', 'FourierEmbedding', 'Style', 'UNetBlock', 'UNet',
-           'SongUNet', 'DhariwalUNet', 'NetConfig', 'make_net']
+           'SongUNet', 'DhariwalUNet', 'NetConfig', 'make_net', 'levels']
 
 # %% ../nbs/05_networks.ipynb #58a6f595
 import math
 from dataclasses import asdict, dataclass, replace
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -130,6 +129,7 @@ class Conv2d(nn.Conv2d):
 
     def convolve(self, x): # ungated
         if self.direction == 'up' and self.taps == (1, 1):
+            if self.kernel_size == (1, 1): return resample(F.conv2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype)), 'up', self.taps)
             joint = 4 * widen(self.weight, 2).flip(2, 3).transpose(0, 1)
             return F.conv_transpose2d(x, joint.to(x.dtype), self.bias.to(x.dtype), stride=2, padding=self.padding)
         if self.direction: x = resample(x, self.direction, self.taps)
@@ -474,3 +474,14 @@ def make_net(config: NetConfig | str = 'tiny', # or a name in PRESETS
     options = asdict(config); family = options.pop('family')
     if family == 'adm': options = {k: v for k, v in options.items() if k not in ('embedding_type', 'channel_mult_noise', 'encoder_type', 'decoder_type', 'resample_filter')}
     return (SongUNet if family == 'song' else DhariwalUNet)(img_resolution, channels + check_int('extra_in', extra_in, 0), channels + check_int('extra_out', extra_out, 0), label_dim, augment_dim, **options, seed=seed)
+
+# %% ../nbs/05_networks.ipynb #554bad71
+def levels(net: UNet) -> list: # one dict a level, highest resolution first
+    "Resolution, width, blocks, attention and parameters of every level."
+    table = []
+    for res, width in zip(net.resolutions, net.widths):
+        parts = [(side, part) for side in ('enc', 'dec') for name, part in getattr(net, side).items() if name.startswith(f'{res}x')]
+        blocks = [(side, part) for side, part in parts if isinstance(part, UNetBlock)]
+        table.append(dict(resolution=res, channels=width, **{f'{s}_blocks': sum(side == s for side, _ in blocks) for s in ('enc', 'dec')},
+                          attention=sum(part.heads > 0 for _, part in blocks), parameters=sum(p.numel() for _, part in parts for p in part.parameters())))
+    return table

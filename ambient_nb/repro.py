@@ -54,17 +54,18 @@ class Setup:
     @property
     def snapshots(self) -> tuple: return tuple(sorted({*self.budgets, *self.curve}))
 
-# %% ../nbs/18_repro.ipynb #e9f1e850
-QUICK_DIGITS = Setup(TrainConfig(net=PRESETS['tiny'], iters=3000), sigma_n=.4, budgets=(2000, 3000), curve=(500, 1000, 1500, 2500), steps=18, samples=1000)
-
 # %% ../nbs/18_repro.ipynb #5be3aac4
+QUICK_DIGITS = Setup(TrainConfig(net=replace(PRESETS['tiny'], model_channels=16, channel_mult=(1, 4)), iters=3300, batch=128, lr=2e-3, sigma_data=.75),
+                     sigma_n=.4, budgets=(2200, 3300), curve=(550, 1100, 1650, 2750), steps=18, samples=1000)
+
+# %% ../nbs/18_repro.ipynb #9f339e14
 def thirds(iters: int) -> tuple[tuple, tuple]: # (budgets, curve)
     "Where a run of any length is read: at two thirds and at its end; the curve has six points."
     points = sorted({max(1, round(iters * k / 6)) for k in range(1, 7)})
     budgets = tuple(sorted({max(1, round(iters * 2 / 3)), iters}))
     return budgets, tuple(p for p in points if p not in budgets)
 
-# %% ../nbs/18_repro.ipynb #9f339e14
+# %% ../nbs/18_repro.ipynb #f0581822
 def paper_setup(dataset: str) -> Setup:
     "The main paper's settings (papers.md A.3; conflicts between paper and code are listed on the papers page)."
     iters, batch = (80_000, 512) if dataset == 'tinyimagenet' else (30_000, 256)
@@ -73,7 +74,7 @@ def paper_setup(dataset: str) -> Setup:
     train = TrainConfig(net=replace(PRESETS[net], dropout=dropout), iters=iters, batch=batch, lr=1e-4, weight_decay=.01, ramp_kimg=10_000, ema_kimg=500, ema_ramp=.05, augment=augment)
     return Setup(train, sigma_n=.5, budgets=budgets, curve=curve, steps=40, samples=50_000)
 
-# %% ../nbs/18_repro.ipynb #f0581822
+# %% ../nbs/18_repro.ipynb #ab63da87
 def setup_for(profile: str,  # one of PROFILES
               dataset: str,  # a data set's name
               iters: int | None = None,     # another budget
@@ -88,13 +89,13 @@ def setup_for(profile: str,  # one of PROFILES
     elif dataset == 'digits': setup = QUICK_DIGITS
     else:
         net = replace(PRESETS['tiny'], channel_mult=(1, 2, 2))
-        setup = Setup(replace(QUICK_DIGITS.train, net=net, batch=64, sigma_data=.5), sigma_n=.3, budgets=(2000, 3000), curve=(500, 1000, 1500, 2500), steps=18, samples=1000)
+        setup = replace(QUICK_DIGITS, train=replace(QUICK_DIGITS.train, net=net, lr=1e-3, batch=64, sigma_data=.5), sigma_n=.3)
     if iters is not None:
         budgets, curve = thirds(iters)
         setup = replace(setup, train=replace(setup.train, iters=iters), budgets=budgets, curve=curve)
     return setup if sigma_n is None else replace(setup, sigma_n=sigma_n)
 
-# %% ../nbs/18_repro.ipynb #b8c3fa46
+# %% ../nbs/18_repro.ipynb #21b97a25
 def numbers(name: str, # the parameter's name, for the error
             value,     # 300, "300", "300,1000" or a list
             lo: int,   # smallest allowed
@@ -106,13 +107,13 @@ def numbers(name: str, # the parameter's name, for the error
     if len(set(found)) < len(found): raise BadInput(name, value, 'a list without repetitions')
     return found
 
-# %% ../nbs/18_repro.ipynb #86daca70
+# %% ../nbs/18_repro.ipynb #195ef4a5
 def has_data(dataset: str, data: str | None) -> bool:
     "Whether the zip of a data set is here."
     try: return find_zip(dataset, data).is_file()
     except BadInput: return False
 
-# %% ../nbs/18_repro.ipynb #195ef4a5
+# %% ../nbs/18_repro.ipynb #54e06634
 def pick_profile(profile: str, dataset: str | None, data: str | None) -> tuple[str, str]: # (profile, data set)
     "Resolve 'auto' and the default data set."
     check_choice('profile', profile, ('auto', *PROFILES))
@@ -123,7 +124,7 @@ def pick_profile(profile: str, dataset: str | None, data: str | None) -> tuple[s
         else: profile = 'paper' if torch.cuda.is_available() and dataset != 'digits' and has_data(dataset or 'cifar10', data) else 'quick'
     return profile, dataset or ('cifar10' if profile == 'paper' else 'digits')
 
-# %% ../nbs/18_repro.ipynb #4ef26cb4
+# %% ../nbs/18_repro.ipynb #ea1b0355
 @dataclass(frozen=True)
 class Run:
     "One training run and how it is sampled."
@@ -136,23 +137,23 @@ class Run:
     data: str | None = None # zip or folder, None for the default
     size: int | None = None # px to shrink to
 
-# %% ../nbs/18_repro.ipynb #ea1b0355
+# %% ../nbs/18_repro.ipynb #3c4a2f2f
 @lru_cache(maxsize=2)
 def load_split(dataset: str, data: str | None, size: int | None) -> Split:
     "The data set of a run, read once."
     return load(dataset, data, size)
 
-# %% ../nbs/18_repro.ipynb #3c4a2f2f
+# %% ../nbs/18_repro.ipynb #b321dda3
 def training_images(run: Run) -> Images:
     "The run's training set."
     return subset(load_split(run.dataset, run.data, run.size).pool, run.n)[0]
 
-# %% ../nbs/18_repro.ipynb #b321dda3
+# %% ../nbs/18_repro.ipynb #1d745210
 def run_key(run: Run, images: Images) -> str: # 16 hex digits
     "The name of a run's folder."
     return content_hash(dict(config=asdict(run.config), data=images.sha, numerics=core.NUMERICS))
 
-# %% ../nbs/18_repro.ipynb #1d745210
+# %% ../nbs/18_repro.ipynb #634368c3
 def measure(run: Run,
             it: int | None,      # a snapshot's iteration; None for the held-out images themselves, the null
             out: Path,           # where runs are kept
@@ -180,7 +181,7 @@ def measure(run: Run,
     if not table_file.exists() or file_sha(table_file) != meta['table']: raise Damaged(table_file, 'it is not the table that was written')
     return pd.read_parquet(table_file), meta, tensors['images']
 
-# %% ../nbs/18_repro.ipynb #634368c3
+# %% ../nbs/18_repro.ipynb #efe56d8a
 def execute(run: Run,
             out: str,    # where runs are kept
             device: str, # 'cpu', 'cuda', …
@@ -191,7 +192,7 @@ def execute(run: Run,
     fit(run.config, images, folder, snapshots=run.snapshots, device=device, desc=f'n={run.n} sigma_n={run.config.sigma_n:g} seed={run.config.seed}')
     for it in run.snapshots: measure(run, it, Path(out), device)
 
-# %% ../nbs/18_repro.ipynb #efe56d8a
+# %% ../nbs/18_repro.ipynb #02efed93
 def die_with(parent: int) -> None:
     "Make this worker end when its parent does, even by kill -9."
     os.environ['AMBIENT_NB_PROGRESS'] = '0'
@@ -200,14 +201,14 @@ def die_with(parent: int) -> None:
         os._exit(1)
     threading.Thread(target=watch, daemon=True).start()
 
-# %% ../nbs/18_repro.ipynb #02efed93
+# %% ../nbs/18_repro.ipynb #34db5118
 def iterations_done(run: Run, out: Path) -> int:
     "How far a run has come, from its folder."
     folder = Path(out)/'train'/run_key(run, training_images(run))
     if snapshot_path(folder, run.config.iters).with_suffix('.json').exists(): return run.config.iters
     return max([line['it'] for line in read_stats(folder)], default=0)
 
-# %% ../nbs/18_repro.ipynb #34db5118
+# %% ../nbs/18_repro.ipynb #b2c83e6a
 def execute_all(runs: list[Run], out: Path, device: torch.device) -> None:
     "Execute runs with a progress bar: side by side on a CPU, one after another on a GPU."
     for run in {r.n: r for r in runs}.values(): measure(run, None, out)
@@ -226,10 +227,10 @@ def execute_all(runs: list[Run], out: Path, device: torch.device) -> None:
         bar.close()
         for f in futures: f.result()
 
-# %% ../nbs/18_repro.ipynb #b2c83e6a
+# %% ../nbs/18_repro.ipynb #adbdb631
 METHODS = ('baseline', 'two-regime')  # the EDM loss; the same with sigma_n > 0
 
-# %% ../nbs/18_repro.ipynb #78b0f257
+# %% ../nbs/18_repro.ipynb #0d32b276
 @dataclass(frozen=True)
 class Plan:
     "What a reproduction notebook will do, decided before any work."
@@ -255,10 +256,10 @@ class Plan:
 
     def _repr_html_(self) -> str: return describe(self).to_html(header=False) + ADVICE
 
-# %% ../nbs/18_repro.ipynb #0d32b276
+# %% ../nbs/18_repro.ipynb #9aa5eb26
 ADVICE = '<p>Another plan: <code>-p profile smoke|quick|paper</code>, or set <code>n</code>, <code>seeds</code>, <code>dataset</code>, <code>sigma_n</code>, <code>iters</code>.</p>'
 
-# %% ../nbs/18_repro.ipynb #9aa5eb26
+# %% ../nbs/18_repro.ipynb #4a6c3119
 def plan_table1(n=300, dataset=None, profile='auto', sigma_n=None, iters=None, seeds=None, out=None, device=None, data=None, size=None, dry_run=False,
                ) -> Plan: # BadInput where a parameter is not allowed
     "Check the parameters of Table 1's notebook and turn them into a plan."
@@ -273,7 +274,7 @@ def plan_table1(n=300, dataset=None, profile='auto', sigma_n=None, iters=None, s
     return Plan('table1', 'custom' if custom else profile, dataset, numbers('n', n, 1 if profile == 'smoke' else 2, pool), numbers('seeds', seeds if seeds is not None else {'paper': '1,2,3'}.get(profile, '1'), 0), setup,
                 Path(out) if dry_run and out else runs_dir() if out is None else writable_dir(out), pick_device(device), data, size, dry_run)
 
-# %% ../nbs/18_repro.ipynb #82fa2f29
+# %% ../nbs/18_repro.ipynb #5751fc96
 def forward_flops(config: TrainConfig, shape: tuple) -> int: # of one image
     "Floating-point operations of one image's forward pass, counted."
     from torch.utils.flop_counter import FlopCounterMode
@@ -282,10 +283,10 @@ def forward_flops(config: TrainConfig, shape: tuple) -> int: # of one image
         net(torch.empty(1, *shape, device='meta'), torch.empty(1, device='meta'), augment_labels=torch.empty(1, 9, device='meta') if config.augment else None)
     return counter.get_total_flops()
 
-# %% ../nbs/18_repro.ipynb #5751fc96
+# %% ../nbs/18_repro.ipynb #dc6f70af
 H200_FLOPS = .4 * 790e12  # per second: 40 % of the measured bf16 matrix rate
 
-# %% ../nbs/18_repro.ipynb #dc6f70af
+# %% ../nbs/18_repro.ipynb #b93a0908
 def describe(plan: Plan) -> pd.DataFrame: # one column of text
     "A plan in words and numbers."
     c, size = plan.setup.train, plan.size or SHAPES[plan.dataset][1]
@@ -306,7 +307,7 @@ def describe(plan: Plan) -> pd.DataFrame: # one column of text
     if plan.profile != 'paper' and not plan.dry_run: rows['here'] = f'about {estimate_minutes(plan, training + sampling):.0f} minutes on {plan.device} (measured rate; less where runs are cached in {plan.out.name}/)'
     return pd.DataFrame(dict(value=rows))
 
-# %% ../nbs/18_repro.ipynb #b93a0908
+# %% ../nbs/18_repro.ipynb #91fdab24
 def estimate_minutes(plan: Plan, flops: float) -> float:
     "How long a plan takes on this machine, from a forward pass of a quarter of a second."
     images = load_split(plan.dataset, plan.data, plan.size).pool
@@ -320,7 +321,7 @@ def estimate_minutes(plan: Plan, flops: float) -> float:
     torch.set_num_threads(threads)
     return flops / rate / 60 / (min(len(plan.runs), os.cpu_count()) if plan.device.type == 'cpu' else 1)
 
-# %% ../nbs/18_repro.ipynb #f69c6569
+# %% ../nbs/18_repro.ipynb #24db88ad
 @dataclass(frozen=True)
 class Row:
     "One cell of a table, with everything behind it."
@@ -344,23 +345,23 @@ class Row:
     @property
     def name(self) -> tuple: return tuple(self.labels[k] for k in ('n', 'method', 'it', 'metric'))
 
-# %% ../nbs/18_repro.ipynb #24db88ad
+# %% ../nbs/18_repro.ipynb #6d6405c4
 def save_rows(rows: list[Row], path: Path) -> Path: # a JSON file that carries its own hash
     "Write rows, atomically."
     return save_json(path, json.loads(json.dumps(dict(rows=[asdict(r) for r in rows]))))
 
-# %% ../nbs/18_repro.ipynb #6d6405c4
+# %% ../nbs/18_repro.ipynb #2e1e5398
 def load_rows(path: Path) -> list[Row]: # Damaged when the file is not what was written
     "Read rows back."
     return [Row(**{**r, 'ours': Estimate.from_dict(r['ours']), 'seeds': tuple(r['seeds'])}) for r in load_json(path)['rows']]
 
-# %% ../nbs/18_repro.ipynb #2e1e5398
+# %% ../nbs/18_repro.ipynb #d44e43d1
 def same_numbers(a: list[Row], b: list[Row]) -> bool:
     "Whether two sets of rows are equal, times and provenance aside."
     def bare(rows): return [{k: v for k, v in asdict(r).items() if k not in ('cost', 'provenance')} for r in rows]
     return json.dumps(bare(a), sort_keys=True) == json.dumps(bare(b), sort_keys=True)
 
-# %% ../nbs/18_repro.ipynb #d44e43d1
+# %% ../nbs/18_repro.ipynb #ef997a88
 def combine(estimates: list[Estimate]) -> Estimate: # over seeds with three or more, else over images
     "One estimate from one per seed."
     if len(estimates) >= 3: return over_seeds([e.value for e in estimates])
@@ -368,7 +369,7 @@ def combine(estimates: list[Estimate]) -> Estimate: # over seeds with three or m
     down, up = (math.sqrt(sum(d**2 for d in ds)) / k for ds in ([e.value - e.lo for e in estimates], [e.hi - e.value for e in estimates]))
     return Estimate(mean, mean - down, mean + up, sum(e.n for e in estimates))
 
-# %% ../nbs/18_repro.ipynb #6f219ad3
+# %% ../nbs/18_repro.ipynb #2ff38374
 def verdict(claim: Claim | None,
             ours: Estimate,     # a value, or a paired difference for a direction
             *, profile: str,    # of the row
@@ -386,24 +387,24 @@ def verdict(claim: Claim | None,
     agrees, opposes = (above, below) if claim.inequality == '>' else (below, above)
     return 'same direction' if agrees else 'opposite direction' if opposes else 'underpowered (the interval contains zero)'
 
-# %% ../nbs/18_repro.ipynb #50243470
+# %% ../nbs/18_repro.ipynb #2db7b9d4
 TABLE_METRICS = ('memorized', 'sim>0.9', 'sim>0.95', 'sim>0.99', 'sim>null99', 'distance_median', 'frechet')
 
-# %% ../nbs/18_repro.ipynb #2db7b9d4
+# %% ../nbs/18_repro.ipynb #dc0510a4
 def summary(df: pd.DataFrame, meta: dict, null: pd.DataFrame) -> dict: # metric -> Estimate
     "The metrics of one snapshot."
     return {**summarize(df, null), 'frechet': Estimate.from_dict(meta['frechet'])}
 
-# %% ../nbs/18_repro.ipynb #dc0510a4
+# %% ../nbs/18_repro.ipynb #f6cfaac5
 def similarity_histogram(tables: list[pd.DataFrame]) -> dict: # edges and shares per bin
     "The similarities of all seeds, binned."
     edges = np.linspace(0, 1, 51); values = np.concatenate([t.similarity for t in tables])
     return dict(edges=edges.round(3).tolist(), share=(np.histogram(values.clip(0, 1), edges)[0] / len(values)).round(6).tolist())
 
-# %% ../nbs/18_repro.ipynb #f6cfaac5
+# %% ../nbs/18_repro.ipynb #6fe5fbdd
 SELECTION = 'sigma_n, network and budgets were fixed on seed 0; both budgets are reported, none is chosen afterwards'
 
-# %% ../nbs/18_repro.ipynb #6fe5fbdd
+# %% ../nbs/18_repro.ipynb #6bf27264
 def collect(plan: Plan) -> list[Row]:
     "The rows of a plan whose runs are done."
     rows, claims = [], {c.id: c for p in papers().values() for c in p.claims}
@@ -439,7 +440,7 @@ def collect(plan: Plan) -> list[Row]:
                 add('difference', it, metric, paired(*values), dict(values=[a - b for a, b in zip(*values)]), found if it in plan.setup.budgets else None)
     return rows
 
-# %% ../nbs/18_repro.ipynb #13f2af6c
+# %% ../nbs/18_repro.ipynb #6cc439d3
 def reproduce(plan: Plan) -> list[Row]: # empty in a dry run
     "Execute what is missing, collect the rows and store them."
     if plan.dry_run: return []
@@ -449,7 +450,7 @@ def reproduce(plan: Plan) -> list[Row]: # empty in a dry run
     save_rows(rows, plan.out/'rows'/f'{plan.item}-{plan.profile}-{content_hash([plan.dataset, plan.size, plan.ns, plan.seeds, plan.setup])}.json')
     return rows
 
-# %% ../nbs/18_repro.ipynb #98286313
+# %% ../nbs/18_repro.ipynb #8c652794
 def publish_outputs(executed: Path,  # papermill's output
                     committed: Path, # the notebook in nbs/
                    ) -> Path:        # the committed notebook, its sources unchanged
@@ -467,7 +468,7 @@ def publish_outputs(executed: Path,  # papermill's output
     core.write_atomic(committed, nbformat.writes(target) + '\n')
     return committed
 
-# %% ../nbs/18_repro.ipynb #8c652794
+# %% ../nbs/18_repro.ipynb #4913a48e
 def run_notebook(name: str,        # of a notebook in nbs/, such as 'repro_table1'
                  parameters: dict, # for its parameters cell
                  *, out: Path | None = None, # folder for runs, rows and the executed notebook
@@ -487,16 +488,16 @@ def run_notebook(name: str,        # of a notebook in nbs/, such as 'repro_table
         save_rows(rows, folder/'results'/f'{name}.{rows[0].profile}.json')
     return executed
 
-# %% ../nbs/18_repro.ipynb #d278b54f
+# %% ../nbs/18_repro.ipynb #2accfaf9
 STYLE = {'baseline': dict(color='#d55e00', linestyle='--', marker='s'), 'two-regime': dict(color='#0072b2', linestyle='-', marker='o'), 'held-out': dict(color='0.35', linestyle=':', marker='')}
 COLUMNS = {'memorized': '% memorized (1/3 rule)', 'sim>0.9': '% sim > .9', 'sim>0.95': '% sim > .95', 'sim>0.99': '% sim > .99', 'sim>null99': '% sim > null 99th', 'distance_median': 'median nearest distance', 'frechet': 'Fréchet distance'}
 
-# %% ../nbs/18_repro.ipynb #2accfaf9
+# %% ../nbs/18_repro.ipynb #4d6d6ade
 def shown(metric: str, e: Estimate) -> str: # shares as percentages
     "An estimate as a table shows it."
     return f'{e:.2f}' if metric in ('distance_median', 'frechet') else f'{100 * e:.1f}'
 
-# %% ../nbs/18_repro.ipynb #4d6d6ade
+# %% ../nbs/18_repro.ipynb #efd10ba3
 def table(rows: list[Row]) -> pd.DataFrame:
     "The table: one line per training-set size, method and iteration; each cell with its 95 % interval."
     lines = {}
@@ -513,24 +514,24 @@ def table(rows: list[Row]) -> pd.DataFrame:
     frame.index.names = ['n', 'iteration', 'method']
     return frame.sort_index(level=[0, 1], sort_remaining=False)
 
-# %% ../nbs/18_repro.ipynb #efd10ba3
+# %% ../nbs/18_repro.ipynb #e849af8f
 def budgets_of(rows: list[Row]) -> list: # iterations
     "The iterations at which a direction is judged."
     return sorted({r.labels['it'] for r in rows if r.labels['method'] == 'difference' and r.claim})
 
-# %% ../nbs/18_repro.ipynb #e849af8f
+# %% ../nbs/18_repro.ipynb #49109968
 def differences(rows: list[Row]) -> pd.DataFrame:
     "Two-regime minus baseline, paired by seed, at each budget, with the verdict on its claim."
     found = [r for r in rows if r.labels['method'] == 'difference' and r.labels['it'] in budgets_of(rows)]
     return pd.DataFrame([{'n': r.labels['n'], 'iteration': r.labels['it'], 'two-regime − baseline': COLUMNS[r.labels['metric']], 'paired difference': shown(r.labels['metric'], r.ours),
                           'per seed': ', '.join(shown(r.labels['metric'], Estimate(v, None, None, 1)) for v in r.detail['values']), 'claim': r.claim or '', 'verdict': r.verdict if r.claim else ''} for r in found])
 
-# %% ../nbs/18_repro.ipynb #49109968
+# %% ../nbs/18_repro.ipynb #ac0ef0e7
 def pick_rows(rows, **labels) -> list[Row]:
     "The rows with these labels."
     return [r for r in rows if all(r.labels[k] == v for k, v in labels.items())]
 
-# %% ../nbs/18_repro.ipynb #ac0ef0e7
+# %% ../nbs/18_repro.ipynb #e3bbbbb4
 def panels(rows: list[Row], width: float = 4.2, height: float = 3.2):
     "A figure with one panel per training-set size: (figure, [(n, axes), …])."
     import matplotlib.pyplot as plt
@@ -538,7 +539,7 @@ def panels(rows: list[Row], width: float = 4.2, height: float = 3.2):
     fig, axes = plt.subplots(1, len(ns), figsize=(width * len(ns) + .6, height), squeeze=False)
     return fig, list(zip(ns, axes[0]))
 
-# %% ../nbs/18_repro.ipynb #e3bbbbb4
+# %% ../nbs/18_repro.ipynb #f40ab507
 def curve_figure(rows: list[Row], metric: str = 'memorized'):
     "A metric over training for both methods, beside the held-out null."
     fig, axes = panels(rows)
@@ -554,7 +555,7 @@ def curve_figure(rows: list[Row], metric: str = 'memorized'):
     fig.tight_layout()
     return fig
 
-# %% ../nbs/18_repro.ipynb #f40ab507
+# %% ../nbs/18_repro.ipynb #54818ff5
 def similarity_figure(rows: list[Row]):
     "How similar samples are to their most similar training image, at the last iteration."
     fig, axes = panels(rows)
@@ -566,7 +567,7 @@ def similarity_figure(rows: list[Row]):
     fig.tight_layout()
     return fig
 
-# %% ../nbs/18_repro.ipynb #54818ff5
+# %% ../nbs/18_repro.ipynb #3cc49aa7
 def loss_figure(rows: list[Row]):
     "The training losses; they are different losses, so only their shapes compare."
     fig, axes = panels(rows)
@@ -578,7 +579,7 @@ def loss_figure(rows: list[Row]):
     fig.tight_layout()
     return fig
 
-# %% ../nbs/18_repro.ipynb #001b8223
+# %% ../nbs/18_repro.ipynb #7aeccacb
 def neighbours_figure(plan: Plan, count: int = 10):
     "The first samples of each method, each above its nearest training image; copies by the 1/3 rule are framed."
     import matplotlib.pyplot as plt

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 import torch
-from .augment import AugmentPipe
+from .augment import DRAWS, AugmentPipe
 from .checkpoints import Damaged, load_checkpoint, load_json, save_checkpoint, save_json
-from .core import BadInput, check_float, check_int, pick_device, progress, rng, seed_of, stream, writable_dir
+from .core import BadInput, check_float, check_int, pick_device, progress, seed_of, stream, writable_dir
 from .corruptions import fixed_normal
 from .data import Images, order, to_float
 from .denoisers import EDMPrecond
@@ -57,7 +57,7 @@ def make_denoiser(config: TrainConfig,
                   shape: tuple,  # (C,H,W) of an image
                  ) -> EDMPrecond: # float32, on the CPU
     "A freshly initialised denoiser; the same at every call."
-    net = make_net(config.net, shape[-1], shape[0], augment_dim=9 if config.augment else 0, seed=config.seed)
+    net = make_net(config.net, shape[-1], shape[0], augment_dim=AugmentPipe().label_dim if config.augment else 0, seed=config.seed)
     return EDMPrecond(net, config.sigma_data)
 
 # %% ../nbs/11_training.ipynb #d823cc8b
@@ -98,7 +98,9 @@ class Trainer:
         sigma = self.law.sigma(stream((), c.seed, 'sigma', start=start, count=c.batch))
         z = stream(self.shape, c.seed, 'z', start=start, count=c.batch)
         y, kwargs = to_float(self.pixels[rows]), {}
-        if self.augment: y, kwargs['augment_labels'] = self.augment(y, generator=rng(c.seed, 'augment', self.it))
+        if self.augment:
+            params = self.augment.params(stream((DRAWS,), c.seed, 'augment', start=start, count=c.batch), y.shape)
+            y, kwargs['augment_labels'] = self.augment.transform(y, params), self.augment.labels(params).to(self.device)
         return (y, self.noise[rows], sigma.to(self.device), z.to(self.device)), kwargs
 
     def step(self) -> torch.Tensor: # the batch's loss per pixel, detached

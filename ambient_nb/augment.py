@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, fields
 import torch
 import torch.nn.functional as F
-from .core import BadInput, check_float, rng
+from .core import BadInput, check_float
 
 # %% ../nbs/06_augment.ipynb #ad945b26
 VALUES = dict(xflip=1, yflip=1, rotate_int=1, translate_int=2, scale=1, rotate_frac=1, aniso=3, translate_frac=2,

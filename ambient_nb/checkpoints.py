@@ -8,7 +8,6 @@ __all__ = ['Damaged', 'save_json', 'load_json', 'save_checkpoint', 'load_checkpo
 # %% ../nbs/10_checkpoints.ipynb #25245d94
 import hashlib, json
 from pathlib import Path
-import torch
 from safetensors.torch import load, save
 from .core import content_hash, write_atomic
 

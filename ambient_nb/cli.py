@@ -35,10 +35,10 @@ def data_make(src: Path = typer.Argument(..., help='A folder, zip, CIFAR batches
               crop: str = typer.Option(None, help='"center" cuts a centred square first.'),
               per_class: int = typer.Option(None, help='Images per class.'),
               n: int = typer.Option(None, help='Images in all.'),
-              seed: int = typer.Option(None, help='Shuffle by this seed; without it the order of SRC is kept.')):
+              seed: int = typer.Option(0, help='Shuffle by this seed; -1 keeps the order of SRC.')):
     "Make an EDM zip out of images in any common layout."
     from ambient_nb.datamake import make_zip
-    for name, value in make_zip(src, out, kind=kind, size=size, crop=crop, per_class=per_class, n=n, seed=seed).items(): typer.echo(f'{name}: {value}')
+    for name, value in make_zip(src, out, kind=kind, size=size, crop=crop, per_class=per_class, n=n, seed=None if seed < 0 else seed).items(): typer.echo(f'{name}: {value}')
 
 # %% ../nbs/20_cli.ipynb #4a4ff35c
 @app.command()
@@ -48,7 +48,7 @@ def reproduce(notebook: str = typer.Argument('repro_table1', help='Name of a not
               out: Path = typer.Option(None, help='Folder for runs, rows and the executed notebook.'),
               publish: bool = typer.Option(False, '--publish', help='Copy outputs and rows back into nbs/.')):
     "Run a reproduction notebook; runs that are cached are not repeated."
-    from ambient_nb.repro import run_notebook
+    from ambient_nb.publish import run_notebook
     settings = dict(p.partition('=')[::2] for p in parameter)
     executed = run_notebook(notebook, dict(settings, profile=profile), out=out, publish=publish)
     typer.echo(f'wrote {executed}')

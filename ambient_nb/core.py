@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BLOCK', 'NUMERICS', 'BadInput', 'check_int', 'check_float', 'check_choice', 'seed_of', 'rng', 'stream', 'root',
-           'data_dir', 'runs_dir', 'cache_dir', 'asset', 'pick_device', 'bcast', 'canonical', 'content_hash',
-           'file_sha', 'write_atomic', 'writable_dir', 'commit', 'provenance', 'progress']
+           'data_dir', 'runs_dir', 'asset', 'pick_device', 'bcast', 'canonical', 'content_hash', 'file_sha',
+           'write_atomic', 'writable_dir', 'commit', 'provenance', 'progress']
 
 # %% ../nbs/00_core.ipynb #1aea03dc
 import hashlib, json, os, platform, subprocess, sys
@@ -112,16 +112,11 @@ def runs_dir() -> Path: # not created
     return Path(os.environ.get('AMBIENT_NB_RUNS') or (root() or Path.cwd())/'runs').expanduser()
 
 # %% ../nbs/00_core.ipynb #5d72d410
-def cache_dir() -> Path: # not created
-    "Where things live that can be made again."
-    return Path(os.environ.get('AMBIENT_NB_CACHE') or Path.home()/'.cache'/'ambient_nb').expanduser()
-
-# %% ../nbs/00_core.ipynb #7e32d67c
 def asset(name: str) -> Path: # a file that comes with the package
     "Where a file of the package's own data is."
     return Path(ambient_nb.__file__).parent/'assets'/name
 
-# %% ../nbs/00_core.ipynb #9c5781b7
+# %% ../nbs/00_core.ipynb #494ed435
 def pick_device(device: str | torch.device | None = None, # 'cpu', 'cuda', 'cuda:1', 'mps'; None for the best
                ) -> torch.device: # one that works here; BadInput otherwise
     "The device to use."
@@ -130,7 +125,7 @@ def pick_device(device: str | torch.device | None = None, # 'cpu', 'cuda', 'cuda
     except (RuntimeError, AssertionError, NotImplementedError): raise BadInput('device', device, f'a device of this machine, such as {best}') from None
     return picked
 
-# %% ../nbs/00_core.ipynb #a20fec27
+# %% ../nbs/00_core.ipynb #74cbd5fd
 def bcast(sigma: torch.Tensor | float, # (B,) or a scalar
           x: torch.Tensor,             # (B,C,H,W), or any (B,…)
          ) -> torch.Tensor:            # (B,1,1,1) or (1,1,1,1), dtype and device of x
@@ -139,25 +134,25 @@ def bcast(sigma: torch.Tensor | float, # (B,) or a scalar
     if sigma.ndim > 1 or sigma.numel() not in (1, len(x)): raise BadInput('sigma', tuple(sigma.shape), f'a scalar or of shape ({len(x)},), one level per image')
     return sigma.reshape(-1, *[1] * (x.ndim - 1))
 
-# %% ../nbs/00_core.ipynb #f24e9ad0
+# %% ../nbs/00_core.ipynb #d0383b9b
 NUMERICS = 1  # version of the numbers; part of every cache key
 
-# %% ../nbs/00_core.ipynb #858867a3
+# %% ../nbs/00_core.ipynb #f24e9ad0
 def canonical(obj) -> str: # JSON with sorted keys
     "The one text form of a config: dataclasses as dicts, sorted keys, no spaces; NaN is refused."
     return json.dumps(obj, sort_keys=True, separators=(',', ':'), allow_nan=False, default=lambda o: asdict(o) if is_dataclass(o) else str(o))
 
-# %% ../nbs/00_core.ipynb #72209f56
+# %% ../nbs/00_core.ipynb #858867a3
 def content_hash(obj) -> str: # 16 hex digits
     "A short name for a config, equal exactly when the config is."
     return hashlib.sha256(canonical(obj).encode()).hexdigest()[:16]
 
-# %% ../nbs/00_core.ipynb #5bc819a3
+# %% ../nbs/00_core.ipynb #72209f56
 def file_sha(path: Path) -> str: # 64 hex digits
     "SHA-256 of a file's bytes."
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest() if hasattr(hashlib, 'file_digest') else hashlib.sha256(f.read()).hexdigest()
 
-# %% ../nbs/00_core.ipynb #6072955e
+# %% ../nbs/00_core.ipynb #5bc819a3
 def write_atomic(path: Path,            # where
                  content: bytes | str,  # what
                 ) -> Path:              # the same path
@@ -170,7 +165,7 @@ def write_atomic(path: Path,            # where
     finally: part.unlink(missing_ok=True)
     return path
 
-# %% ../nbs/00_core.ipynb #b3b8a46b
+# %% ../nbs/00_core.ipynb #6072955e
 def writable_dir(path: Path,         # created when missing
                  name: str = 'out',  # the parameter's name, for the error
                 ) -> Path:
@@ -182,21 +177,21 @@ def writable_dir(path: Path,         # created when missing
     except OSError as e: raise BadInput(name, str(path), f'a folder that can be written to ({e.strerror})') from None
     return path
 
-# %% ../nbs/00_core.ipynb #3bc3b6ca
+# %% ../nbs/00_core.ipynb #b3b8a46b
 def commit() -> str | None: # hex, with '+' when the tree has uncommitted changes; None outside git
     "The commit of the tree this package runs from."
     def git(*args): return subprocess.run(['git', '-C', str(Path(ambient_nb.__file__).parent), *args], capture_output=True, text=True, check=True).stdout.strip()
     try: return git('rev-parse', 'HEAD') + ('+' if git('status', '--porcelain') else '')
     except (OSError, subprocess.CalledProcessError): return None
 
-# %% ../nbs/00_core.ipynb #984c8698
+# %% ../nbs/00_core.ipynb #3bc3b6ca
 def provenance(device: torch.device | str = 'cpu') -> dict: # JSON-able: versions, hardware, commit
     "What ran a number: recorded beside it, never part of a cache key."
     device = torch.device(device)
     hardware = torch.cuda.get_device_name(device) if device.type == 'cuda' else f'{platform.machine()} CPU, {torch.get_num_threads()} threads of {os.cpu_count()}'
     return dict(python=platform.python_version(), torch=torch.__version__, numpy=np.__version__, hardware=hardware, system=platform.system(), commit=commit())
 
-# %% ../nbs/00_core.ipynb #d038ae69
+# %% ../nbs/00_core.ipynb #b726fb4f
 def progress(items=None,        # an iterable, or None with `total`
              *, total: int | None = None, # how many steps, when `items` does not say
              desc: str = '',    # what is going on

@@ -58,9 +58,11 @@ class PixelEncoder(Encoder):
 
 # %% ../nbs/12_features.ipynb #ac478122
 def digits_net() -> nn.Sequential: # 8x8 grey images to 10 logits; all but the last layer make the feature
-    "The architecture."
-    return nn.Sequential(nn.Conv2d(1, 32, 3, padding=1), nn.SiLU(), nn.Conv2d(32, 64, 3, padding=1, stride=2), nn.SiLU(), nn.Conv2d(64, 32, 3, padding=1), nn.SiLU(),
-                         nn.AvgPool2d(2), nn.Flatten(), nn.Linear(128, 10))
+    "The architecture, its weights still to be filled in: torch would draw them from the global generator."
+    with torch.device('meta'):
+        net = nn.Sequential(nn.Conv2d(1, 32, 3, padding=1), nn.SiLU(), nn.Conv2d(32, 64, 3, padding=1, stride=2), nn.SiLU(), nn.Conv2d(64, 32, 3, padding=1), nn.SiLU(),
+                            nn.AvgPool2d(2), nn.Flatten(), nn.Linear(128, 10))
+    return net.to_empty(device='cpu')
 
 # %% ../nbs/12_features.ipynb #9986f120
 def shifted(x: torch.Tensor,      # (B,1,8,8)

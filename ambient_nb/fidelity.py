@@ -8,7 +8,7 @@ __all__ = ['frechet_gaussians', 'as_features', 'frechet', 'frechet_estimate']
 # %% ../nbs/13_fidelity.ipynb #a96dcdfc
 import numpy as np
 import torch
-from .core import BadInput, check_int
+from .core import BadInput, check_float, check_int
 from .stats import Estimate
 
 # %% ../nbs/13_fidelity.ipynb #3fbec6b8
@@ -18,6 +18,7 @@ def frechet_gaussians(mu_a: np.ndarray,  # (d,)
                       cov_b: np.ndarray, # (d,d)
                      ) -> float:         # >= 0
     "The squared Fréchet distance between two Gaussians."
+    if mu_a.shape != mu_b.shape or cov_a.shape != cov_b.shape: raise BadInput('mu_b, cov_b', (mu_b.shape, cov_b.shape), f'of shapes {mu_a.shape} and {cov_a.shape}, as the other Gaussian has')
     values, vectors = np.linalg.eigh(cov_a)
     root = vectors * np.sqrt(values.clip(min=0)) @ vectors.T
     middle = np.linalg.eigvalsh(root @ cov_b @ root).clip(min=0)
@@ -32,16 +33,19 @@ def as_features(name: str, # the parameter's name, for the error
     if x.ndim != 2 or len(x) < 2 or not np.isfinite(x).all(): raise BadInput(name, f'an array of shape {x.shape}', 'finite features of shape (N,d) with N >= 2')
     return x
 
-# %% ../nbs/13_fidelity.ipynb #10fbfaca
+# %% ../nbs/13_fidelity.ipynb #0403b17c
 def frechet(a, # (N,d) features
             b, # (M,d) features of the other set
            ) -> float: # >= 0
     "The squared Fréchet distance between two sets of features."
     a, b = as_features('a', a), as_features('b', b)
     if a.shape[1] != b.shape[1]: raise BadInput('b', f'{b.shape[1]} features', f'{a.shape[1]} features, as the other set has')
-    return frechet_gaussians(a.mean(0), np.cov(a, rowvar=False).reshape(a.shape[1], -1), b.mean(0), np.cov(b, rowvar=False).reshape(b.shape[1], -1))
+    if max(len(a), len(b)) > a.shape[1]: return frechet_gaussians(a.mean(0), np.cov(a, rowvar=False).reshape(a.shape[1], -1), b.mean(0), np.cov(b, rowvar=False).reshape(b.shape[1], -1))
+    shift = a.mean(0) - b.mean(0)
+    a, b = ((x - x.mean(0)) / np.sqrt(len(x) - 1) for x in (a, b))
+    return float(max((shift**2).sum() + (a**2).sum() + (b**2).sum() - 2 * np.linalg.svd(a @ b.T, compute_uv=False).sum(), 0.))
 
-# %% ../nbs/13_fidelity.ipynb #70f14925
+# %% ../nbs/13_fidelity.ipynb #e9020bff
 def frechet_estimate(a,  # (N,d) features, generated
                      b,  # (M,d) features, reference
                      *, n_boot: int = 100, # resamples of both sets
@@ -49,6 +53,7 @@ def frechet_estimate(a,  # (N,d) features, generated
                      generator: torch.Generator, # draws the resamples
                     ) -> Estimate:         # over images; n is the number of generated ones
     "The squared Fréchet distance with a centred bootstrap interval."
+    level = check_float('level', level, 0, 1, open_lo=True)
     value, a, b = frechet(a, b), as_features('a', a), as_features('b', b)
     def resample(x): return x[torch.randint(len(x), (len(x),), generator=generator).numpy()]
     draws = np.array([frechet(resample(a), resample(b)) for _ in range(check_int('n_boot', n_boot, 10))])

@@ -25,13 +25,17 @@ def nearest(queries: torch.Tensor, # (Q,…) uint8 images or (Q,d) features
     "The k nearest of `base` to each query, in Euclidean distance."
     if queries.shape[1:] != base.shape[1:] or queries.dtype != base.dtype: raise BadInput('queries', f'{queries.dtype} {tuple(queries.shape)}', f'{base.dtype} of shape (Q, {", ".join(map(str, base.shape[1:]))})')
     if queries.is_floating_point() and not (queries.isfinite().all() and base.isfinite().all()): raise BadInput('queries', 'not finite', 'finite features')
-    k, b = check_int('k', k, 1, len(base)), base.flatten(1).double()
-    norms, found = b.square().sum(1), []
-    for q in queries.split(chunk):
-        q = q.flatten(1).double()
-        squared = (q.square().sum(1, keepdim=True) - 2 * q @ b.T + norms).clamp(min=0)
-        order = squared.sort(dim=1, stable=True) if k > 1 else None
-        found.append((order.values[:, :k], order.indices[:, :k]) if k > 1 else (squared.min(1, keepdim=True).values, squared.argmin(1, keepdim=True)))
+    k, N, b = check_int('k', k, 1, len(base)), len(base), base.flatten(1).double()
+    norms, numbers, found = b.square().sum(1), torch.arange(len(base), device=base.device), []
+    for q in queries.flatten(1).double().split(chunk):
+        squared = q.square().sum(1, keepdim=True) - 2 * q @ b.T + norms
+        if queries.is_floating_point():
+            near = squared.topk(min(N, k + 14), largest=False).indices.sort(dim=1).values  # in order of position, which the stable sort keeps for ties
+            exact = (q[:, None] - b[near]).square().sum(2).sort(dim=1, stable=True)
+            found.append((exact.values[:, :k], near.gather(1, exact.indices[:, :k])))
+        else:
+            keys = (squared.long() * N + numbers).topk(k, largest=False).values  # distance first, then position, in one whole number
+            found.append((keys.div(N, rounding_mode='floor').double(), keys % N))
     return torch.cat([d for d, _ in found]).sqrt(), torch.cat([i for _, i in found])
 
 # %% ../nbs/14_memorization.ipynb #f5d86ad2
@@ -60,6 +64,7 @@ def per_sample(generated: torch.Tensor, # (Q,C,H,W) uint8
               ) -> pd.DataFrame:        # a line per generated image
     "Compare each generated image with the whole training set."
     if generated.dtype != torch.uint8 or train.dtype != torch.uint8: raise BadInput('generated', str(generated.dtype), 'uint8 images')
+    if len(generated) == 0: raise BadInput('generated', 'no images', 'at least one image')
     if len(train) < 2: raise BadInput('train', f'{len(train)} images', 'at least two images: the 1/3 rule needs a second neighbour')
     distances, positions = nearest(generated, train)
     rms = (distances / generated[0].numel()**.5).numpy()

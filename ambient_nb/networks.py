@@ -84,9 +84,9 @@ def resample(x: torch.Tensor, # (B,C,H,W)
              taps: tuple,     # one of FILTERS
             ) -> torch.Tensor: # (B,C,2H,2W) or (B,C,H/2,W/2)
     "Twice or half the resolution through one of the papers' filters."
-    if taps == (1, 1): return F.avg_pool2d(x, 2) if direction == 'down' else F.interpolate(x, scale_factor=2., mode='nearest')
-    if direction == 'up': return F.interpolate(F.pad(x, [1] * 4), scale_factor=2., mode='bilinear')[..., 2:-2, 2:-2]
-    return F.interpolate(F.pad(x, [2] * 4), scale_factor=.5, mode='bilinear', antialias=True)[..., 1:-1, 1:-1]
+    if direction == 'down': return F.avg_pool2d(x if taps == (1, 1) else F.avg_pool2d(F.avg_pool2d(x, 2, 1, padding=1), 2, 1), 2)
+    if taps == (1, 1): return F.interpolate(x, scale_factor=2., mode='nearest')
+    return F.interpolate(F.pad(x, [1] * 4), scale_factor=2., mode='bilinear')[..., 2:-2, 2:-2]
 
 # %% ../nbs/05_networks.ipynb #4a458368
 class Resample(nn.Module):

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 import torch
 from .augment import DRAWS, AugmentPipe
-from .checkpoints import Damaged, load_checkpoint, load_json, save_checkpoint, save_json
+from .checkpoints import load_checkpoint, load_json, save_checkpoint, save_json
 from .core import BadInput, check_float, check_int, pick_device, progress, seed_of, stream, writable_dir
 from .corruptions import fixed_normal
 from .data import Images, order, to_float

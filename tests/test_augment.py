@@ -61,7 +61,7 @@ def test_frequencies(): # each transform is applied to p of the images
     for name, share in dict(scale=.3, hue=.3, xflip=.15, lumaflip=.15, rotate_int=.225, brightness=.3).items(): assert (params[name] != 0).double().mean().item() == pytest.approx(share, abs=.015)
 
 def test_doubling_is_orthogonal():
-    U = doubling(32, torch.zeros((), dtype=torch.float64)); assert (U.T @ U - torch.eye(32))[3:-3, 3:-3].abs().max() < 1e-7
+    U = doubling(32, torch.zeros((), dtype=torch.float64)); assert U.shape == (64, 32) and (U.T @ U - torch.eye(32))[3:-3, 3:-3].abs().max() < 1e-7
 
 def test_global_rng_untouched():
     before = torch.get_rng_state(); x, _ = batch(3); AugmentPipe(p=.8)(x, generator=rng(0, 'p')); assert torch.equal(before, torch.get_rng_state())

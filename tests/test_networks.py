@@ -4,7 +4,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 import pytest, torch
 from ambient_nb.core import BadInput, rng
-from ambient_nb.networks import NetConfig, PRESETS, UNetBlock, make_net
+from ambient_nb.networks import NetConfig, PRESETS, make_net
 
 GOLDEN = Path(__file__).parent/'golden'/'networks.json'
 TINY = replace(PRESETS['tiny'], attn_resolutions=(8, 4))
@@ -62,7 +62,7 @@ def test_weights_are_a_function_of_seed_and_name():
     a, b, other, plain = (make_net(replace(PRESETS['tiny'], attn_resolutions=r), seed=s).state_dict() for r, s in (((4,), 0), ((4,), 0), ((4,), 1), ((), 0)))
     assert torch.equal(before, torch.get_rng_state())
     assert all(torch.equal(a[k], b[k]) for k in a) and not torch.equal(a['map_layer0.weight'], other['map_layer0.weight'])
-    assert all(torch.equal(a[k], v) for k, v in plain.items())
+    assert all(torch.equal(a[k], v) for k, v in plain.items()) and not torch.equal(a['dec.4x4_in0.conv0.weight'], a['dec.4x4_in1.conv0.weight'])
 
 def test_init_scales(): # uniform laws: largest value and std
     net = make_net('tiny', seed=0); w = net.dec['8x8_up'].conv0.weight; limit = math.sqrt(6 / (2 * 64 * 9))
@@ -92,9 +92,11 @@ def test_labels():
 def test_extra_channels():
     assert make_net('tiny', 8, 3, extra_in=1, extra_out=2)(torch.zeros(2, 4, 8, 8), torch.zeros(2)).shape == (2, 5, 8, 8)
 
-def test_bf16_follows_input():
-    net = loud(make_net(TINY)); x = torch.randn(2, 1, 8, 8, generator=rng(0, 'x')); out = net(x.bfloat16(), torch.zeros(2))
-    assert out.dtype == torch.bfloat16 and ((out.float() - net(x, torch.zeros(2))).norm() / net(x, torch.zeros(2)).norm()) < .03
+@pytest.mark.parametrize('name', CASES)
+def test_bf16_follows_input(name):
+    config, res, channels, classes, aug = CASES[name]; net = loud(make_net(config, res, channels, classes, aug)); x, *rest = inputs(name)
+    out, exact = net(x.bfloat16(), *rest), net(x, *rest)
+    assert out.dtype == torch.bfloat16 and (out.float() - exact).norm() / exact.norm() < .03
     out.float().sum().backward(); assert all(p.grad.dtype == torch.float32 for p in net.parameters() if p.grad is not None)
 
 @pytest.mark.parametrize('where,args', [

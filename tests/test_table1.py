@@ -2,7 +2,7 @@
 import json, os, shutil, signal, subprocess, sys, time
 from pathlib import Path
 import nbformat, pytest
-from ambient_nb import repro
+from ambient_nb import publish, repro, rows as rowing
 from ambient_nb.checkpoints import Damaged
 from ambient_nb.core import BadInput
 
@@ -18,7 +18,7 @@ def papermill(out, *extra, wait=True):
     return (process.wait(), process.stdout.read()) if wait else process
 
 
-def rows_of(out): return repro.load_rows(next((out/'runs'/'rows').glob('*.json')))
+def rows_of(out): return rowing.load_rows(next((out/'runs'/'rows').glob('*.json')))
 
 
 @pytest.fixture(scope='module')
@@ -32,7 +32,7 @@ def done(tmp_path_factory):
 def test_rows_hold_what_the_design_says(done):
     rows = rows_of(done)
     metrics = {r.labels['metric'] for r in rows}
-    assert set(repro.TABLE_METRICS) <= metrics and {r.labels['method'] for r in rows} == {'baseline', 'two-regime', 'held-out', 'difference'}
+    assert set(rowing.TABLE_METRICS) <= metrics and {r.labels['method'] for r in rows} == {'baseline', 'two-regime', 'held-out', 'difference'}
     assert all(r.verdict in ('smoke: no verdict', 'no claim') for r in rows) and all(r.printed is None for r in rows)
     assert all(r.provenance['torch'] and len(r.data['train']) == 64 and r.numerics for r in rows)
     assert len({r.id for r in rows}) == len(rows)
@@ -42,7 +42,7 @@ def test_the_same_command_twice_gives_identical_rows(done):
     before = rows_of(done); trained = sorted(p.stat().st_mtime_ns for p in (done/'runs'/'train').glob('*/snapshot-*'))
     code, text = papermill(done)
     assert code == 0, text
-    assert repro.same_numbers(before, rows_of(done)) and trained == sorted(p.stat().st_mtime_ns for p in (done/'runs'/'train').glob('*/snapshot-*'))
+    assert rowing.same_numbers(before, rows_of(done)) and trained == sorted(p.stat().st_mtime_ns for p in (done/'runs'/'train').glob('*/snapshot-*'))
 
 
 def test_kill_9_and_again(done, tmp_path):
@@ -57,7 +57,7 @@ def test_kill_9_and_again(done, tmp_path):
     assert not list((tmp_path/'runs').glob('rows/*.json')), 'killed too late to show anything'
     code, text = papermill(tmp_path)
     assert code == 0, text
-    assert repro.same_numbers(rows_of(done), rows_of(tmp_path))
+    assert rowing.same_numbers(rows_of(done), rows_of(tmp_path))
 
 
 def test_damage_is_refused(done, tmp_path):
@@ -65,21 +65,22 @@ def test_damage_is_refused(done, tmp_path):
     plan = repro.plan_table1(**SMALL, out=out/'runs')
     rows = next((out/'runs'/'rows').glob('*.json'))
     rows.write_text(rows.read_text().replace('"value": ', '"value": 1', 1))
-    with pytest.raises(Damaged, match=rows.name): repro.load_rows(rows)
+    with pytest.raises(Damaged, match=rows.name): rowing.load_rows(rows)
     for pattern in ('train/*/eval-*.parquet', 'train/*/eval-*.json', 'train/*/eval-*.safetensors'):
         victim = sorted((out/'runs').glob(pattern))[0]; whole = victim.read_bytes()
         victim.write_bytes(whole[:-20] + b'x' * 20)
-        with pytest.raises(Damaged, match='damaged'): repro.collect(plan)
+        with pytest.raises(Damaged, match='damaged'): rowing.collect(plan)
         victim.write_bytes(whole)
-    assert repro.same_numbers(repro.collect(plan), rows_of(done))
+    assert rowing.same_numbers(rowing.collect(plan), rows_of(done))
 
 
 @pytest.mark.parametrize('name, value', [('n', 0), ('n', -5), ('n', 10**6), ('n', '300x'), ('n', '20,20'), ('n', None), ('dataset', 'mnist'), ('profile', 'fast'), ('sigma_n', -1), ('sigma_n', float('nan')), ('sigma_n', 0),
-                                         ('iters', 0), ('iters', 'many'), ('seeds', '1,1'), ('seeds', -1), ('seeds', 'a'), ('device', 'tpu9'), ('size', 3), ('dry_run', 'perhaps'), ('data', '/no/such.zip')])
+                                         ('iters', 0), ('iters', 'many'), ('seeds', '1,1'), ('seeds', -1), ('seeds', 'a'), ('device', 'tpu9'), ('size', 3), ('dry_run', 'perhaps'), ('sigman', .4), ('data', '/no/such.zip')])
 def test_bad_parameters(name, value, tmp_path):
     given = {**SMALL, 'out': tmp_path/'runs', name: value}
     if name == 'data': given['dataset'] = 'cifar10'
     with pytest.raises(BadInput) as e: repro.plan_table1(**given)
+    if name == 'sigman': name, value = 'parameter', 'sigman'
     assert e.value.name == name and repr(value) in str(e.value) and 'must be' in str(e.value)
     assert not list(tmp_path.rglob('*.json')), 'something was written'
 
@@ -102,7 +103,7 @@ def test_the_papers_plan_needs_neither_data_nor_gpu(dataset):
     c = plan.setup.train
     assert (c.lr, c.weight_decay, c.batch * c.iters, plan.setup.steps, plan.setup.samples, c.ema_kimg) == (1e-4, .01, 40_960_000 if dataset == 'tinyimagenet' else 7_680_000, 40, 50_000, 500)
     assert 'hours' in words['on an H200'] and 'PFLOP' in words['operations']
-    assert repro.reproduce(plan) == []
+    assert rowing.reproduce(plan) == []
 
 
 def test_flops_of_the_papers_network():
@@ -122,12 +123,12 @@ def test_profiles(monkeypatch):
 def test_publishing_changes_no_source(done, tmp_path):
     committed = tmp_path/'repro_table1.ipynb'; shutil.copy(NOTEBOOK, committed)
     before = nbformat.read(committed, 4)
-    repro.publish_outputs(done/'out.ipynb', committed)
+    publish.publish_outputs(done/'out.ipynb', committed)
     after = nbformat.read(committed, 4)
     assert [(c.cell_type, c.source, c.id, c.metadata) for c in before.cells] == [(c.cell_type, c.source, c.id, c.metadata) for c in after.cells] and before.metadata == after.metadata
     assert '"smoke"' not in json.dumps([c.source for c in after.cells]) and any('image/png' in json.dumps(c.get('outputs', [])) for c in after.cells)
     after.cells[1].source += ' changed'; nbformat.write(after, committed)
-    with pytest.raises(BadInput, match='sources differ'): repro.publish_outputs(done/'out.ipynb', committed)
+    with pytest.raises(BadInput, match='sources differ'): publish.publish_outputs(done/'out.ipynb', committed)
 
 
 def test_the_parameters_cell_is_tagged():

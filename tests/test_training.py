@@ -1,8 +1,8 @@
 """A run can be killed anywhere and ends with the same bits; what is damaged is refused."""
-import json, os, signal, subprocess, sys, time
+import os, signal, subprocess, sys, time
 import pytest, torch
 from dataclasses import replace
-from ambient_nb.checkpoints import Damaged, load_checkpoint, save_checkpoint
+from ambient_nb.checkpoints import Damaged, load_checkpoint
 from ambient_nb.core import BadInput
 from ambient_nb.data import digits
 from ambient_nb.training import TrainConfig, Trainer, fit, newest_state, read_stats, snapshot_path

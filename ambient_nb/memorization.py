@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['THRESHOLDS', 'PIXEL_METRICS', 'nearest', 'is_memorized', 'similarity', 'per_sample', 'save_table', 'summarize',
-           'metric_id']
+           'metric_id', 'denoising_errors']
 
 # %% ../nbs/14_memorization.ipynb #3f9bf8b7
 from pathlib import Path
@@ -101,10 +101,23 @@ def summarize(df: pd.DataFrame,   # from `per_sample`
     return out
 
 # %% ../nbs/14_memorization.ipynb #0dcbd2cf
-PIXEL_METRICS = dict(memorized='d1/d2 < 1/3, RMS distance over uint8 pixels', distance_median='median RMS distance to the nearest training image, uint8 pixels')
+PIXEL_METRICS = dict(memorized='d1/d2 < 1/3, RMS distance over uint8 pixels', distance_median='median RMS distance to the nearest training image, uint8 pixels',
+                     loss='mean weighted loss per pixel of the last tick of training', error_ratio='held-out over training denoising error, mean over levels')
 
 def metric_id(metric: str,      # a key of `summarize`, or 'frechet'
               encoder: Encoder, # whose space the similarity and the Fréchet distance live in
              ) -> str:
     "What a number is a number of."
     return f'{metric}: {PIXEL_METRICS[metric]}' if metric in PIXEL_METRICS else f'{metric} @ {encoder.id}'
+
+# %% ../nbs/14_memorization.ipynb #b5223be6
+@torch.no_grad()
+def denoising_errors(D,                    # a denoiser
+                     images: torch.Tensor, # (N,C,H,W) in [-1,1]
+                     sigmas,               # levels
+                     *, device: torch.device | str = 'cpu', # where D lives
+                    ) -> list:             # mean squared error per pixel, one per level
+    "How well a denoiser denoises these images, level by level; image i has the same noise at every level."
+    z = torch.stack([torch.randn(*images.shape[1:], generator=rng(i, 'denoising')) for i in range(len(images))])
+    x, z = images.to(device), z.to(device)
+    return [(D(x + s * z, s) - x).square().mean().item() for s in sigmas]

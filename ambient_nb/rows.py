@@ -18,7 +18,7 @@ from .core import content_hash, provenance, writable_dir
 from .features import encoder_for
 from .memorization import metric_id, summarize
 from .papers import Claim, papers
-from .repro import METHODS, Plan, execute_all, load_split, measure, run_key, training_images
+from .repro import LEVELS, METHODS, Plan, execute_all, load_split, measure, run_key, training_images
 from .stats import Estimate, over_seeds, paired
 from .training import read_stats, snapshot_path
 
@@ -99,7 +99,7 @@ def summary(df: pd.DataFrame, meta: dict, null: pd.DataFrame) -> dict: # metric 
 # %% ../nbs/18a_rows.ipynb #de7bfcb4
 def similarity_histogram(tables: list[pd.DataFrame]) -> dict: # edges and shares per bin
     "The similarities of all seeds, binned."
-    edges = np.linspace(0, 1, 51); values = np.concatenate([t.similarity for t in tables])
+    edges = np.linspace(0, 1, 101); values = np.concatenate([t.similarity for t in tables])
     return dict(edges=edges.round(3).tolist(), share=(np.histogram(values.clip(0, 1), edges)[0] / len(values)).round(6).tolist())
 
 # %% ../nbs/18a_rows.ipynb #167e9f38
@@ -132,6 +132,9 @@ def collect(plan: Plan) -> list[Row]:
                     per_seed = [s[metric] for s in summaries[method, it]]
                     detail = dict(values=[e.value for e in per_seed]) | (dict(histogram=similarity_histogram([df for df, *_ in measured[method, it]])) if metric == 'sim>null99' else {})
                     add(method, it, metric, combine(per_seed), detail, f'{plan.item}/{plan.dataset}/{n}/{method}/{metric}' if it == plan.setup.train.iters else None, cost)
+            errors = [meta['errors'] for _, meta, _ in measured[method, plan.setup.train.iters]]
+            ratios = [[b / a for a, b in zip(e['train'], e['heldout'])] for e in errors]
+            add(method, plan.setup.train.iters, 'error_ratio', over_seeds([float(np.mean(r)) for r in ratios]), dict(sigma=list(LEVELS), ratio=ratios, sigma_n=plan.setup.sigma_n, **errors[0]))
             stats = [read_stats(f) for f in folders]
             add(method, plan.setup.train.iters, 'loss', over_seeds([s[-1]['loss'] for s in stats]), dict(it=[line['it'] for line in stats[0]], loss=[[line['loss'] for line in s] for s in stats]))
         for it in plan.setup.snapshots:

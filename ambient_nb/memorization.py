@@ -108,6 +108,8 @@ def metric_id(metric: str,      # a key of `summarize`, or 'frechet'
               encoder: Encoder, # whose space the similarity and the Fréchet distance live in
              ) -> str:
     "What a number is a number of."
+    known = metric in (*PIXEL_METRICS, 'frechet', 'similarity_mean') or metric.startswith('sim>')
+    if not known: raise BadInput('metric', metric, 'one of ' + ', '.join([*PIXEL_METRICS, 'frechet', 'similarity_mean', 'sim>THRESHOLD', 'sim>null99']))
     return f'{metric}: {PIXEL_METRICS[metric]}' if metric in PIXEL_METRICS else f'{metric} @ {encoder.id}'
 
 # %% ../nbs/14_memorization.ipynb #b5223be6

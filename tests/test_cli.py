@@ -1,0 +1,41 @@
+"""The command line: help, one clear error, data sets made, a notebook run."""
+import subprocess
+import sys
+import numpy as np
+import pytest
+from PIL import Image
+from ambient_nb.data import read_zip
+
+
+def cli(*args, **kwargs): return subprocess.run([sys.executable, '-c', 'from ambient_nb.cli import main; main()', *map(str, args)], capture_output=True, text=True, **kwargs)
+
+
+@pytest.mark.parametrize('command', [(), ('data',), ('data', 'make'), ('reproduce',), ('version',)])
+def test_help(command):
+    done = cli(*command, '--help')
+    assert done.returncode == 0 and 'Usage' in done.stdout
+
+
+def test_bad_input_is_one_line(tmp_path):
+    done = cli('data', 'make', tmp_path/'nothing', tmp_path/'out.zip')
+    assert done.returncode == 2 and done.stderr.startswith('Error: src=') and len(done.stderr.strip().splitlines()) == 1 and not (tmp_path/'out.zip').exists()
+    done = cli('reproduce', 'repro_table9')
+    assert done.returncode == 2 and 'repro_table1' in done.stderr
+
+
+def test_data_make(tmp_path):
+    for k in range(2):
+        (tmp_path/'photos'/f'kind{k}').mkdir(parents=True)
+        for i in range(5): Image.fromarray(np.random.default_rng(10 * k + i).integers(0, 256, (12, 16, 3), dtype=np.uint8)).save(tmp_path/'photos'/f'kind{k}'/f'{i}.png')
+    done = cli('data', 'make', tmp_path/'photos', tmp_path/'out.zip', '--size', 8, '--crop', 'center', '--n', 6)
+    assert done.returncode == 0, done.stderr
+    images = read_zip(tmp_path/'out.zip')
+    assert images.pixels.shape == (6, 3, 8, 8) and images.classes == 2
+    kept = cli('data', 'make', tmp_path/'photos', tmp_path/'kept.zip', '--size', 8, '--crop', 'center', '--seed', -1)
+    assert kept.returncode == 0 and read_zip(tmp_path/'kept.zip').labels.tolist() == [0] * 5 + [1] * 5
+
+
+def test_reproduce(tmp_path):
+    done = cli('reproduce', 'repro_table1', '--profile', 'smoke', '-p', 'n=20', '-p', 'seeds=0', '--out', tmp_path/'runs')
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path/'runs'/'repro_table1.ipynb').exists() and len(list((tmp_path/'runs'/'rows').glob('table1-smoke-*.json'))) == 1

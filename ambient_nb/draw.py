@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'COLUMNS', 'ABSOLUTE', 'shown', 'table', 'budgets_of', 'differences', 'crossing', 'delays', 'pick_rows',
-           'deviations', 'panels', 'curve_figure', 'similarity_figure', 'loss_figure', 'error_figure',
+           'deviations', 'panels', 'curve_figure', 'similarity_figure', 'loss_figure', 'error_figure', 'error_table',
            'neighbours_figure']
 
 # %% ../nbs/18b_draw.ipynb #237d4679
@@ -37,10 +37,10 @@ def table(rows: list[Row]) -> pd.DataFrame:
         if method == 'difference' or metric not in COLUMNS: continue
         line = lines.setdefault((n, it, method), {})
         line[COLUMNS[metric]] = shown(metric, r.ours)
-        line['printed'] = 'not available' if method != 'held-out' else ''
+        line['printed'] = 'not available' if method in METHODS else ''
         line.setdefault('interval over', f'{r.ours.n} {r.ours.over}')
-        if r.cost: line['training s'], line['images/s'] = f'{r.cost["training_sec"]:.0f}', f'{r.cost["images_per_sec"]:,.0f}'
-    kept = {k: v for k, v in lines.items() if k[2] == 'held-out' or k[1] in budgets_of(rows)}
+        if r.cost: line['training s a run'], line['images/s'] = f'{r.cost["training_sec"] / len(r.seeds):.0f}', f'{r.cost["images_per_sec"]:,.0f}'
+    kept = {k: v for k, v in lines.items() if k[2] not in METHODS or k[1] in budgets_of(rows)}
     frame = pd.DataFrame(kept).T.fillna('')
     frame.index.names = ['n', 'iteration', 'method']
     return frame.sort_index(level=[0, 1], sort_remaining=False)
@@ -151,7 +151,16 @@ def error_figure(rows: list[Row]):
     fig.tight_layout()
     return fig
 
-# %% ../nbs/18b_draw.ipynb #9d8afc32
+# %% ../nbs/18b_draw.ipynb #d22c4d65
+def error_table(rows: list[Row], sigmas=(.1, .3, .55, .75, 1.4, 3.)) -> pd.DataFrame:
+    "Held-out over training denoising error at a few levels, mean over seeds."
+    lines = []
+    for r in (r for r in rows if r.labels['metric'] == 'error_ratio'):
+        mean = dict(zip(r.detail['sigma'], np.mean(r.detail['ratio'], 0)))
+        lines.append({'n': r.labels['n'], 'method': r.labels['method']} | {f'sigma {s:g}': f'{mean[s]:.2f}' for s in sigmas})
+    return pd.DataFrame(lines)
+
+# %% ../nbs/18b_draw.ipynb #472f307e
 def neighbours_figure(plan: Plan, count: int = 10):
     "The first samples of each method, each above its nearest training image; copies by the 1/3 rule are framed."
     import matplotlib.pyplot as plt

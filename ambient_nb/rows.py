@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TABLE_METRICS', 'SELECTION', 'Row', 'save_rows', 'load_rows', 'same_numbers', 'combine', 'verdict', 'summary',
-           'similarity_histogram', 'collect', 'reproduce']
+           'similarity_histogram', 'optimum_share', 'collect', 'reproduce']
 
 # %% ../nbs/18a_rows.ipynb #b6fcef6e
 import json, math
@@ -15,11 +15,15 @@ import pandas as pd
 from . import core
 from .checkpoints import load_checkpoint, load_json, save_json
 from .core import content_hash, provenance, writable_dir
+from .corruptions import fixed_normal
+from .data import to_float, to_uint8
 from .features import encoder_for
-from .memorization import metric_id, summarize
+from .losses import TwoRegimeOptimum
+from .memorization import is_memorized, metric_id, nearest, summarize
 from .papers import Claim, papers
-from .repro import LEVELS, METHODS, Plan, execute_all, load_split, measure, run_key, training_images
-from .stats import Estimate, over_seeds, paired
+from .repro import LEVELS, METHODS, Plan, Run, execute_all, load_split, measure, run_key, training_images
+from .sampling import sample
+from .stats import Estimate, over_seeds, paired, wilson
 from .training import read_stats, snapshot_path
 
 # %% ../nbs/18a_rows.ipynb #5166a76f
@@ -103,9 +107,17 @@ def similarity_histogram(tables: list[pd.DataFrame]) -> dict: # edges and shares
     return dict(edges=edges.round(3).tolist(), share=(np.histogram(values.clip(0, 1), edges)[0] / len(values)).round(6).tolist())
 
 # %% ../nbs/18a_rows.ipynb #167e9f38
-SELECTION = 'sigma_n, network and budgets were fixed on seed 0; both budgets are reported, none is chosen afterwards'
+def optimum_share(run: Run, count: int = 200) -> Estimate: # in [0,1], over images
+    "The share of memorized samples if the two-regime loss were minimised exactly."
+    images = training_images(run); x = to_float(images.pixels)
+    best = TwoRegimeOptimum(x, fixed_normal(images.ids, x.shape[1:], run.config.noise_seed), run.config.sigma_n)
+    near, _ = nearest(to_uint8(sample(best, range(count), tuple(x.shape[1:]), steps=run.steps, desc='exact optimum')), images.pixels)
+    return wilson(int(is_memorized(near[:, 0], near[:, 1]).sum()), count)
 
 # %% ../nbs/18a_rows.ipynb #42920d41
+SELECTION = 'sigma_n, network and budgets were fixed on seed 0; both budgets are reported, none is chosen afterwards'
+
+# %% ../nbs/18a_rows.ipynb #88619ca3
 def collect(plan: Plan) -> list[Row]:
     "The rows of a plan whose runs are done."
     rows, claims = [], {c.id: c for p in papers().values() for c in p.claims}
@@ -121,6 +133,8 @@ def collect(plan: Plan) -> list[Row]:
                             found.printed if found else None, verdict(found, ours, profile=plan.profile), metric_id(metric, encoder), shas, plan.seeds, SELECTION, setup_hash, plan.profile, core.NUMERICS, cost or {}, prov))
         for metric, e in summary(null, null_meta, null).items():
             add('held-out', 0, metric, e, dict(values=[e.value]) | (dict(histogram=similarity_histogram([null])) if metric == 'sim>null99' else {}))
+        exact = optimum_share(plan.run(n, 'two-regime', plan.seeds[0]), 200 if plan.profile != 'smoke' else 16)
+        add('exact optimum', 0, 'memorized', exact, dict(values=[exact.value]))
         measured = {(m, it): [measure(plan.run(n, m, s), it, plan.out) for s in plan.seeds] for m in METHODS for it in plan.setup.snapshots}
         summaries = {k: [summary(df, meta, null) for df, meta, _ in v] for k, v in measured.items()}
         for method in METHODS:
@@ -144,7 +158,7 @@ def collect(plan: Plan) -> list[Row]:
                 add('difference', it, metric, paired(*values), dict(values=[a - b for a, b in zip(*values)]), found if it in plan.setup.budgets else None)
     return rows
 
-# %% ../nbs/18a_rows.ipynb #6994dc6d
+# %% ../nbs/18a_rows.ipynb #ec85bccc
 def reproduce(plan: Plan) -> list[Row]: # empty in a dry run
     "Execute what is missing, collect the rows and store them."
     if plan.dry_run: return []

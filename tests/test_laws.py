@@ -5,7 +5,7 @@ from ambient_nb.core import BadInput, bcast, rng, stream
 from ambient_nb.corruptions import GaussianNoise, fixed_normal
 from ambient_nb.data import digits, order, to_float
 from ambient_nb.denoisers import EDMPrecond, EmpiricalDenoiser
-from ambient_nb.losses import EDMLoss, TwoRegimeLoss
+from ambient_nb.losses import EDMLoss, TwoRegimeLoss, TwoRegimeOptimum
 from ambient_nb.networks import make_net
 from ambient_nb.sampling import heun, sample, start_noise
 from ambient_nb.schedules import LogNormal, edm_sigmas
@@ -115,3 +115,19 @@ def test_two_regime_is_unbiased_for_the_clean_posterior():
 
 def test_bcast_refuses_other_shapes():
     with pytest.raises(BadInput, match='sigma'): bcast(torch.ones(3), X[:4])
+
+
+@pytest.mark.parametrize('sigma_n', [.1, .4, 1.])
+def test_the_exact_optimum_memorizes_at_every_threshold(sigma_n):
+    "papers.md A.4, T5."
+    x = X[:60]; best = TwoRegimeOptimum(x, fixed_normal(torch.arange(60), (1, 8, 8), 0), sigma_n)
+    samples = sample(best, range(40), (1, 8, 8), steps=40)
+    near = torch.cdist(samples.flatten(1), x.flatten(1)).sort(1).values
+    assert (near[:, 0] < near[:, 1] / 3).double().mean() > .95
+
+
+def test_the_exact_optimum_knows_clean_images_only_through_copies():
+    y, noise, _, z = draws(20); shift = .1 * torch.randn(y.shape, generator=rng(1)); x = y + z
+    a, b = TwoRegimeOptimum(y, noise, .4), TwoRegimeOptimum(y + shift, noise - shift / .4, .4)
+    torch.testing.assert_close(a(x, 1.), b(x, 1.), atol=1e-5, rtol=0)
+    assert not torch.allclose(a(x, .2), b(x, .2), atol=1e-2)

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['PROFILES', 'SHAPES', 'QUICK_DIGITS', 'LEVELS', 'METHODS', 'ADVICE', 'TABLE1_PARAMETERS', 'H200_FLOPS', 'Setup',
            'thirds', 'paper_setup', 'setup_for', 'numbers', 'has_data', 'pick_profile', 'Run', 'load_split',
-           'training_images', 'run_key', 'measure', 'execute', 'die_with', 'iterations_done', 'execute_all', 'Plan',
-           'given', 'plan_table1', 'forward_flops', 'describe', 'estimate_minutes']
+           'training_images', 'run_key', 'measure', 'execute', 'die_with', 'one_thread_each', 'iterations_done',
+           'execute_all', 'Plan', 'given', 'plan_table1', 'forward_flops', 'describe', 'estimate_minutes']
 
 # %% ../nbs/18_repro.ipynb #b35fd32d
 import os, threading, time
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from multiprocessing import get_context
@@ -188,11 +189,11 @@ def execute(run: Run,
             out: str,    # where runs are kept
             device: str, # 'cpu', 'cuda', …
            ) -> None:
-    "Train a run and measure all its snapshots, each where it is missing."
+    "Train a run and measure all its snapshots and the null, each where it is missing."
     if device == 'cpu': torch.set_num_threads(1)
     images = training_images(run); folder = Path(out)/'train'/run_key(run, images)
     fit(run.config, images, folder, snapshots=run.snapshots, device=device, desc=f'n={run.n} sigma_n={run.config.sigma_n:g} seed={run.config.seed}')
-    for it in run.snapshots: measure(run, it, Path(out), device)
+    for it in (None, *run.snapshots): measure(run, it, Path(out), device)
 
 # %% ../nbs/18_repro.ipynb #34db5118
 def die_with(parent: int) -> None:
@@ -204,22 +205,32 @@ def die_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 # %% ../nbs/18_repro.ipynb #b2c83e6a
+@contextmanager
+def one_thread_each():
+    "Processes started meanwhile have one thread for matrix products, in torch and in NumPy."
+    names = ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS')
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, '1'))
+    try: yield
+    finally:
+        for name, value in before.items(): os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+# %% ../nbs/18_repro.ipynb #adbdb631
 def iterations_done(run: Run, out: Path) -> int:
     "How far a run has come, from its folder."
     folder = Path(out)/'train'/run_key(run, training_images(run))
     if snapshot_path(folder, run.config.iters).with_suffix('.json').exists(): return run.config.iters
     return max([line['it'] for line in read_stats(folder)], default=0)
 
-# %% ../nbs/18_repro.ipynb #adbdb631
+# %% ../nbs/18_repro.ipynb #78b0f257
 def execute_all(runs: list[Run], out: Path, device: torch.device) -> None:
     "Execute runs with a progress bar: side by side on a CPU, one after another on a GPU."
-    for run in {r.n: r for r in runs}.values(): measure(run, None, out)
     if device.type != 'cpu':
         for run in runs: execute(run, str(out), str(device))
         return
     workers = min(len(runs), len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count())
     total = sum(r.config.iters for r in runs)
-    with ProcessPoolExecutor(workers, mp_context=get_context('spawn'), initializer=die_with, initargs=(os.getpid(),)) as pool:
+    with one_thread_each(), ProcessPoolExecutor(workers, mp_context=get_context('spawn'), initializer=die_with, initargs=(os.getpid(),)) as pool:
         futures = [pool.submit(execute, run, str(out), 'cpu') for run in runs]
         bar = progress(total=total, desc=f'{len(runs)} runs, {workers} at once')
         while not all(f.done() for f in futures):
@@ -229,10 +240,10 @@ def execute_all(runs: list[Run], out: Path, device: torch.device) -> None:
         bar.close()
         for f in futures: f.result()
 
-# %% ../nbs/18_repro.ipynb #78b0f257
+# %% ../nbs/18_repro.ipynb #0d32b276
 METHODS = ('baseline', 'two-regime')  # the EDM loss; the same with sigma_n > 0
 
-# %% ../nbs/18_repro.ipynb #9aa5eb26
+# %% ../nbs/18_repro.ipynb #4a6c3119
 @dataclass(frozen=True)
 class Plan:
     "What a reproduction notebook will do, decided before any work."
@@ -258,19 +269,19 @@ class Plan:
 
     def _repr_html_(self) -> str: return describe(self).to_html(header=False) + ADVICE
 
-# %% ../nbs/18_repro.ipynb #4a6c3119
+# %% ../nbs/18_repro.ipynb #82fa2f29
 ADVICE = '<p>Another plan: <code>-p profile smoke|quick|paper</code>, or set <code>n</code>, <code>seeds</code>, <code>dataset</code>, <code>sigma_n</code>, <code>iters</code>.</p>'
 
-# %% ../nbs/18_repro.ipynb #5751fc96
+# %% ../nbs/18_repro.ipynb #dc6f70af
 def given(namespace: dict) -> dict: # name -> value
     "The parameters of a notebook: all plain values in its namespace."
     hidden = ('In', 'Out', 'exit', 'quit')
     return {k: v for k, v in namespace.items() if not k.startswith('_') and k not in hidden and (v is None or isinstance(v, (bool, int, float, str, list, tuple)))}
 
-# %% ../nbs/18_repro.ipynb #dc6f70af
+# %% ../nbs/18_repro.ipynb #b93a0908
 TABLE1_PARAMETERS = dict(n=300, dataset=None, profile='auto', sigma_n=None, iters=None, seeds=None, out=None, device=None, data=None, size=None, dry_run=False)
 
-# %% ../nbs/18_repro.ipynb #b93a0908
+# %% ../nbs/18_repro.ipynb #91fdab24
 def plan_table1(**parameters) -> Plan: # BadInput where a name or a value is not allowed
     "Check the parameters of Table 1's notebook and turn them into a plan."
     for name in parameters:
@@ -287,7 +298,7 @@ def plan_table1(**parameters) -> Plan: # BadInput where a name or a value is not
     return Plan('table1', 'custom' if custom else profile, dataset, numbers('n', n, 1 if profile == 'smoke' else 2, pool), numbers('seeds', seeds if seeds is not None else {'paper': '1,2,3'}.get(profile, '1'), 0), setup,
                 Path(out) if dry_run and out else runs_dir() if out is None else writable_dir(out), pick_device(device), data, size, dry_run)
 
-# %% ../nbs/18_repro.ipynb #f69c6569
+# %% ../nbs/18_repro.ipynb #24db88ad
 def forward_flops(config: TrainConfig, shape: tuple) -> int: # of one image
     "Floating-point operations of one image's forward pass, counted."
     from torch.utils.flop_counter import FlopCounterMode
@@ -296,10 +307,10 @@ def forward_flops(config: TrainConfig, shape: tuple) -> int: # of one image
         net(torch.empty(1, *shape, device='meta'), torch.empty(1, device='meta'), augment_labels=torch.empty(1, 9, device='meta') if config.augment else None)
     return counter.get_total_flops()
 
-# %% ../nbs/18_repro.ipynb #24db88ad
+# %% ../nbs/18_repro.ipynb #6d6405c4
 H200_FLOPS = .4 * 790e12  # per second: 40 % of the measured bf16 matrix rate
 
-# %% ../nbs/18_repro.ipynb #6d6405c4
+# %% ../nbs/18_repro.ipynb #2e1e5398
 def describe(plan: Plan) -> pd.DataFrame: # one column of text
     "A plan in words and numbers."
     c, size = plan.setup.train, plan.size or SHAPES[plan.dataset][1]
@@ -320,7 +331,7 @@ def describe(plan: Plan) -> pd.DataFrame: # one column of text
     if plan.profile != 'paper' and not plan.dry_run: rows['here'] = f'about {estimate_minutes(plan, training + sampling):.0f} minutes on {plan.device} (measured rate; less where runs are cached in {plan.out.name}/)'
     return pd.DataFrame(dict(value=rows))
 
-# %% ../nbs/18_repro.ipynb #2e1e5398
+# %% ../nbs/18_repro.ipynb #d44e43d1
 def estimate_minutes(plan: Plan, flops: float) -> float:
     "How long a plan takes on this machine, from a forward pass of a quarter of a second."
     images = load_split(plan.dataset, plan.data, plan.size).pool

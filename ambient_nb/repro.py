@@ -328,7 +328,7 @@ def describe(plan: Plan) -> pd.DataFrame: # one column of text
         'sampling': f'{plan.setup.samples:,} images per point, {plan.setup.steps} Heun steps ({2 * plan.setup.steps - 1} NFE)',
         'operations': f'{training / 1e15:,.3g} PFLOP of training, {sampling / 1e15:,.3g} of sampling'}
     if plan.profile == 'paper' or plan.dry_run: rows['on an H200'] = f'about {(training + sampling) / H200_FLOPS / 3600:.2g} hours, assuming 40 % of 790 TFLOP/s'
-    if plan.profile != 'paper' and not plan.dry_run: rows['here'] = f'about {estimate_minutes(plan, training + sampling):.0f} minutes on {plan.device} (measured rate; less where runs are cached in {plan.out.name}/)'
+    if plan.profile != 'paper' and not plan.dry_run: rows['here'] = f'about {estimate_minutes(plan, training + sampling):.0f} minutes on {plan.device} from scratch, by a measured rate; {sum(iterations_done(r, plan.out) == c.iters for r in plan.runs)} of {len(plan.runs)} runs are cached'
     return pd.DataFrame(dict(value=rows))
 
 # %% ../nbs/18_repro.ipynb #d44e43d1

@@ -233,6 +233,7 @@ class UNetBlock(nn.Module):
 # %% ../nbs/05_networks.ipynb #3243d4fa
 class UNet(nn.Module):
     "The walk down and up that both families share."
+    compute_dtype: torch.dtype | None = None # of the walk, None for that of the image
     def __init__(self,
                  img_resolution: int,     # height and width, px; halved at every level but the first
                  in_channels: int,        # of the input
@@ -293,7 +294,7 @@ class UNet(nn.Module):
                 self.dec[f'{res}x{res}_aux_conv'] = Conv2d(cout, self.out_channels, 3, law=style.last)
 
     def forward(self,
-                x: torch.Tensor,            # (B,in_channels,R,R), about unit variance; its dtype is computed in
+                x: torch.Tensor,            # (B,in_channels,R,R), about unit variance
                 noise_labels: torch.Tensor, # (B,)
                 class_labels: torch.Tensor | None = None,   # (B,label_dim) one-hot, or (B,) whole numbers; None for no class
                 augment_labels: torch.Tensor | None = None, # (B,augment_dim); None for no augmentation
@@ -304,8 +305,8 @@ class UNet(nn.Module):
         if noise_labels.shape != x.shape[:1]: raise BadInput('noise_labels', tuple(noise_labels.shape), f'of shape ({len(x)},), one per image')
         class_labels = self.drop_labels(self.check_labels('class_labels', class_labels, x, self.label_dim))
         augment_labels = self.check_labels('augment_labels', augment_labels, x, self.augment_dim)
-        emb = self.embed(noise_labels.float(), class_labels, augment_labels).to(x.dtype)
-        return self.walk(x.to(memory_format=torch.channels_last), emb)
+        emb, dtype = self.embed(noise_labels.float(), class_labels, augment_labels), self.compute_dtype or x.dtype
+        return self.walk(x.to(dtype, memory_format=torch.channels_last), emb.to(dtype)).to(x.dtype)
 
     def check_labels(self, name, labels, x, dim): # (B,dim) float32
         "Labels as the layers take them, zeros where there are none."

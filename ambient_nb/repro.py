@@ -244,7 +244,7 @@ def execute_all(runs: list[Run], out: Path, device: torch.device) -> None:
 METHODS = ('baseline', 'two-regime')  # the EDM loss; the same with sigma_n > 0
 
 # %% ../nbs/18_repro.ipynb #4a6c3119
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     "What a reproduction notebook will do, decided before any work."
     item: str           # 'table1', …
@@ -266,6 +266,8 @@ class Plan:
 
     @property
     def runs(self) -> list[Run]: return [self.run(n, m, s) for n in self.ns for s in self.seeds for m in METHODS]
+
+    def __repr__(self) -> str: return f'Plan({self.item}, {self.profile}, {self.dataset}, n={self.ns}, seeds={self.seeds})'
 
     def _repr_html_(self) -> str: return describe(self).to_html(header=False) + ADVICE
 

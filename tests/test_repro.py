@@ -32,7 +32,7 @@ def test_smoke(nb, tmp_path):
     tags = [t for c in page.cells for t in c.metadata.get('tags', [])]
     assert tags.count('parameters') == 1 and ('injected-parameters' in tags) == bool(given)
     if nb in REPROS:
-        from ambient_nb.repro import load_rows
+        from ambient_nb.rows import load_rows
         rows = [r for file in tmp_path.rglob('rows/*.json') for r in load_rows(file)]
         assert rows and {r.profile for r in rows} == {'smoke'}
         assert not {r.verdict for r in rows} & {'agree', 'disagree', 'same direction', 'opposite direction'}, 'a smoke row is no evidence'

@@ -129,8 +129,8 @@ def load_hub(source: Path | str, # a folder, or 'user/name' on the hub
         if str(source).count('/') != 1 or str(source)[0] in './~': raise BadInput('source', str(source), "a folder that exists, or a hub id such as 'user/name'")
         folder = Path(extra('huggingface_hub', 'sd').snapshot_download(str(source), allow_patterns=['config.json', 'model.safetensors', 'README.md']))
     if not (folder/'config.json').is_file(): raise BadInput('source', str(source), 'a folder with config.json and model.safetensors')
+    if b'"sha256"' not in (folder/'config.json').read_bytes(): raise BadInput('source', str(source), 'a model of ambient_nb; its config.json is of another library')
     content = load_json(folder/'config.json')
-    if 'model' not in content: raise BadInput('source', str(source), 'a model of ambient_nb; its config.json is of another library')
     config = fits(ModelConfig(**content['model']), shape)
     return load_weights(build(config), load_tensors(folder/'model.safetensors', content['sha256'])), Card(**content['card'])
 

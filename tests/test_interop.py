@@ -17,9 +17,10 @@ from torch import nn
 from ambient_nb import hub, interop
 from ambient_nb.checkpoints import Damaged
 from ambient_nb.core import BadInput, rng
+from ambient_nb.denoisers import PRECONDS
 from ambient_nb.hub import Card, extra, load_hub, save_hub
 from ambient_nb.interop import ModelConfig, build, convert, load_model, load_weights, read_edm_pickle, read_pickle, save_model
-from ambient_nb.networks import PRESETS, NetConfig
+from ambient_nb.networks import PRESETS, NetConfig, make_net
 from ambient_nb.sampling import sample
 from ambient_nb.stats import Estimate, wilson
 
@@ -70,8 +71,9 @@ def model_of(family='ddpmpp', precond='edm', res=16, **changes) -> ModelConfig:
 
 @torch.no_grad()
 def loud(config):
-    "A denoiser all of whose parts speak."
-    D = build(config)
+    "A denoiser all of whose parts speak, made without the code under test."
+    net = make_net(config.net, config.img_resolution, config.channels, config.label_dim, config.augment_dim, extra_out=config.extra_out)
+    D = PRECONDS[config.precond](net, **config.params).eval().requires_grad_(False)
     for name, p in D.named_parameters(): p.copy_(torch.randn(p.shape, generator=rng(0, 'loud', name)) * (p[0].numel() ** -.5 if p.ndim > 1 else .2))
     return D
 
@@ -121,6 +123,12 @@ def test_arguments_left_out_take_the_defaults_of_edm(tmp_path):
 
 def test_a_forks_option_is_named(tmp_path):
     with pytest.raises(BadInput, match='mask_channels=1 .* fork'): convert(write(tmp_path/'n.pkl', network(mask_channels=1)), tmp_path/'m.safetensors')
+
+
+def test_tensors_that_do_not_fit_the_settings_are_named_and_nothing_is_written(tmp_path):
+    content = network(); content['ema'].model._init_kwargs['model_channels'] = 16
+    with pytest.raises(BadInput, match=r"'model.map_label.weight'.*\(16, 10\).*\(8, 10\)"): convert(write(tmp_path/'n.pkl', content), tmp_path/'m.safetensors')
+    assert [f.name for f in tmp_path.iterdir()] == ['n.pkl']
 
 
 # Hostile and broken
@@ -291,7 +299,9 @@ def test_a_card_without_facts_is_refused(change, says):
 def test_hub_folders_that_are_none(tmp_path):
     config = model_of(); folder = save_hub(tmp_path/'hub', config, loud(config).state_dict(), card=CARD)
     with pytest.raises(BadInput, match="'user/name'"): load_hub(tmp_path/'nothing')
-    with pytest.raises(BadInput, match='config.json'): load_hub(tmp_path)
+    with pytest.raises(BadInput, match='a folder with config.json'): load_hub(tmp_path)
+    (tmp_path/'foreign').mkdir(); (tmp_path/'foreign'/'config.json').write_text('{"_class_name": "UNet2DModel"}')
+    with pytest.raises(BadInput, match='another library'): load_hub(tmp_path/'foreign')
     with pytest.raises(BadInput, match=r'\(3, 16, 16\)'): load_hub(folder, shape=(1, 8, 8))
     with pytest.raises(BadInput, match='none of that name'): save_hub(tmp_path/'other', config, {'model.w': torch.zeros(1)}, card=CARD)
     blob = (folder/'model.safetensors').read_bytes(); (folder/'model.safetensors').write_bytes(blob[:len(blob) // 2])

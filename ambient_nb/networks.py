@@ -147,6 +147,7 @@ class ConvDown(Conv2d):
 # %% ../nbs/05_networks.ipynb #c959b2ee
 class PositionalEmbedding(nn.Module):
     "Cosines and sines of geometric frequencies."
+    unit = 1. # angle per frequency and noise label
     def __init__(self,
                  channels: int,       # of the embedding, even
                  ends: bool = False,  # the last frequency is 1/10000 itself
@@ -156,20 +157,19 @@ class PositionalEmbedding(nn.Module):
         self.register_buffer('freqs', 1e-4 ** (torch.arange(half) / (half - ends)), persistent=False)
 
     def forward(self, c):
-        angle = c.outer(self.freqs)
+        angle = c.outer(self.unit * self.freqs)
         return torch.cat([angle.sin(), angle.cos()] if self.sines_first else [angle.cos(), angle.sin()], 1)
 
 # %% ../nbs/05_networks.ipynb #985c4484
 class FourierEmbedding(PositionalEmbedding):
     "Cosines and sines of random frequencies, drawn once and kept in the state dict."
+    unit = 2 * math.pi
     def __init__(self,
                  channels: int,  # of the embedding, even
                  sines_first: bool = False, # order of the two halves
                  *, generator: torch.Generator): # of the frequencies
         super().__init__(channels, sines_first=sines_first)
         self.register_buffer('freqs', torch.randn(channels // 2, generator=generator) * 16)
-
-    def forward(self, c): return super().forward(c * (2 * math.pi))
 
 # %% ../nbs/05_networks.ipynb #97efce22
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ __all__ = ['PROFILES', 'SHAPES', 'QUICK_DIGITS', 'LEVELS', 'METHODS', 'ADVICE', 
 import os, threading, time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -28,7 +28,7 @@ from .fidelity import frechet_estimate
 from .memorization import denoising_errors, per_sample, save_table
 from .networks import PRESETS, make_net
 from .sampling import sample
-from .training import TrainConfig, fit, load_denoiser, read_stats, snapshot_path
+from .training import TrainConfig, fit, identity, load_denoiser, read_stats, snapshot_path
 
 # %% ../nbs/18_repro.ipynb #9a389ac2
 PROFILES = ('smoke', 'quick', 'paper')
@@ -147,7 +147,7 @@ def training_images(run: Run) -> Images:
 # %% ../nbs/18_repro.ipynb #1d745210
 def run_key(run: Run, images: Images) -> str: # 16 hex digits
     "The name of a run's folder."
-    return content_hash(dict(config=asdict(run.config), data=images.sha, numerics=core.NUMERICS))
+    return content_hash(dict(config=identity(run.config), data=images.sha, numerics=core.NUMERICS))
 
 # %% ../nbs/18_repro.ipynb #634368c3
 LEVELS = (.05, .1, .15, .2, .3, .4, .55, .75, 1., 1.4, 2., 3., 5.)  # sigma, where denoising errors are measured

@@ -24,7 +24,7 @@ from .papers import Claim, papers
 from .repro import LEVELS, METHODS, Plan, Run, execute_all, load_split, measure, run_key, training_images
 from .sampling import sample
 from .stats import Estimate, over_seeds, paired, wilson
-from .training import read_stats, snapshot_path
+from .training import identity, read_stats, snapshot_path
 
 # %% ../nbs/18a_rows.ipynb #5166a76f
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ SELECTION = 'sigma_n, network and budgets were fixed on seed 0; both budgets are
 def collect(plan: Plan) -> list[Row]:
     "The rows of a plan whose runs are done."
     rows, claims = [], {c.id: c for p in papers().values() for c in p.claims}
-    prov, setup_hash = provenance(plan.device), content_hash(plan.setup)
+    prov, setup_hash = provenance(plan.device), content_hash(dict(asdict(plan.setup), train=identity(plan.setup.train)))
     split = load_split(plan.dataset, plan.data, plan.size)
     encoder = encoder_for(plan.dataset, split.heldout)
     for n in plan.ns:

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'at_precision', 'bound_gradients', 'TrainConfig', 'make_denoiser', 'ema_beta', 'Trainer',
-           'snapshot_path', 'newest_state', 'save_state', 'read_stats', 'claim_folder', 'locked', 'fit',
+           'snapshot_path', 'newest_state', 'save_state', 'read_stats', 'identity', 'claim_folder', 'locked', 'fit',
            'load_denoiser']
 
 # %% ../nbs/11_training.ipynb #969c85be
 import json, time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 import torch
 from torch import nn
@@ -190,16 +190,24 @@ def read_stats(folder: Path) -> list[dict]: # one per tick: it, kimg, loss, sec
     file = Path(folder)/'stats.jsonl'
     return [json.loads(line) for line in file.read_text().splitlines() if line.endswith('}')] if file.exists() else []
 
-# %% ../nbs/11_training.ipynb #b3231d61
+# %% ../nbs/11_training.ipynb #ca7c0366
+def identity(config) -> dict: # JSON-able; of a dataclass whose fields all have defaults
+    "The settings that differ from their defaults."
+    default = type(config)()
+    changed = {f.name: getattr(config, f.name) for f in fields(config) if getattr(config, f.name) != getattr(default, f.name)}
+    return {name: identity(v) if is_dataclass(v) else v for name, v in changed.items()}
+
+# %% ../nbs/11_training.ipynb #ea6f235f
 def claim_folder(folder: Path, config: TrainConfig, images: Images) -> Path:
     "Make a run's folder, or make sure that an existing one belongs to the same run."
-    folder, mine = writable_dir(folder), dict(config=asdict(config), data=images.sha)
+    folder, mine = writable_dir(folder), dict(identity=identity(config), data=images.sha)
     if (folder/'config.json').exists():
-        if load_json(folder/'config.json') != json.loads(json.dumps(mine)): raise BadInput('folder', str(folder), 'new, or that of the same run; its config.json is of another one')
-    else: save_json(folder/'config.json', mine)
+        stored = load_json(folder/'config.json')
+        if {k: stored.get(k) for k in mine} != json.loads(json.dumps(mine)): raise BadInput('folder', str(folder), 'new, or that of the same run; its config.json is of another one')
+    else: save_json(folder/'config.json', dict(mine, config=asdict(config)))
     return folder
 
-# %% ../nbs/11_training.ipynb #ca7c0366
+# %% ../nbs/11_training.ipynb #2226aeb5
 @contextmanager
 def locked(folder: Path):
     "Keep other processes out of a run's folder; the lock goes when the process does."
@@ -209,7 +217,7 @@ def locked(folder: Path):
             except OSError: raise BadInput('folder', str(folder), 'a run that no other process works on; another process holds its lock') from None
         yield
 
-# %% ../nbs/11_training.ipynb #855eb817
+# %% ../nbs/11_training.ipynb #655ced7f
 def fit(config: TrainConfig,
         images: Images,        # the training set
         folder: Path,          # of the run; made when missing, continued when not
@@ -225,7 +233,7 @@ def fit(config: TrainConfig,
     with locked(folder): _fit(config, images, folder, snapshots, pick_device(device), tick, save_every, hooks, desc)
     return folder
 
-# %% ../nbs/11_training.ipynb #2226aeb5
+# %% ../nbs/11_training.ipynb #08891025
 def _fit(config, images, folder, snapshots, device, tick, save_every, hooks, desc):
     if all(snapshot_path(folder, it).with_suffix('.json').exists() for it in snapshots): return
     trainer, spent = Trainer(config, images, device), 0.
@@ -252,7 +260,7 @@ def _fit(config, images, folder, snapshots, device, tick, save_every, hooks, des
     bar.close()
     for file in folder.glob('state-*'): file.unlink()
 
-# %% ../nbs/11_training.ipynb #418e1d65
+# %% ../nbs/11_training.ipynb #53ae7d35
 def load_denoiser(folder: Path,        # of a run
                   it: int,             # iteration of a snapshot
                   config: TrainConfig, # of the run

@@ -2,10 +2,10 @@
 import os, signal, subprocess, sys, time
 import pytest, torch
 from dataclasses import replace
-from ambient_nb.checkpoints import Damaged, load_checkpoint
+from ambient_nb.checkpoints import Damaged, load_checkpoint, load_json, save_json
 from ambient_nb.core import BadInput
 from ambient_nb.data import digits
-from ambient_nb.training import TrainConfig, Trainer, fit, newest_state, read_stats, snapshot_path
+from ambient_nb.training import TrainConfig, Trainer, claim_folder, fit, identity, newest_state, read_stats, snapshot_path
 from ambient_nb.networks import PRESETS
 
 TINY = replace(PRESETS['tiny'], model_channels=8, dropout=.1)
@@ -99,3 +99,13 @@ def test_bad_settings():
 
 def test_a_diverging_run_says_so(tmp_path):
     with pytest.raises(FloatingPointError, match='smaller lr'): fit(replace(CONFIG, lr=1e30), IMAGES, tmp_path/'run', device='cpu', tick=5)
+
+
+def test_a_run_is_named_by_what_differs_from_the_defaults(tmp_path):
+    assert identity(TrainConfig()) == {} and identity(CONFIG) == dict(net=identity(TINY), iters=60, batch=16, sigma_n=.4)
+    assert identity(TINY) != identity(replace(TINY, num_blocks=3))
+    folder = claim_folder(tmp_path/'run', CONFIG, IMAGES)
+    stored = load_json(folder/'config.json'); del stored['config']['precision']      # written before the option existed
+    save_json(folder/'config.json', stored)
+    assert claim_folder(folder, CONFIG, IMAGES) == folder
+    with pytest.raises(BadInput, match='another one'): claim_folder(folder, replace(CONFIG, precision='bf16'), IMAGES)

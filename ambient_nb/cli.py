@@ -57,7 +57,9 @@ def reproduce(notebook: str = typer.Argument('repro_table1', help='Name of a not
               publish: bool = typer.Option(False, '--publish', help='Copy outputs and rows back into nbs/.')):
     "Run a reproduction notebook; runs that are cached are not repeated."
     from ambient_nb.publish import run_notebook
-    settings = dict(p.partition('=')[::2] for p in parameter)
+    for p in parameter:
+        if '=' not in p: raise BadInput('parameter', p, 'of the form NAME=VALUE')
+    settings = dict(p.split('=', 1) for p in parameter)
     executed = run_notebook(notebook, dict(settings, profile=profile), out=out, publish=publish)
     typer.echo(f'wrote {executed}')
 
@@ -67,3 +69,6 @@ def main() -> None: # exit code 2 where a parameter is not allowed, 1 for a dama
     try: app()
     except BadInput as e: typer.echo(f'Error: {e}', err=True); sys.exit(2)
     except Damaged as e: typer.echo(f'Error: {e}', err=True); sys.exit(1)
+    except Exception as e:   # papermill wraps what a notebook raised
+        if getattr(e, 'ename', None) not in ('BadInput', 'Damaged'): raise
+        typer.echo(f'Error: {e.evalue}', err=True); sys.exit(2 if e.ename == 'BadInput' else 1)

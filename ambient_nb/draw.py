@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'COLUMNS', 'ABSOLUTE', 'shown', 'table', 'budgets_of', 'differences', 'crossing', 'delays', 'pick_rows',
-           'deviations', 'panels', 'curve_figure', 'similarity_figure', 'loss_figure', 'error_figure', 'error_table',
-           'neighbours_figure']
+           'selection', 'deviations', 'panels', 'curve_figure', 'similarity_figure', 'loss_figure', 'error_figure',
+           'error_table', 'neighbours_figure']
 
 # %% ../nbs/18b_draw.ipynb #237d4679
 import numpy as np
@@ -13,7 +13,7 @@ import pandas as pd
 from .core import check_choice
 from .papers import papers
 from .repro import METHODS, Plan, measure, training_images
-from .rows import Row
+from .rows import Row, load_rows
 from .stats import Estimate
 
 # %% ../nbs/18b_draw.ipynb #4de051aa
@@ -83,11 +83,21 @@ def pick_rows(rows, **labels) -> list[Row]:
     return [r for r in rows if all(r.labels[k] == v for k, v in labels.items())]
 
 # %% ../nbs/18b_draw.ipynb #92de9da0
+def selection(folder) -> pd.DataFrame: # of select_sigma_n.*.json
+    "How sigma_n was chosen on seed 0: two-regime minus baseline for each candidate, at each budget."
+    lines = []
+    for file in sorted(folder.glob('select_sigma_n.*.json')):
+        rows = load_rows(file); line = {'sigma_n': file.name[len('select_sigma_n.'):-len('.json')]}
+        for metric in ('memorized', 'frechet'): line |= {f'{COLUMNS[metric]}, iteration {r.labels["it"]:,}': shown(metric, r.ours) for r in pick_rows(rows, method='difference', metric=metric) if r.labels['it'] in budgets_of(rows)}
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+# %% ../nbs/18b_draw.ipynb #195a26cb
 def deviations(key: str = 'main') -> pd.DataFrame:
     "Where a paper is silent or contradicts its own code, and what the paper profile does."
     return pd.DataFrame(papers()[check_choice('key', key, papers())].settings).fillna('').set_index('quantity')
 
-# %% ../nbs/18b_draw.ipynb #2b49fa6c
+# %% ../nbs/18b_draw.ipynb #c459b2bf
 def panels(rows: list[Row], width: float = 4.2, height: float = 3.2):
     "A figure with one panel per training-set size: (figure, [(n, axes), …])."
     import matplotlib.pyplot as plt
@@ -95,7 +105,7 @@ def panels(rows: list[Row], width: float = 4.2, height: float = 3.2):
     fig, axes = plt.subplots(1, len(ns), figsize=(width * len(ns) + .6, height), squeeze=False)
     return fig, list(zip(ns, axes[0]))
 
-# %% ../nbs/18b_draw.ipynb #c459b2bf
+# %% ../nbs/18b_draw.ipynb #ec5a700c
 def curve_figure(rows: list[Row], metric: str = 'memorized'):
     "A metric over training for both methods, beside the held-out null."
     check_choice('metric', metric, COLUMNS)
@@ -113,7 +123,7 @@ def curve_figure(rows: list[Row], metric: str = 'memorized'):
     fig.tight_layout()
     return fig
 
-# %% ../nbs/18b_draw.ipynb #ec5a700c
+# %% ../nbs/18b_draw.ipynb #746465a5
 def similarity_figure(rows: list[Row]):
     "How similar samples are to their most similar training image, at the last iteration."
     fig, axes = panels(rows)
@@ -125,7 +135,7 @@ def similarity_figure(rows: list[Row]):
     fig.tight_layout()
     return fig
 
-# %% ../nbs/18b_draw.ipynb #746465a5
+# %% ../nbs/18b_draw.ipynb #913d7724
 def loss_figure(rows: list[Row]):
     "The training losses; they are different losses, so only their shapes compare."
     fig, axes = panels(rows)
@@ -137,7 +147,7 @@ def loss_figure(rows: list[Row]):
     fig.tight_layout()
     return fig
 
-# %% ../nbs/18b_draw.ipynb #913d7724
+# %% ../nbs/18b_draw.ipynb #d22c4d65
 def error_figure(rows: list[Row]):
     "At which noise a network knows its training set: held-out over training denoising error, 1 where it does not."
     fig, axes = panels(rows)
@@ -151,7 +161,7 @@ def error_figure(rows: list[Row]):
     fig.tight_layout()
     return fig
 
-# %% ../nbs/18b_draw.ipynb #d22c4d65
+# %% ../nbs/18b_draw.ipynb #9d8afc32
 def error_table(rows: list[Row], sigmas=(.1, .3, .55, .75, 1.4, 3.)) -> pd.DataFrame:
     "Held-out over training denoising error at a few levels, mean over seeds."
     lines = []
@@ -160,7 +170,7 @@ def error_table(rows: list[Row], sigmas=(.1, .3, .55, .75, 1.4, 3.)) -> pd.DataF
         lines.append({'n': r.labels['n'], 'method': r.labels['method']} | {f'sigma {s:g}': f'{mean[s]:.2f}' for s in sigmas})
     return pd.DataFrame(lines)
 
-# %% ../nbs/18b_draw.ipynb #472f307e
+# %% ../nbs/18b_draw.ipynb #17a54d88
 def neighbours_figure(plan: Plan, count: int = 10):
     "The first samples of each method, each above its nearest training image; copies by the 1/3 rule are framed."
     import matplotlib.pyplot as plt

@@ -295,7 +295,7 @@ def plan_table1(**parameters) -> Plan: # BadInput where a name or a value is not
     if sigma_n is not None: sigma_n = check_float('sigma_n', sigma_n, 0, 80, open_lo=True)
     dry_run = check_choice('dry_run', dry_run, (True, False, 'true', 'false')) in (True, 'true')
     setup = setup_for(profile, dataset, iters, sigma_n)
-    pool = SHAPES[dataset][2] if dry_run else len(load_split(dataset, data, size).pool)
+    pool = SHAPES[dataset][2] if dry_run and data is None else len(load_split(dataset, data, size).pool)
     custom = profile != 'smoke' and (iters, sigma_n, size) != (None, None, None) or (profile == 'quick' and dataset != 'digits')
     return Plan('table1', 'custom' if custom else profile, dataset, numbers('n', n, 1 if profile == 'smoke' else 2, pool), numbers('seeds', seeds if seeds is not None else {'paper': '1,2,3'}.get(profile, '1'), 0), setup,
                 Path(out) if dry_run and out else runs_dir() if out is None else writable_dir(out), pick_device(device), data, size, dry_run)
@@ -329,20 +329,21 @@ def describe(plan: Plan) -> pd.DataFrame: # one column of text
         'read at': f'iterations {" and ".join(f"{b:,}" for b in plan.setup.budgets)}; {len(plan.setup.snapshots)} points on the curve',
         'sampling': f'{plan.setup.samples:,} images per point, {plan.setup.steps} Heun steps ({2 * plan.setup.steps - 1} NFE)',
         'operations': f'{training / 1e15:,.3g} PFLOP of training, {sampling / 1e15:,.3g} of sampling'}
-    if plan.profile == 'paper' or plan.dry_run: rows['on an H200'] = f'about {(training + sampling) / H200_FLOPS / 3600:.2g} hours, assuming 40 % of 790 TFLOP/s'
-    if plan.profile != 'paper' and not plan.dry_run: rows['here'] = f'about {estimate_minutes(plan, training + sampling):.0f} minutes on {plan.device} from scratch, by a measured rate; {sum(iterations_done(r, plan.out) == c.iters for r in plan.runs)} of {len(plan.runs)} runs are cached'
+    if plan.profile == 'paper': rows['on an H200'] = f'about {(training + sampling) / H200_FLOPS / 3600:.2g} hours, assuming 40 % of 790 TFLOP/s'
+    if plan.profile != 'paper':
+        rows['here'] = f'about {estimate_minutes(plan, shape, training + sampling):.0f} minutes on {plan.device} from scratch, by a measured rate'
+        if not plan.dry_run: rows['here'] += f'; {sum(iterations_done(r, plan.out) == c.iters for r in plan.runs)} of {len(plan.runs)} runs are cached'
     return pd.DataFrame(dict(value=rows))
 
 # %% ../nbs/18_repro.ipynb #d44e43d1
-def estimate_minutes(plan: Plan, flops: float) -> float:
+def estimate_minutes(plan: Plan, shape: tuple, flops: float) -> float:
     "How long a plan takes on this machine, from a forward pass of a quarter of a second."
-    images = load_split(plan.dataset, plan.data, plan.size).pool
-    net = make_net(plan.setup.train.net, images.resolution, images.channels, augment_dim=9 if plan.setup.train.augment else 0).to(plan.device).eval()
-    x, threads = torch.zeros(32, *images.pixels.shape[1:], device=plan.device), torch.get_num_threads()
+    net = make_net(plan.setup.train.net, shape[-1], shape[0], augment_dim=9 if plan.setup.train.augment else 0).to(plan.device).eval()
+    x, threads = torch.zeros(32, *shape, device=plan.device), torch.get_num_threads()
     if plan.device.type == 'cpu': torch.set_num_threads(1)
     with torch.no_grad():
         net(x, torch.zeros(32, device=plan.device)); begun, done = time.monotonic(), 0
         while time.monotonic() - begun < .25: net(x, torch.zeros(32, device=plan.device)).sum().item(); done += 32
-    rate = done * forward_flops(plan.setup.train, tuple(images.pixels.shape[1:])) / (time.monotonic() - begun)
+    rate = done * forward_flops(plan.setup.train, shape) / (time.monotonic() - begun)
     torch.set_num_threads(threads)
     return flops / rate / 60 / (min(len(plan.runs), os.cpu_count()) if plan.device.type == 'cpu' else 1)

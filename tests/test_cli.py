@@ -19,6 +19,10 @@ def test_help(command):
 def test_bad_input_is_one_line(tmp_path):
     done = cli('data', 'make', tmp_path/'nothing', tmp_path/'out.zip')
     assert done.returncode == 2 and done.stderr.startswith('Error: src=') and len(done.stderr.strip().splitlines()) == 1 and not (tmp_path/'out.zip').exists()
+    done = cli('reproduce', 'repro_table1', '-p', 'n')
+    assert done.returncode == 2 and 'NAME=VALUE' in done.stderr
+    done = cli('reproduce', 'repro_table1', '--profile', 'smoke', '-p', 'n=0', '--out', tmp_path/'runs')
+    assert done.returncode == 2 and "Error: n='0' is not allowed" in done.stderr and 'Traceback' not in done.stderr
     done = cli('reproduce', 'repro_table9')
     assert done.returncode == 2 and 'repro_table1' in done.stderr
 

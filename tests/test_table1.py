@@ -146,3 +146,9 @@ def test_real_images(tmp_path, data_dir):
     assert code == 0, text
     rows = rows_of(tmp_path)
     assert {r.labels['dataset'] for r in rows} == {'cifar10'} and any('pixels-' in r.metric_id for r in rows)
+
+
+def test_a_dry_run_checks_what_is_given():
+    with pytest.raises(BadInput, match='data='): repro.plan_table1(dataset='cifar10', profile='paper', data='/no/such.zip', dry_run=True, device='cpu')
+    words = repro.describe(repro.plan_table1(n=20, profile='smoke', dry_run=True, device='cpu')).value
+    assert 'minutes on cpu' in words['here'] and 'on an H200' not in words

@@ -63,6 +63,7 @@ class TwoRegimeLoss:
     "The main paper's loss: EDM's below sigma_n, the ambient (double Tweedie) loss on one fixed noisy copy at and above it."
     sigma_n: float         # threshold and std of the fixed noise, >= 0; 0 is the EDM loss
     sigma_data: float = .5 # std of the data, > 0
+    weight: Callable = edm_weight # (sigma, sigma_data) -> weight, such as those in WEIGHTS
 
     def __post_init__(self): check_float('sigma_n', self.sigma_n, 0)
 
@@ -82,7 +83,7 @@ class TwoRegimeLoss:
         x = target + torch.where(ambient, (s**2 - self.sigma_n**2).clamp(min=0).sqrt(), s) * z
         a = torch.where(ambient, ambient_share(s, self.sigma_n), torch.ones_like(s))
         error = a * D(x, sigma, labels, **kwargs) + (1 - a) * x - target
-        return (edm_weight(s, self.sigma_data) * error.square()).flatten(1).sum(1)
+        return (self.weight(s, self.sigma_data) * error.square()).flatten(1).sum(1)
 
 # %% ../nbs/08_losses.ipynb #75ad53e0
 class TwoRegimeOptimum:

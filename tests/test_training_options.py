@@ -20,7 +20,7 @@ IMAGES = digits()[0].take(range(32))
 def test_every_preconditioning_learns_and_samples(precond, sigma_n, tmp_path):
     config = replace(CONFIG, precond=precond, sigma_n=sigma_n)
     folder = fit(config, IMAGES, tmp_path/'run', device='cpu')
-    D, start, (draws, kwargs) = load_denoiser(folder, 40, config, (1, 8, 8)), make_denoiser(config, (1, 8, 8)), Trainer(config, IMAGES).batch()
+    D, start, (draws, _) = load_denoiser(folder, 40, config, (1, 8, 8)), make_denoiser(config, (1, 8, 8)), Trainer(config, IMAGES).batch()
     assert type(D) is PRECONDS[precond] and make_loss(config).weight is WEIGHTS[precond]
     with torch.no_grad(): assert make_loss(config)(D, *draws).sum() < make_loss(config)(start, *draws).sum()
     assert sample(D, range(4), (1, 8, 8), steps=6).isfinite().all()

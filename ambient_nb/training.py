@@ -34,13 +34,14 @@ PRECISIONS = dict(fp32=None, bf16=torch.bfloat16, fp16=torch.float16) # name -> 
 # %% ../nbs/11_training.ipynb #d220d9ce
 def at_precision(D: nn.Module,            # a preconditioned network, its network in `D.model`
                  precision: str = 'fp32', # one of PRECISIONS
-                 compile: bool = False,   # also let torch.compile rewrite the network
+                 compile: bool = False,   # also let torch.compile rewrite the network, on a GPU into CUDA graphs
                 ) -> nn.Module:           # the same denoiser
     "Let a denoiser's network compute in 16 bits; what goes in, what comes out and the weights stay float32."
     check_choice('precision', precision, PRECISIONS)
-    if precision == 'fp16' and next(D.parameters()).device.type == 'cpu': raise BadInput('precision', precision, 'fp32 or bf16 on a CPU, where float16 has no fast arithmetic')
+    device = next(D.parameters()).device.type
+    if precision == 'fp16' and device == 'cpu': raise BadInput('precision', precision, 'fp32 or bf16 on a CPU, where float16 has no fast arithmetic')
     D.model.compute_dtype = PRECISIONS[precision]
-    if compile: D.model.compile()
+    if compile: D.model.compile(mode='reduce-overhead' if device == 'cuda' else None)
     return D
 
 # %% ../nbs/11_training.ipynb #d823cc8b
@@ -75,7 +76,7 @@ class TrainConfig:
     label_dim: int = 0           # classes that the network is told, 0 for none
     seed: int = 0                # of weights, order, levels and noise
     precision: str = 'fp32'      # of the network's arithmetic: fp32, bf16, or on a GPU fp16
-    compile: bool = False        # let torch.compile rewrite the network
+    compile: bool = False        # let torch.compile rewrite the network, on a GPU into CUDA graphs
 
     def __post_init__(self):
         for name in ('iters', 'batch'): check_int(name, getattr(self, name), 1)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SamplerStep', 'predict', 'check_levels', 'round_level', 'churn_noise', 'Churn', 'heun', 'ablation', 'euler', 'levels',
-           'start_noise', 'sample', 'Guided']
+           'start_noise', 'sample', 'Guided', 'Switched']
 
 # %% ../nbs/09_sampling.ipynb #15a0ca3a
 import math
@@ -217,3 +217,19 @@ class Guided:
         if labels is None or labels.ndim != 2: raise BadInput('labels', None if labels is None else tuple(labels.shape), f'one-hot, of shape ({len(x)},label_dim): guidance needs a class')
         free = self.D(x, sigma, torch.zeros_like(labels))
         return free + self.scale * (self.D(x, sigma, labels) - free)
+
+# %% ../nbs/09_sampling.ipynb #75933fe1
+class Switched:
+    "One denoiser below a level, another from there upwards."
+    def __init__(self,
+                 low,          # a denoiser, for sigma < split
+                 high,         # a denoiser, for sigma >= split
+                 split: float, # level, >= 0
+                ):
+        self.low, self.high, self.split = low, high, check_float('split', split, 0)
+
+    def __call__(self, x, sigma, labels=None):
+        "Denoise; the levels of a batch lie on one side of the split."
+        s = torch.as_tensor(sigma)
+        if (s >= self.split).any() != (s >= self.split).all(): raise BadInput('sigma', [s.min().item(), s.max().item()], f'on one side of split={self.split:g}')
+        return (self.high if (s >= self.split).all() else self.low)(x, sigma, labels)

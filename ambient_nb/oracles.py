@@ -88,7 +88,7 @@ class MixtureDenoiser:
         return ((r * self.means.flatten(1).to(x.device)).sum(1) + shift).reshape(x.shape).to(x.dtype)
 
 # %% ../nbs/07a_oracles.ipynb #9e8e98b1
-EXACT = 2**23  # numbers of the data held in float64 at a time: 64 MiB
+EXACT = 2**22  # numbers of the data held in float64 at a time: 32 MiB
 PAIRS = 2**22  # pairs of a noisy and a training image looked at together: 32 MiB a matrix
 
 # %% ../nbs/07a_oracles.ipynb #5fddacdf
@@ -97,13 +97,14 @@ class EmpiricalDenoiser:
     def __init__(self,
                  images: torch.Tensor, # (N,C,H,W) in [-1,1], float; not copied when large
                  labels: torch.Tensor | None = None, # (N,) whole numbers >= 0, the class of each; None for a denoiser without classes
-                 chunk: int = 2048,    # training images in a matrix product
+                 chunk: int = 8192,    # training images in a matrix product
                 ):
         if images.ndim != 4 or not len(images) or not images.is_floating_point(): raise BadInput('images', f'{images.dtype} {tuple(images.shape)}', 'float, of shape (N,C,H,W) with N >= 1')
         self.shape, self.chunk = images.shape[1:], check_int('chunk', chunk, 1)
         self.images = images.flatten(1) if images.dtype in (torch.float32, torch.float64) else images.flatten(1).float()
         self.half_norms = torch.cat([part.double().square().sum(1) / 2 for part in self.images.split(self.chunk)])
         if not self.half_norms.isfinite().all(): raise BadInput('images', 'NaN or infinite', 'finite')
+        self.reach = (2 * self.half_norms.max()).sqrt() # the largest norm
         self.small = self.images.double() if self.images.numel() <= EXACT else None
         self.classes = None if labels is None else torch.as_tensor(labels, device=images.device)
         if labels is not None and (tuple(self.classes.shape) != (len(images),) or self.classes.is_floating_point() or self.classes.min() < 0):
@@ -129,7 +130,7 @@ class EmpiricalDenoiser:
         narrow = flat.to(self.images.dtype)
         exponents = torch.cat([narrow @ part.T for part in self.images.split(self.chunk)], 1).double().sub_(self.half_norms).div_(variance)
         if outside is not None: exponents.masked_fill_(outside, -math.inf)
-        off = (flat.shape[1] + 2) * torch.finfo(narrow.dtype).eps * flat.norm(dim=1, keepdim=True) * (2 * self.half_norms.max()).sqrt() / variance
+        off = (flat.shape[1] + 2) * torch.finfo(narrow.dtype).eps * flat.norm(dim=1, keepdim=True) * self.reach / variance
         best = exponents.topk(min(len(self.half_norms), max(1, EXACT // (flat.numel() or 1))), 1)
         in_play = best.values[:, :1] - 2 * off - math.log(len(self.half_norms) * 1e16)
         picked = best.indices[best.values >= in_play].unique()
@@ -148,8 +149,8 @@ class EmpiricalDenoiser:
         if outside is not None: exponents = exponents.masked_fill(outside[:, picked], -math.inf)
         if crowd is None: return picked, near, exponents.softmax(1), None
         top = torch.maximum(exponents.amax(1, True), crowd.amax(1, True))
-        few, many = (exponents - top).exp(), crowd.sub_(top).exp_()
-        total = few.sum(1, True) + many.sum(1, True)
+        few, many = (exponents - top).exp(), crowd.sub_(top).to(self.images.dtype).exp_()
+        total = few.sum(1, True) + many.sum(1, True, dtype=torch.float64)
         return picked, near, few / total, many.div_(total)
 
     def blocks(self, x, sigma, labels): # noisy images, levels and classes -> arguments of `posterior`, a block of rows at a time
@@ -168,7 +169,7 @@ class EmpiricalDenoiser:
         out = []
         for block in self.blocks(x, sigma, labels):
             picked, _, few, many = self.posterior(*block)
-            many = few.new_zeros(len(few), len(self.half_norms)) if many is None else many
+            many = few.new_zeros(len(few), len(self.half_norms)) if many is None else many.double()
             many[:, picked] = few
             out.append(many)
         return torch.cat(out)
@@ -180,6 +181,6 @@ class EmpiricalDenoiser:
             _, near, few, many = self.posterior(*block)
             mean = few @ near
             if many is not None:
-                for w, part in zip(many.to(self.images.dtype).split(self.chunk, 1), self.images.split(self.chunk)): mean += w @ part
+                for w, part in zip(many.split(self.chunk, 1), self.images.split(self.chunk)): mean += w @ part
             out.append(mean)
         return torch.cat(out).reshape(len(x), *self.shape).to(x.dtype)

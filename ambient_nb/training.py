@@ -73,6 +73,7 @@ class TrainConfig:
     precond: str = 'edm'         # preconditioning, law of the levels and weight: edm, vp, ve or iddpm; P_mean, P_std and sigma_data are edm's
     augment: float = 0.          # probability of EDM's augmentation pipeline
     noise: str = 'after'         # the fixed noise is added after augmentation, before it, or is no fixed noise but fresh at each look
+    compensate: bool = False     # ablation: the two-regime weight divided by a^2
     label_dim: int = 0           # classes that the network is told, 0 for none
     seed: int = 0                # of weights, order, levels and noise
     precision: str = 'fp32'      # of the network's arithmetic: fp32, bf16, or on a GPU fp16
@@ -85,7 +86,8 @@ class TrainConfig:
         for name in ('sigma_n', 'weight_decay', 'ramp_kimg'): check_float(name, getattr(self, name), 0)
         for name in ('lr', 'ema_kimg', 'sigma_data'): check_float(name, getattr(self, name), 0, open_lo=True)
         check_float('augment', self.augment, 0, 1, open_hi=False)
-        check_choice('precision', self.precision, PRECISIONS); check_choice('compile', self.compile, (False, True))
+        check_choice('precision', self.precision, PRECISIONS)
+        for name in ('compile', 'compensate'): check_choice(name, getattr(self, name), (False, True))
 
 # %% ../nbs/11_training.ipynb #148f07d7
 def make_denoiser(config: TrainConfig,
@@ -104,7 +106,7 @@ def make_law(config: TrainConfig): # with `.sigma(normals)` and `.share_above(si
 def make_loss(config: TrainConfig): # (D, y, noise, sigma, z, labels, ...) -> (B,)
     "The loss of a run: EDM's kind, or the main paper's where sigma_n > 0."
     weight = WEIGHTS[config.precond]
-    return TwoRegimeLoss(config.sigma_n, config.sigma_data, weight) if config.sigma_n else EDMLoss(config.sigma_data, weight)
+    return TwoRegimeLoss(config.sigma_n, config.sigma_data, config.compensate, weight=weight) if config.sigma_n else EDMLoss(config.sigma_data, weight)
 
 # %% ../nbs/11_training.ipynb #3be14a09
 def ema_beta(batch: int,        # images per step

@@ -4,9 +4,10 @@ import pytest
 from ambient_nb.core import BadInput, bcast, rng, stream
 from ambient_nb.corruptions import GaussianNoise, fixed_normal
 from ambient_nb.data import digits, order, to_float
-from ambient_nb.denoisers import EDMPrecond, EmpiricalDenoiser
+from ambient_nb.denoisers import EDMPrecond
 from ambient_nb.losses import EDMLoss, TwoRegimeLoss, TwoRegimeOptimum
 from ambient_nb.networks import make_net
+from ambient_nb.oracles import EmpiricalDenoiser
 from ambient_nb.sampling import heun, sample, start_noise
 from ambient_nb.schedules import LogNormal, edm_sigmas
 
@@ -65,8 +66,8 @@ def test_fixed_noise_is_a_function_of_seed_and_id():
 def test_noise_algebra():
     x, z = torch.zeros(1, 1, 300, 300), torch.randn(1, 1, 300, 300, generator=rng(0, 'z'))
     y = GaussianNoise(3.).corrupt(x, [0])
-    assert abs(GaussianNoise(3.).further(y, 5., z).std() - 5) < .05
-    with pytest.raises(BadInput, match='sigma'): GaussianNoise(3.).further(y, 2., z)
+    assert abs(GaussianNoise(3.).noised_to(y, 5., z).std() - 5) < .05
+    with pytest.raises(BadInput, match='sigma'): GaussianNoise(3.).noised_to(y, 2., z)
     for bad in (-1., float('nan')):
         with pytest.raises(BadInput, match='sigma_n'): GaussianNoise(bad)
 

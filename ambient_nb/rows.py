@@ -91,6 +91,9 @@ def verdict(claim: Claim | None,
         if not comparable: return 'not comparable'
         return 'agree' if ours.lo - claim.reading_error <= claim.printed <= ours.hi + claim.reading_error else 'disagree'
     if ours.over != 'seeds' or ours.n < 3: return f'underpowered ({ours.n if ours.over == "seeds" else "too few"} seed{"" if ours.n == 1 else "s"})'
+    if claim.inequality == '=':
+        if -claim.margin < ours.lo and ours.hi < claim.margin: return 'same direction'
+        return 'opposite direction' if ours.lo > 0 or ours.hi < 0 else 'underpowered (the interval is wider than the margin)'
     below, above = (ours.hi < 0, ours.lo > 0) if claim.inequality != '<=' else (ours.hi <= 0, ours.lo > 0)
     agrees, opposes = (above, below) if claim.inequality == '>' else (below, above)
     return 'same direction' if agrees else 'opposite direction' if opposes else 'underpowered (the interval contains zero)'
@@ -160,7 +163,7 @@ def row_of(plan: Plan,
     "A row of a plan."
     found = next((c for p in papers().values() for c in p.claims if c.id == claim_id), None)
     labels = dict(dataset=plan.dataset, n=m.arm.n, method=method, it=it, metric=metric, budget=m.arm.budgets.index(it) if it in m.arm.budgets else None) | labels
-    return Row('/'.join(map(str, (plan.item, plan.dataset, m.arm.n, labels.get('pair', method), it, metric))), labels, ours, detail, found and found.id, found and found.printed, verdict(found, ours, profile=plan.profile),
+    return Row('/'.join(map(str, (plan.item, plan.dataset, m.arm.n, labels.get('pair', method), it, metric))), labels, ours, detail, found and found.id, found and found.printed, verdict(found, ours, profile=plan.profile, comparable=plan.profile == 'paper'),
                metric_id(metric, m.encoder), m.shas, plan.seeds, SELECTION, content_hash(dict(setup=dict(asdict(plan.setup), train=identity(plan.setup.train)), arm=identity(m.arm.train))), plan.profile, core.NUMERICS, cost or {}, provenance(plan.device))
 
 # %% ../nbs/18c_rows.ipynb #665203fd

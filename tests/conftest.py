@@ -17,7 +17,7 @@ DATA = os.environ.get('AMBIENT_NB_DATA')
 def own_folders(tmp_path_factory):
     "Runs and cache of this process, away from the user's."
     base = tmp_path_factory.mktemp('ambient_nb')
-    os.environ.update(AMBIENT_NB_RUNS=str(base/'runs'))
+    os.environ.update(AMBIENT_NB_RUNS=str(base/'runs'), AMBIENT_NB_CLAIMS=str(base/'claims.json'))
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 import json, os, shutil, signal, subprocess, sys, time
 from pathlib import Path
 import nbformat, pytest
-from ambient_nb import publish, repro, rows as rowing
+from ambient_nb import plans, publish, repro, rows as rowing, suite
 from ambient_nb.checkpoints import Damaged
 from ambient_nb.core import BadInput
 
@@ -63,7 +63,7 @@ def test_kill_9_and_again(done, tmp_path):
 
 def test_damage_is_refused(done, tmp_path):
     out = tmp_path/'copy'; shutil.copytree(done, out)
-    plan = repro.plan_table1(**SMALL, out=out/'runs')
+    plan = plans.plan('table1', **SMALL, out=out/'runs')
     rows = next((out/'runs'/'rows').glob('*.json'))
     rows.write_text(rows.read_text().replace('"value": ', '"value": 1', 1))
     with pytest.raises(Damaged, match=rows.name): rowing.load_rows(rows)
@@ -75,12 +75,12 @@ def test_damage_is_refused(done, tmp_path):
     assert rowing.same_numbers(rowing.collect(plan), rows_of(done))
 
 
-@pytest.mark.parametrize('name, value', [('n', 0), ('n', -5), ('n', 10**6), ('n', '300x'), ('n', '20,20'), ('n', None), ('dataset', 'mnist'), ('profile', 'fast'), ('sigma_n', -1), ('sigma_n', float('nan')), ('sigma_n', 0),
+@pytest.mark.parametrize('name, value', [('n', 0), ('n', -5), ('n', 10**6), ('n', '300x'), ('n', '20,20'), ('dataset', 'mnist'), ('profile', 'fast'), ('sigma_n', -1), ('sigma_n', float('nan')), ('sigma_n', 0),
                                          ('iters', 0), ('iters', 'many'), ('seeds', '1,1'), ('seeds', -1), ('seeds', 'a'), ('device', 'tpu9'), ('size', 3), ('dry_run', 'perhaps'), ('sigman', .4), ('data', '/no/such.zip')])
 def test_bad_parameters(name, value, tmp_path):
     given = {**SMALL, 'out': tmp_path/'runs', name: value}
     if name == 'data': given['dataset'] = 'cifar10'
-    with pytest.raises(BadInput) as e: repro.plan_table1(**given)
+    with pytest.raises(BadInput) as e: plans.plan('table1', **given)
     if name == 'sigman': name, value = 'parameter', 'sigman'
     assert e.value.name == name and repr(value) in str(e.value) and 'must be' in str(e.value)
     assert not list(tmp_path.rglob('*.json')), 'something was written'
@@ -88,7 +88,7 @@ def test_bad_parameters(name, value, tmp_path):
 
 def test_an_unwritable_out_is_refused(tmp_path):
     (tmp_path/'file').write_text('')
-    with pytest.raises(BadInput, match='out='): repro.plan_table1(**SMALL, out=tmp_path/'file'/'runs')
+    with pytest.raises(BadInput, match='out='): plans.plan('table1', **SMALL, out=tmp_path/'file'/'runs')
 
 
 def test_bad_input_in_the_notebook_is_one_clear_error(tmp_path):
@@ -99,8 +99,8 @@ def test_bad_input_in_the_notebook_is_one_clear_error(tmp_path):
 
 @pytest.mark.parametrize('dataset', ['cifar10', 'ffhq', 'tinyimagenet'])
 def test_the_papers_plan_needs_neither_data_nor_gpu(dataset):
-    plan = repro.plan_table1(n='300,1000,3000', dataset=dataset, profile='paper', dry_run=True, device='cpu')
-    words = repro.describe(plan).value
+    plan = plans.plan('table1', n='300,1000,3000', dataset=dataset, profile='paper', dry_run=True, device='cpu')
+    words = plans.describe(plan).value
     c = plan.setup.train
     assert (c.lr, c.weight_decay, c.batch * c.iters, plan.setup.steps, plan.setup.samples, c.ema_kimg) == (1e-4, .01, 40_960_000 if dataset == 'tinyimagenet' else 7_680_000, 40, 50_000, 500)
     assert 'hours' in words['on an H200'] and 'PFLOP' in words['operations']
@@ -109,7 +109,7 @@ def test_the_papers_plan_needs_neither_data_nor_gpu(dataset):
 
 def test_flops_of_the_papers_network():
     "EDM’s own network was measured at 42.4 GFLOP a forward image; ours leaves out its depthwise resampling filters (2 %)."
-    assert abs(repro.forward_flops(repro.paper_setup('cifar10').train, (3, 32, 32)) / 41.5e9 - 1) < .01
+    assert abs(plans.forward_flops(suite.main_setup('cifar10').train, (3, 32, 32)) / 41.5e9 - 1) < .01
 
 
 def test_profiles(monkeypatch):
@@ -117,8 +117,8 @@ def test_profiles(monkeypatch):
     monkeypatch.setenv('AMBIENT_NB_PROFILE', 'smoke'); assert repro.pick_profile('auto', None, None) == ('smoke', 'digits')
     monkeypatch.setenv('AMBIENT_NB_PROFILE', 'huge')
     with pytest.raises(BadInput, match='AMBIENT_NB_PROFILE'): repro.pick_profile('auto', None, None)
-    with pytest.raises(BadInput, match='profile'): repro.setup_for('paper', 'digits')
-    assert repro.plan_table1(n=20, profile='quick', iters=10, device='cpu').profile == 'custom'
+    with pytest.raises(BadInput, match='profile'): suite.setup_for('paper', 'digits')
+    assert plans.plan('table1', n=20, profile='quick', iters=10, device='cpu').profile == 'custom'
 
 
 def test_publishing_changes_no_source(done, tmp_path):
@@ -149,6 +149,6 @@ def test_real_images(tmp_path, data_dir):
 
 
 def test_a_dry_run_checks_what_is_given():
-    with pytest.raises(BadInput, match='data='): repro.plan_table1(dataset='cifar10', profile='paper', data='/no/such.zip', dry_run=True, device='cpu')
-    words = repro.describe(repro.plan_table1(n=20, profile='smoke', dry_run=True, device='cpu')).value
+    with pytest.raises(BadInput, match='data='): plans.plan('table1', dataset='cifar10', profile='paper', data='/no/such.zip', dry_run=True, device='cpu')
+    words = plans.describe(plans.plan('table1', n=20, profile='smoke', dry_run=True, device='cpu')).value
     assert 'minutes on cpu' in words['here'] and 'on an H200' not in words

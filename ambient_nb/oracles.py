@@ -151,7 +151,7 @@ class EmpiricalDenoiser:
         top = torch.maximum(exponents.amax(1, True), crowd.amax(1, True))
         few, many = (exponents - top).exp(), crowd.sub_(top).to(self.images.dtype).exp_()
         total = few.sum(1, True) + many.sum(1, True, dtype=torch.float64)
-        return picked, near, few / total, many.div_(total)
+        return picked, near, few / total, many / total.to(many.dtype)
 
     def blocks(self, x, sigma, labels): # noisy images, levels and classes -> arguments of `posterior`, a block of rows at a time
         "Cut the batch so that memory does not grow with it."

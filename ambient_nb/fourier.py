@@ -10,7 +10,7 @@ __all__ = ['SITES', 'to_complex', 'to_real', 'fourier', 'coil_maps', 'MRILines',
 import math
 from dataclasses import KW_ONLY, dataclass
 import torch
-from .core import BadInput, check_float, check_int, rng
+from .core import BadInput, check_float, check_int
 from .corruptions import Mask, check_batch, check_ids, per_image
 
 # %% ../nbs/04b_fourier.ipynb #d962ebbd
@@ -239,7 +239,6 @@ class UVTracks(FourierSet):
         source = math.radians(self.declination), 6.371e9 / self.wavelength
         day = 2 * math.pi * torch.arange(288, dtype=torch.float64) / 288                                # every five minutes
         starts = day[uv_tracks(day, *source)[1].any(1)]
-        if not len(starts): raise BadInput('declination', self.declination, 'of a source that two of SITES see together')
         start = per_image(ids, lambda g: starts[torch.randint(len(starts), (), generator=g)], self.seed, 'hour')[:, None]
         uv, seen = uv_tracks(start + 2 * math.pi * torch.linspace(0, self.hours / 24, self.times), *source)
         pixel = math.radians(self.fov / 3.6e9) / self.size

@@ -44,7 +44,7 @@ def coil_maps(coils: int,   # how many, >= 1
     v, u = torch.meshgrid(*(torch.linspace(-1, 1, n, dtype=torch.float64) for n in (height, width)), indexing='ij')
     angle = 2 * math.pi * torch.arange(coils, dtype=torch.float64)[:, None, None] / coils
     across, along = torch.sin(angle), torch.cos(angle)
-    size = torch.exp(-2 * ((v - 1.2 * across)**2 + (u - 1.2 * along)**2))
+    size = torch.exp(-((v - 1.2 * across)**2 + (u - 1.2 * along)**2))
     return torch.polar(size / size.square().sum(0).sqrt(), angle + math.pi / 2 * (u * along + v * across))
 
 # %% ../nbs/04b_fourier.ipynb #897e5842

@@ -9,6 +9,7 @@ __all__ = ['Masked', 'masks_of', 'fixed_mask', 'pushed', 'reconstruction_guidanc
 from typing import Callable, Iterator
 import torch
 from .core import BadInput, check_float, check_int
+from .fourier import FourierSet, MRILines
 from .sampling import SamplerStep, check_levels, heun, predict
 
 # %% ../nbs/09a_inverse.ipynb #811b3d15
@@ -35,7 +36,7 @@ def masks_of(operator,          # with `further_mask`, such as PixelMask
              draw: int = 0,     # which mask
             ) -> torch.Tensor:  # (B,1 or C,H,W), on the device of x
     "A~ of each sample, as training draws it."
-    if not hasattr(operator, 'further_mask'): raise BadInput('operator', type(operator).__name__, 'one that masks pixels, such as PixelMask')
+    if not hasattr(operator, 'further_mask') or isinstance(operator, (FourierSet, MRILines)): raise BadInput('operator', type(operator).__name__, 'one that masks pixels, such as PixelMask')
     return operator.further_mask(torch.as_tensor(range(len(x)) if seeds is None else list(seeds)), tuple(x.shape[1:]), draw, draw).to(x.device)
 
 # %% ../nbs/09a_inverse.ipynb #0bb1f21a

@@ -72,8 +72,8 @@ def test_draws_become_rows(tmp_path):
     assert (second.claim, second.verdict, second.ours.lo, second.ours.hi) == (None, 'no claim', 7., 7.) and second.metric_id == 'error: largest difference'
     assert rowing.same_numbers(rows, rowing.load_rows(theory.save(p, rows))) and theory.against(rows) == []
     with pytest.raises(BadInput, match='different names'): theory.save(p, rows + rows[:1])
-    with pytest.raises(BadInput, match='finite'): theory.over_draws([1., np.nan])
-    with pytest.raises(BadInput, match='finite'): theory.over_draws([])
+    with pytest.raises(BadInput, match='^values=.*finite'): theory.over_draws([1., np.nan])
+    with pytest.raises(BadInput, match='^values=.*finite'): theory.over_draws([])
 
 
 def test_the_range_of_n_draws_holds_one_more_as_often_as_it_says():

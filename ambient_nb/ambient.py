@@ -74,7 +74,7 @@ class MaskedGaussian(GaussianDenoiser):
         seen = mask.expand(x.shape).flatten(1).double()
         sigma = torch.as_tensor(sigma, dtype=torch.float64, device=x.device).expand(len(x))
         shown = seen[:, :, None] * cov * seen[:, None] + sigma[:, None, None]**2 * torch.eye(len(cov), dtype=torch.float64, device=x.device)
-        parts = seen * torch.linalg.solve(shown, seen * (x.flatten(1).double() - mean))
+        parts = torch.linalg.solve(shown, seen * (x.flatten(1).double() - mean)) # 0 where nothing is seen
         return (mean + parts @ cov).reshape(x.shape).to(x.dtype)
 
 # %% ../nbs/08a_ambient.ipynb #4aedaca5
@@ -113,7 +113,7 @@ def vp_step(*, nature: torch.Tensor | float,  # VP level of the copies
             current: torch.Tensor,            # VP levels, >= nature, any shape
            ) -> tuple:                        # s and c, each of the shape of `current`
     "How a VP copy is noised further: x = s x_n + c z."
-    nature = torch.as_tensor(nature, dtype=current.dtype, device=current.device) # the bits of `current`, so that c is 0 where both are the same level
+    nature = torch.as_tensor(nature, dtype=current.dtype, device=current.device) # the precision of `current`, so that s is 1 and c is 0 where both are the same level
     alpha_n = alpha_of(sigma_vp=nature)
     return alpha_of(sigma_vp=current) / alpha_n, ((current - nature) * (current + nature)).clamp(min=0).sqrt() / alpha_n
 

@@ -203,8 +203,8 @@ class RandomBox(Mask):
     def draw_further(self, mask: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         "A second one, uniform over the places that are apart from the first."
         if torch.rand((), generator=generator) >= self.delta: return torch.ones_like(mask)
+        if max((side - self.size + 1) // 2 for side in mask.shape[1:]) < self.size: raise BadInput('size', self.size, f'small enough that a second square fits beside one in the middle of {mask.shape[1]}x{mask.shape[2]} px')
         apart = (torch.nn.functional.avg_pool2d(1 - mask, self.size, stride=1)[0] == 0).nonzero()
-        if not len(apart): raise BadInput('size', self.size, f'small enough for two squares side by side anywhere in {mask.shape[1]}x{mask.shape[2]} px')
         top, left = apart[torch.randint(len(apart), (), generator=generator)].tolist()
         more = torch.ones_like(mask); more[:, top:top + self.size, left:left + self.size] = 0
         return more

@@ -131,7 +131,7 @@ class EmpiricalDenoiser:
         exponents = torch.cat([narrow @ part.T for part in self.images.split(self.chunk)], 1).double().sub_(self.half_norms).div_(variance)
         if outside is not None: exponents.masked_fill_(outside, -math.inf)
         off = (flat.shape[1] + 2) * torch.finfo(narrow.dtype).eps * flat.norm(dim=1, keepdim=True) * self.reach / variance
-        best = exponents.topk(min(len(self.half_norms), max(1, EXACT // (flat.numel() or 1))), 1)
+        best = exponents.detach().topk(min(len(self.half_norms), max(1, EXACT // (flat.numel() or 1))), 1)
         in_play = best.values[:, :1] - 2 * off - math.log(len(self.half_norms) * 1e16)
         picked = best.indices[best.values >= in_play].unique()
         if not (best.values[:, -1:] >= in_play).any(): return picked, None
@@ -148,10 +148,10 @@ class EmpiricalDenoiser:
         exponents = (flat @ near.T - self.half_norms[picked]) / variance
         if outside is not None: exponents = exponents.masked_fill(outside[:, picked], -math.inf)
         if crowd is None: return picked, near, exponents.softmax(1), None
-        top = torch.maximum(exponents.amax(1, True), crowd.amax(1, True))
+        top = torch.maximum(exponents.detach().amax(1, True), crowd.detach().amax(1, True))
         few, many = (exponents - top).exp(), crowd.sub_(top).to(self.images.dtype).exp_()
         total = few.sum(1, True) + many.sum(1, True, dtype=torch.float64)
-        return picked, near, few / total, many.div_(total)
+        return picked, near, few / total, many / total.to(many.dtype)
 
     def blocks(self, x, sigma, labels): # noisy images, levels and classes -> arguments of `posterior`, a block of rows at a time
         "Cut the batch so that memory does not grow with it."

@@ -253,6 +253,19 @@ def test_no_gradient_at_nature(nature):
     assert (TweedieVPLoss(nature)(lambda x, s, labels: x, y, torch.full((16,), nature), z) == 0).all()
 
 
+def test_levels_below_are_raised():
+    "What a denoiser is asked about a noisy image is never below the image's own noise."
+    y, noise, sigma, z = draws()
+    clean, vp, seen = NOISY[:16], vp_level(sigma_ve=sigma), []
+    def D(x, s, labels): seen.append(s); return x
+    assert (sigma < .4).any() and (sigma > .4).any()
+    MixtureLoss(.4)(D, y, clean, sigma, z), TweedieLoss(.4)(D, y, sigma, z), TweedieVPLoss(.5)(D, y, vp, z)
+    assert torch.equal(seen[0][clean], sigma[clean]) and torch.equal(seen[0][~clean], sigma[~clean].clamp(min=.4))
+    assert torch.equal(seen[1], sigma.clamp(min=.4)) and torch.equal(seen[2], ve_level(sigma_vp=vp.clamp(min=.5)))
+    for nature in torch.linspace(.01, .99, 99).tolist():
+        assert (TweedieVPLoss(nature)(D, y[:2], torch.full((2,), nature), z[:2]) == 0).all()
+
+
 def test_zero_sigma_n_is_edm():
     y, noise, sigma, z = draws()
     D, edm = EDMPrecond(make_net(SMALL, seed=0)), EDMLoss()
@@ -404,23 +417,24 @@ def test_jump_is_the_posterior():
 
 # The contract: any denoiser, one number per image, no hidden randomness, clear refusals.
 
-def every_loss(batch=16, it=0, sigma_n=.4) -> dict:
+def every_loss(batch=16, it=0, sigma_n=.4, device='cpu', **more) -> dict:
     "Name -> the loss of a denoiser on one batch of digits."
     y, noise, sigma, z = draws(batch, it)
     copies, clean, ids, op = y + sigma_n * noise, torch.arange(batch) % 4 == 0, torch.arange(batch), PixelMask(.4, delta=.3)
     mask, further, n = op.mask(ids, y.shape[1:]), op.further_mask(ids, y.shape[1:]), vp_level(sigma_ve=sigma_n).item()
     given, vp = torch.where(clean[:, None, None, None], y, copies), vp_level(sigma_ve=sigma)
     jumps, lower = normal(2, 1, batch, 1, 8, 8, name='jumps', seed=it).float(), sigma.clamp(min=sigma_n) / 3
+    y, noise, sigma, z, copies, clean, mask, further, given, vp, jumps, lower = (t.to(device) for t in (y, noise, sigma, z, copies, clean, mask, further, given, vp, jumps, lower))
     return {
-        'edm': lambda D: EDMLoss()(D, y, noise, sigma, z),
-        'two regimes': lambda D: TwoRegimeLoss(sigma_n)(D, y, noise, sigma, z),
-        'compensated': lambda D: TwoRegimeLoss(sigma_n, compensate=True, inclusive=False)(D, y, noise, sigma, z),
-        'ambient': lambda D: AmbientLoss(.4, .3)(D, y, mask, further, sigma, z),
-        'tweedie': lambda D: TweedieLoss(sigma_n)(D, copies, sigma, z),
-        'tweedie vp': lambda D: TweedieVPLoss(n)(D, alpha_of(sigma_vp=n) * copies, vp, z),
-        'tweedie vp increment': lambda D: TweedieVPLoss(n, 'increment')(D, alpha_of(sigma_vp=n) * copies, vp, z),
-        'mixture': lambda D: MixtureLoss(sigma_n)(D, given, clean, sigma, z),
-        'consistency': lambda D: TweedieLoss(sigma_n)(D, copies, sigma, z) + .1 * ConsistencyLoss(sigma_n)(D, copies, lower, jumps, sigma, z),
+        'edm': lambda D: EDMLoss()(D, y, noise, sigma, z, **more),
+        'two regimes': lambda D: TwoRegimeLoss(sigma_n)(D, y, noise, sigma, z, **more),
+        'compensated': lambda D: TwoRegimeLoss(sigma_n, compensate=True, inclusive=False)(D, y, noise, sigma, z, **more),
+        'ambient': lambda D: AmbientLoss(.4, .3)(D, y, mask, further, sigma, z, **more),
+        'tweedie': lambda D: TweedieLoss(sigma_n)(D, copies, sigma, z, **more),
+        'tweedie vp': lambda D: TweedieVPLoss(n)(D, alpha_of(sigma_vp=n) * copies, vp, z, **more),
+        'tweedie vp increment': lambda D: TweedieVPLoss(n, 'increment')(D, alpha_of(sigma_vp=n) * copies, vp, z, **more),
+        'mixture': lambda D: MixtureLoss(sigma_n)(D, given, clean, sigma, z, **more),
+        'consistency': lambda D: TweedieLoss(sigma_n)(D, copies, sigma, z, **more) + .1 * ConsistencyLoss(sigma_n)(D, copies, lower, jumps, sigma, z, **more),
     }
 
 
@@ -438,6 +452,25 @@ def test_any_denoiser(name):
         values = loss(D)
         assert values.shape == (16,) and values.isfinite().all() and values.dtype == torch.float32 and torch.equal(values, loss(D))
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize('name', LOSSES)
+def test_stays_on_its_device(name):
+    "On torch's device without memory: nothing is made elsewhere, and no value is read."
+    network = EDMPrecond(make_net(SMALL, extra_in=int(name == 'ambient'), seed=0)).to('meta')
+    for D in (network, MaskedGaussian(torch.zeros(1, 8, 8), torch.eye(64) / 4)):
+        values = every_loss(4, device='meta')[name](D)
+        assert values.shape == (4,) and values.device.type == 'meta' and values.dtype == torch.float32
+
+
+@pytest.mark.parametrize('name', LOSSES)
+def test_labels_and_more_reach_the_denoiser(name):
+    calls, labels = [], torch.eye(4)
+    class Spy:
+        def __call__(self, x, sigma, labels=None, **kwargs):
+            calls.append((labels, kwargs)); return x
+    every_loss(4, labels=labels, augment_labels='marker')[name](Spy())
+    assert calls and all(got is labels and kwargs.pop('augment_labels') == 'marker' and set(kwargs) <= {'mask'} for got, kwargs in calls)
 
 
 def train(name: str, precision: str, iters: int = 200, batch: int = 8) -> None:

@@ -15,6 +15,7 @@ from gpu_table1 import N, WHEELS, ZIPS
 from ambient_nb.checkpoints import save_json
 from ambient_nb.core import BadInput, check_float, commit
 from ambient_nb.data import find_zip, read_zip, write_zip
+from ambient_nb.features import encoder_for
 
 ROOT = Path(__file__).resolve().parents[1]
 PLATFORMS = [f'manylinux_2_{k}_x86_64' for k in (28, 27, 24, 17)] + ['manylinux2014_x86_64', 'manylinux1_x86_64']
@@ -51,7 +52,7 @@ def pack(part: Path, data: str | None, python: str, wheels: bool, limit: float) 
             fits = size(part) + wheel.stat().st_size <= limit * 2**20
             (packed if fits else left).append(name)
             if fits: (part/'wheels').mkdir(exist_ok=True); shutil.move(wheel, part/'wheels')
-    return f'{size(part) / 2**20:.1f} MiB; wheels: {", ".join(packed) or "none"}' + (f'; no room for {", ".join(left)}' if left else '')
+    return f'{size(part) / 2**20:.1f} MiB; encoder: {encoder_for("cifar10", images).name}; wheels: {", ".join(packed) or "none"}' + (f'; no room for {", ".join(left)}' if left else '')
 
 
 def main() -> None:

@@ -159,7 +159,7 @@ def bench(work: Work) -> dict: # the rows of bench_edm.json, the ceiling of bf16
     begun, file = time.monotonic(), work.out/'bench_edm.json'
     if not file.exists(): run_bench(plan_bench(nets=None if work.smoke else 'ddpmpp-32', device=str(work.device), out=work.out)); say('the bench is done')
     rows = load_json(file)['rows']; print(bench_table(rows).to_string())
-    p = plan_of(work, CHANGES, 1, 10_000)
+    p = plan_of(work, CHANGES, 1, 32 if work.smoke else 10_000)
     work.note(overhead=evaluate(work, 'held-out', p.runs[0], None))
     if 'step' not in work.notes:
         ways = dict(eager=False) if work.smoke else dict(eager=False, compiled=True)

@@ -16,8 +16,8 @@ import pandas as pd
 import torch
 from . import __version__, report
 from .backbones import encoder_named
-from .copies import PART, compare, either_way, excess, fisher, looks_copied, percent, spaces, verdict
-from .core import NUMERICS, BadInput, check_float, pick_device, provenance, runs_dir, writable_dir, write_atomic
+from .copies import PART, Space, compare, either_way, excess, fisher, looks_copied, percent, search, spaces, verdict
+from .core import NUMERICS, BadInput, check_float, check_int, pick_device, provenance, runs_dir, writable_dir, write_atomic
 from .data import Images
 from .features import Encoder, PixelEncoder
 from .memorization import metric_id, summarize
@@ -32,6 +32,7 @@ class Audit:
     train: Pictures           # what they may copy
     holdout: Pictures | None  # images that were never trained on
     encoder: Encoder          # whose space was searched
+    base: tuple[Space, Space] # the training images in the two spaces of `copies.spaces`
     table: pd.DataFrame       # from `compare`; its column `set` says generated or holdout
     threshold: float = 1/3    # of d1/d2, in (0, 1]
     flips: bool = False       # were mirror images compared too?
@@ -53,6 +54,16 @@ class Audit:
     def at(self, threshold: float, # of d1/d2, in (0, 1]
           ) -> 'Audit': # the same search, read with another threshold
         return replace(self, threshold=check_float('threshold', threshold, 0, 1, open_lo=True, open_hi=False))
+
+    def neighbours(self, sample: int, # its number in its set
+                   of: str = 'generated', # or 'holdout'
+                   k: int = 8,        # how many
+                  ) -> pd.DataFrame:  # its k nearest training images: position, name, d (RMS)
+        k, pixels = check_int('k', k, 1, len(self.train)), self.sets[of].pixels[check_int('sample', sample, 0, len(self.sets[of]) - 1)][None]
+        if self.rows(of).set_index('sample').mirrored[sample]: pixels = pixels.flip(-1)
+        query = replace(self.base[0], of=pixels if isinstance(self.encoder, PixelEncoder) else self.encoder(pixels))
+        d, near = (t[0].tolist() for t in search(query, self.base[0], k))
+        return pd.DataFrame(dict(position=near, name=[self.train.names[i] for i in near], d=[x / query.width**.5 for x in d]))
 
     @cached_property
     def counts(self) -> tuple[int, ...]: # samples that look copied, of how many; with held-out images also theirs
@@ -115,8 +126,8 @@ def summary(audit: Audit) -> dict: # JSON-able
 def verdict_html(audit: Audit) -> str: # HTML
     "The verdict: what was counted in large, what it is compared with below."
     words, tone = audit.words
-    first, mark, rest = words.partition(': ' if tone != 'open' else '. ')
-    return f'<div class="verdict {tone}"><p>{escape(first + mark.strip())}</p><p class="soft">{escape(rest)}</p></div>'
+    first, _, rest = words.partition(': ' if tone != 'open' else '. ')
+    return f'<div class="verdict {tone}"><p>{escape(first)}.</p><p class="soft">{escape(rest)}</p></div>'
 
 # %% ../nbs/14f_audit.ipynb #18c8a8a2
 def numbers_html(audit: Audit) -> str: # HTML
@@ -205,15 +216,15 @@ def some_of(pictures: Pictures) -> Images: # the first ones, as many as memory h
     return Images(pictures.pixels[:n], None, torch.arange(n), pictures.source)
 
 # %% ../nbs/14f_audit.ipynb #36df50e7
-def audit(generated,              # samples: folder, zip, tar, .npy, .npz; or data.Images, uint8 tensor or array
-          train,                  # the training images, at least two
-          holdout=None,           # images that were never trained on: the null
+def audit(generated,    # samples: folder, zip, tar, .npy, .npz; or data.Images, uint8 tensor or array
+          train,        # the training images, at least two
+          holdout=None, # images that were never trained on: the null
           encoder: str | Encoder = 'pixels', # a name for `encoder_named`, or an encoder
           out: str | Path | None = None, # folder for report.html, samples.parquet, summary.json; None to write nothing
           *, weights: str | Path | None = None, # file or folder of the encoder's weights, where it needs any
-         threshold: float = 1/3, # of d1/d2, in (0, 1]
-         flips: bool = False, # compare mirror images too, of samples and of held-out images alike
-         size: int | None = None, # bring all pictures to this side in pixels
+          threshold: float = 1/3, # of d1/d2, in (0, 1]
+          flips: bool = False,    # compare mirror images too, of samples and of held-out images alike
+          size: int | None = None, # bring all pictures to this side in pixels
           skip_bad: bool = False, # leave out files that do not open
           device: str | None = None, # for encoders and distances; None for the best one
           cache: str | Path | None = None, # where features are kept; None for `audit` in the runs folder
@@ -233,6 +244,6 @@ def audit(generated,              # samples: folder, zip, tar, .npy, .npz; or da
     def lines(name, p): return compare(p, sets['train'], spaces(p, encoder, cache), base, device=device, desc=name)
     def both(name, p): return either_way(lines(name, p), lines(name, mirrored(p, cache))) if flips else lines(name, p)
     table = pd.concat([both(name, p) for name, p in sets.items() if name != 'train'], ignore_index=True)
-    found = Audit(sets['generated'], sets['train'], sets.get('holdout'), encoder, table, threshold, flips, time.perf_counter() - began)
+    found = Audit(sets['generated'], sets['train'], sets.get('holdout'), encoder, base, table, threshold, flips, time.perf_counter() - began)
     if out is not None: write_report(found, out)
     return found

@@ -77,7 +77,7 @@ body.audit{margin:0 auto;max-width:1100px;padding:28px 20px 60px}
 .audit h1{font-size:24px;margin:0 0 4px}.audit h2{font-size:18px;margin:34px 0 8px}.audit p{margin:6px 0}.audit .soft{color:var(--soft)}
 .audit .verdict{border-left:6px solid var(--soft);background:var(--card);padding:14px 18px;margin:18px 0;font-size:19px}
 .audit .verdict.more{border-color:var(--orange)}.audit .verdict.none{border-color:var(--blue)}.audit .verdict p{margin:0 0 4px}.audit .verdict .soft{font-size:14px}
-.audit table{border-collapse:collapse;font-size:14px;margin:8px 0}.audit th,.audit td{border-bottom:1px solid var(--line);padding:4px 14px 4px 0;text-align:left;vertical-align:top;overflow-wrap:anywhere}
+.audit table{border-collapse:collapse;font-size:14px;margin:8px 0}.audit th,.audit td{border-bottom:1px solid var(--line);padding:4px 14px 4px 0;text-align:left;vertical-align:top;white-space:nowrap}.audit td:last-child{white-space:normal;overflow-wrap:anywhere}
 .audit .cards,.audit .plots{display:flex;flex-wrap:wrap;gap:12px}.audit .card{background:var(--card);border:1px solid var(--line);border-radius:6px;padding:8px 10px}
 .audit .card.marked{border-color:var(--orange);border-width:2px}.audit .card p{font-size:13px;margin:4px 0 0;max-width:330px}
 .audit .row{display:flex;gap:8px}.audit figure{margin:0;width:104px}.audit img{width:104px;height:104px;object-fit:contain;image-rendering:pixelated;background:var(--line)}

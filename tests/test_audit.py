@@ -18,6 +18,7 @@ from ambient_nb.cli import main
 from ambient_nb.copies import Space, excess, fisher, search, verdict
 from ambient_nb.core import BadInput, rng
 from ambient_nb.data import digits, write_zip
+from ambient_nb.explore import ORDERS, Explorer
 from ambient_nb.features import DigitsEncoder
 from ambient_nb.memorization import per_sample
 from ambient_nb.sources import features, read_pictures
@@ -302,6 +303,31 @@ def test_no_folder_of_the_users_is_replaced(tmp_path, cache):
     assert not cache.exists() and report_dir(tmp_path/'empty') and report_dir(tmp_path/'new'/'deep') and not (tmp_path/'new').exists()
 
 
+# --- the panel --------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('encoder', ['pixels', 'digits-cnn'])
+def test_the_panel_follows_its_controls(encoder, cache):
+    found = audit(torch.cat([HELDOUT.pixels[:80], POOL.pixels[:20].flip(-1)]), POOL, HELDOUT.pixels[80:200], encoder=encoder, flips=True, cache=cache)
+    panel = Explorer(found, shown=7)
+    def numbers(): return [int(tile.children[1].description.split(':')[0]) for tile in panel.grid.children]
+    assert numbers() == found.rows()['sample'].head(7).tolist() and found.verdict.split(': ')[0] in panel.verdict.value and panel.page.max == 15
+    panel.threshold.value = .95
+    assert found.at(.95).verdict.split(': ')[0] in panel.verdict.value and found.threshold == 1/3
+    for name, by in ORDERS.items():
+        panel.order.value = name
+        if by is not None: assert numbers() == found.table[found.table.set == 'generated'].sort_values(by[0], ascending=by[1], kind='stable')['sample'].head(7).tolist()
+    panel.page.value = 15
+    assert numbers() == [98, 99]
+    panel.grid.children[1].children[1].click()
+    near = found.neighbours(99)
+    assert panel.chosen == ('generated', 99) and near.position[0] == 19 and near.d[0] < 1e-3 and (near.d.diff()[1:] >= 0).all()
+    assert f'{near.name[7]}, d {near.d[7]:.3g}' in panel.detail.value and panel.detail.value in panel._repr_html_().replace('<h2>Chosen</h2>', '<h2>Chosen</h2><div class="audit">')
+    panel.set.value = 'holdout'; panel.page.value = 1; panel.choose(3)
+    assert numbers() == list(range(7)) and 'holdout image 3' in panel._repr_html_()
+    refused(lambda: panel.choose(10**6), 'sample=')
+    refused(lambda: found.neighbours(0, k=0), 'k=')
+
+
 def test_the_command(tmp_path, folder, monkeypatch, capsys):
     "In this process: a fresh one takes seconds to import torch."
     monkeypatch.chdir(tmp_path)
@@ -319,3 +345,30 @@ def test_the_command(tmp_path, folder, monkeypatch, capsys):
     assert code == 0 and 'no more than the null' in out
     code, _, err = cli(folder, 'train.npy', '--skip-bad', '--encoder', 'fid', '--out', 't')
     assert code == 2 and 'encoder=' in err and 'pixels' in err and not (tmp_path/'t').exists()
+
+
+# --- real data --------------------------------------------------------------------------------------------------------
+
+@pytest.mark.slow
+@pytest.mark.real_data
+@pytest.mark.timeout(3000)
+def test_cifar10_with_planted_copies(data_dir, tmp_path):
+    "34 exact, 33 mirrored and 33 noisy training images among 1,900 of the test set."
+    train, test = data_dir/'cifar10-32x32-train.zip', read_pictures(data_dir/'cifar10-32x32-test.zip', folder=tmp_path).pixels
+    x = read_pictures(train, folder=tmp_path).pixels[torch.randperm(50_000, generator=rng(0, 'plant'))[:100]]
+    noisy = (x[67:].float() + 8 * torch.randn(33, 3, 32, 32, generator=rng(0, 'n'))).round().clamp(0, 255).to(torch.uint8)
+    planted = torch.cat([x[:34], x[34:67].flip(-1), noisy, test[:1900]])
+    found = audit(planted, train, test[5000:7000], flips=True, out=tmp_path/'report', cache=tmp_path/'cache')
+    hits = found.table[found.table.set == 'generated'].set_index('sample').memorized
+    assert hits[:67].all() and hits[67:100].mean() > .9 and hits[100:].sum() <= 5 and found.words[1] == 'more' and found.rows().exact[:67].sum() == 67
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+@pytest.mark.timeout(3000)
+def test_cifar10_test_set_is_its_own_null(data_dir, tmp_path):
+    "The test set holds real near-duplicates: 11 of 10,000 pass the rule, and one half is no more suspicious than the other."
+    test = read_pictures(data_dir/'cifar10-32x32-test.zip', folder=tmp_path).pixels
+    found = audit(test[:5000], data_dir/'cifar10-32x32-train.zip', test[5000:], cache=tmp_path)
+    assert found.table.memorized.sum() == 11 and not found.table.exact.any() and 'no more than the null' in found.verdict
+    assert found.counts[0] + found.counts[2] == 11

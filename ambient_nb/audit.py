@@ -97,6 +97,7 @@ def notes_on(audit: Audit) -> list[str]: # sentences
     for name, p in audit.sets.items():
         out += [f'{name}: {how} ({n:,} of {len(p):,}).' for how, n in p.converted.items()]
         if p.skipped: out.append(f'{name}: {len(p.skipped):,} files did not open and are left out: {"; ".join(list(p.skipped)[:5])}{"; …" if len(p.skipped) > 5 else ""}.')
+    if card := getattr(audit.encoder, 'card', None): out += [f'The encoder {audit.encoder.name} was trained on {card["trained_on"]}.', *(f'Limit of {audit.encoder.name}: {limit}.' for limit in card['limits'])]
     if audit.flips: out.append('Mirror images were compared too, of samples and of held-out images alike.')
     if isinstance(audit.encoder, PixelEncoder): out.append(f'Pixels see exact and slightly changed copies. A copy that is {"" if audit.flips else "mirrored, "}shifted or recoloured is far away in pixels; an encoder may see it.')
     return out
@@ -164,15 +165,15 @@ def audit_html(audit: Audit) -> str: # a whole HTML document
     def pairs(title, text, lines): return [f'<h2>{title}</h2>', words(text), pairs_html(audit, lines)] if len(lines) else []
     mine, n = audit.rows(), len(audit.generated)
     exact, near, rest = mine[mine.exact], mine[mine.memorized & ~mine.exact], mine[~mine.memorized]
-    def first(lines): return 'all' if len(lines) <= SHOWN else f'the first {SHOWN}'
+    def first(lines): return f'all {len(lines):,}' if len(lines) <= SHOWN else f'the first {SHOWN} of {len(lines):,}'
     listed = 'samples.parquet lists every sample.'
     middle = mine.sort_values('ratio', kind='stable').iloc[max(0, n // 2 - 3):][:6]
     parts = [f'<h1>{escape(audit.generated.source)} against {escape(audit.train.source)}</h1>', words(f'Do {n:,} samples copy {len(audit.train):,} training images? Compared in the space {audit.encoder.id}.'), verdict_html(audit),
              '<ul>' + ''.join(f'<li>{escape(note)}</li>' for note in audit.notes) + '</ul>',
              '<h2>How near they are</h2>', words(f'An image looks copied when it is the same to the byte as a training image, or less than {audit.threshold:.3g} times as far from its nearest training image as from the second nearest (shaded). The height is the share of images, on a logarithmic axis.'),
              '<p class="key soft"><span class="k1"></span>samples' + ('' if audit.holdout is None else '<span class="k2"></span>held-out images, the null') + '<span class="k3"></span>looks copied</p>', plots_html(audit),
-             *pairs('Exact copies', f'A sample, its nearest and its second nearest training image; {first(exact)} of {len(exact):,}. {listed}', exact.head(SHOWN)),
-             *pairs('Near copies', f'Not the same to the byte, by the ratio; {first(near)} of {len(near):,}. {listed}', near.head(SHOWN)),
+             *pairs('Exact copies', f'A sample, its nearest and its second nearest training image; {first(exact)}. {listed}', exact.head(SHOWN)),
+             *pairs('Near copies', f'Not the same to the byte, by the ratio; {first(near)}. {listed}', near.head(SHOWN)),
              *pairs('The next ones', 'What comes just above the threshold.', rest.head(6))]
     if audit.holdout is not None: parts += pairs('The same for held-out images', 'The most suspicious of the images that were never trained on: what the rule finds without any copying.', audit.rows('holdout').head(6))
     parts += [*pairs('Ordinary samples', 'From the middle of the ratios, for comparison.', middle), '<h2>Numbers</h2>', words('Shares with 95 % intervals over images. A threshold of the similarity belongs to its encoder; null99 is the 99th percentile of the held-out images.'), numbers_html(audit),

@@ -230,6 +230,17 @@ def test_notes_say_what_weakens_the_verdict(cache):
     for words in ('2 samples are training images', '3 samples repeat', '7 training images repeat', '4 held-out images are training images'): assert words in notes
 
 
+def test_an_encoder_says_what_it_has_seen(cache):
+    encoder = DigitsEncoder(); encoder.card = dict(trained_on='the pool', limits=['blind to colour'])
+    notes = ' '.join(audit(HELDOUT.pixels[:5], POOL, encoder=encoder, cache=cache).notes)
+    assert 'was trained on the pool.' in notes and 'blind to colour' in notes and 'Pixels see' not in notes
+
+
+def test_weights_are_looked_for_before_any_work(tmp_path):
+    refused(lambda: audit('nothing', POOL, encoder='sscd-large-dcr', weights=tmp_path/'none', cache=tmp_path/'c'), 'weights=', 'none')
+    refused(lambda: audit(HELDOUT, POOL, weights=tmp_path/'none', cache=tmp_path/'c'), 'weights=', 'pixels')
+
+
 def test_one_image(cache):
     found = audit(HELDOUT.pixels[:1], POOL, HELDOUT.pixels[1:2], cache=cache)
     assert found.counts == (0, 1, 0, 1) and 'no more than the null' in found.verdict
@@ -358,7 +369,7 @@ def test_cifar10_with_planted_copies(data_dir, tmp_path):
     x = read_pictures(train, folder=tmp_path).pixels[torch.randperm(50_000, generator=rng(0, 'plant'))[:100]]
     noisy = (x[67:].float() + 8 * torch.randn(33, 3, 32, 32, generator=rng(0, 'n'))).round().clamp(0, 255).to(torch.uint8)
     planted = torch.cat([x[:34], x[34:67].flip(-1), noisy, test[:1900]])
-    found = audit(planted, train, test[5000:7000], flips=True, out=tmp_path/'report', cache=tmp_path/'cache')
+    found = audit(planted, train, test[5000:6000], flips=True, out=tmp_path/'report', cache=tmp_path/'cache')
     hits = found.table[found.table.set == 'generated'].set_index('sample').memorized
     assert hits[:67].all() and hits[67:100].mean() > .9 and hits[100:].sum() <= 5 and found.words[1] == 'more' and found.rows().exact[:67].sum() == 67
 

@@ -50,13 +50,31 @@ def test_more_ties_than_proposals():
     assert neighbours.nearest(features[-1:], features, 3)[1].tolist() == [[50, 51, 52]]
 
 
+def test_exact_ties_that_float32_tells_apart():
+    "Shuffled pixels of one image are equally far from any plain grey: the order is that of position."
+    x = byte_images(1, 3072)[0] // 4 + 96
+    base = torch.stack([x[torch.randperm(3072, generator=rng(0, 'shuffle', i))] for i in range(12)] + list(byte_images(30, 3072, name='far')))
+    grey = torch.arange(80, 140, 2, dtype=torch.uint8)[:, None].expand(-1, 3072).contiguous()
+    assert neighbours.nearest(grey, base, 12)[1].tolist() == [list(range(12))] * 30
+
+
+def test_one_look_is_enough_for_bright_images(monkeypatch):
+    "Without the centre the bound would be too wide to prove anything."
+    calls, knn = [], faiss.knn
+    monkeypatch.setattr(faiss, 'knn', lambda x, y, m: calls.append(m) or knn(x, y, m))
+    base, queries = (byte_images(n, 3, 32, 32, name=name) // 8 + 224 for n, name in ((300, 'bright'), (30, 'q')))
+    base[:30, :, :16] = queries[:, :, :16]; base[30:60, :, :12] = queries[:, :, :12]
+    assert neighbours.nearest(queries, base, 2)[1].tolist() == [[i, 30 + i] for i in range(30)] and calls == [16]
+
+
 def test_a_neighbour_that_float32_hides_is_found():
     "100 images so far out that float32 cannot tell their distances apart: the search must notice and look further."
-    base = 1e4 + 1e-3 * torch.randn(100, 16, generator=rng(0, 'hidden'), dtype=torch.float64)
+    base = 1e4 + 1e-5 * torch.randn(100, 16, generator=rng(0, 'hidden'), dtype=torch.float64)
     base = torch.cat([base, -base])
-    queries = base[:20] + 1e-5
-    assert torch.equal(neighbours.nearest(queries, base, 2)[1], memorization.nearest(queries, base, 2)[1])
-    assert neighbours.nearest(queries, base, 2)[1][:, 0].tolist() == list(range(20))
+    queries = base[50:80] + 1e-7
+    truth = (queries[:, None] - base[None]).square().sum(2).sort(dim=1, stable=True)
+    assert torch.equal(neighbours.nearest(queries, base, 2)[1], truth.indices[:, :2])
+    assert neighbours.nearest(queries, base, 2)[1][:, 0].tolist() == list(range(50, 80))
 
 
 @pytest.mark.parametrize('scale', [1e-12, 1., 1e25])

@@ -52,9 +52,9 @@ def test_more_ties_than_proposals():
 
 def test_exact_ties_that_float32_tells_apart():
     "Shuffled pixels of one image are equally far from any plain grey: the order is that of position."
-    x = byte_images(1, 3072)[0] // 4 + 96
-    base = torch.stack([x[torch.randperm(3072, generator=rng(0, 'shuffle', i))] for i in range(12)] + list(byte_images(30, 3072, name='far')))
-    grey = torch.arange(80, 140, 2, dtype=torch.uint8)[:, None].expand(-1, 3072).contiguous()
+    x = byte_images(1, 12288)[0]
+    base = torch.stack([x[torch.randperm(12288, generator=rng(0, 'shuffle', i))] for i in range(12)] + list(byte_images(30, 12288, name='far') // 128 * 255))
+    grey = torch.arange(80, 140, 2, dtype=torch.uint8)[:, None].expand(-1, 12288).contiguous()
     assert neighbours.nearest(grey, base, 12)[1].tolist() == [list(range(12))] * 30
 
 
@@ -62,7 +62,7 @@ def test_one_look_is_enough_for_bright_images(monkeypatch):
     "Without the centre the bound would be too wide to prove anything."
     calls, knn = [], faiss.knn
     monkeypatch.setattr(faiss, 'knn', lambda x, y, m: calls.append(m) or knn(x, y, m))
-    base, queries = (byte_images(n, 3, 32, 32, name=name) // 8 + 224 for n, name in ((300, 'bright'), (30, 'q')))
+    base, queries = (byte_images(n, 3, 32, 32, name=name) // 32 + 248 for n, name in ((300, 'bright'), (30, 'q')))
     base[:30, :, :16] = queries[:, :, :16]; base[30:60, :, :12] = queries[:, :, :12]
     assert neighbours.nearest(queries, base, 2)[1].tolist() == [[i, 30 + i] for i in range(30)] and calls == [16]
 

@@ -44,22 +44,22 @@ def histogram(samples: np.ndarray,          # (n,) of the generated images
     lo, hi = min(v.min() for v in both), max(v.max() for v in both)
     if cut is not None: lo, hi = min(lo, 0.), max(hi, cut)
     if hi == lo: lo, hi = lo - .5, hi + .5
-    W, H, left, top, bottom = 350, 210, 48, 10, 44
+    W, H, left, right, top, bottom = 356, 210, 48, 20, 10, 44
     floor = np.log10(.5 / max(map(len, both)))
-    def x(v): return left + (v - lo) / (hi - lo) * (W - left - 10)
+    def x(v): return left + (v - lo) / (hi - lo) * (W - left - right)
     def y(share): return top + (np.log10(max(share, 10**floor)) / floor) * (H - top - bottom)
     edges = np.linspace(lo, hi, bins + 1)
     shares = [np.histogram(v, edges)[0] / len(v) for v in both]
     base, parts = H - bottom, []
     if cut is not None: parts.append(f'<rect class="cut" x="{x(lo):.1f}" y="{top}" width="{x(cut) - x(lo):.1f}" height="{base - top}"/>')
     for power in range(0, int(np.floor(-floor)) + 1):
-        h = y(10.**-power); parts.append(f'<line class="grid" x1="{left}" x2="{W - 10}" y1="{h:.1f}" y2="{h:.1f}"/><text x="{left - 6}" y="{h + 4:.1f}" text-anchor="end">{100 * 10.**-power:g} %</text>')
+        h = y(10.**-power); parts.append(f'<line class="grid" x1="{left}" x2="{W - right}" y1="{h:.1f}" y2="{h:.1f}"/><text x="{left - 6}" y="{h + 4:.1f}" text-anchor="end">{100 * 10.**-power:g} %</text>')
     parts += [f'<rect class="bar" x="{x(a) + .5:.1f}" y="{y(s):.1f}" width="{x(b) - x(a) - 1:.1f}" height="{base - y(s):.1f}"/>' for a, b, s in zip(edges, edges[1:], shares[0]) if s]
     if null is not None: parts.append('<path class="null" d="' + f'M{x(lo):.1f},{base}' + ''.join(f'V{y(s):.1f}H{x(b):.1f}' for b, s in zip(edges[1:], shares[1])) + f'V{base}"/>')
     for tick in np.linspace(lo, hi, 5): parts.append(f'<text x="{x(tick):.1f}" y="{base + 16}" text-anchor="middle">{tick:.3g}</text>')
-    parts.append(f'<text x="{(left + W - 10) / 2:.0f}" y="{H - 8}" text-anchor="middle">{escape(xlabel)}</text>')
+    parts.append(f'<text x="{(left + W - right) / 2:.0f}" y="{H - 8}" text-anchor="middle">{escape(xlabel)}</text>')
     label = f'Histogram of {xlabel}: {len(both[0])} samples' + (f' and {len(both[1])} held-out images' if null is not None else '')
-    return f'<svg viewBox="0 0 {W} {H}" role="img" aria-label="{escape(label)}">{"".join(parts)}<line class="axis" x1="{left}" x2="{W - 10}" y1="{base}" y2="{base}"/></svg>'
+    return f'<svg viewBox="0 0 {W} {H}" role="img" aria-label="{escape(label)}">{"".join(parts)}<line class="axis" x1="{left}" x2="{W - right}" y1="{base}" y2="{base}"/></svg>'
 
 # %% ../nbs/14d_report.ipynb #30921ed6
 def table(header: list[str],     # plain text
@@ -82,7 +82,7 @@ body.audit{margin:0 auto;max-width:1100px;padding:28px 20px 60px}
 .audit .card.marked{border-color:var(--orange);border-width:2px}.audit .card p{font-size:13px;margin:4px 0 0;max-width:330px}
 .audit .row{display:flex;gap:8px}.audit figure{margin:0;width:104px}.audit img{width:104px;height:104px;object-fit:contain;image-rendering:pixelated;background:var(--line)}
 .audit figcaption{font-size:11px;color:var(--soft);line-height:1.3;overflow-wrap:anywhere}
-.audit svg{width:350px;max-width:100%;font-size:11px}.audit svg text{fill:var(--soft)}.audit .bar{fill:var(--blue);opacity:.75}.audit .null{fill:none;stroke:var(--orange);stroke-width:1.6}
+.audit svg{width:356px;max-width:100%;font-size:11px}.audit svg text{fill:var(--soft)}.audit .bar{fill:var(--blue);opacity:.75}.audit .null{fill:none;stroke:var(--orange);stroke-width:1.6}
 .audit .cut{fill:var(--orange);opacity:.14}.audit .grid{stroke:var(--line);stroke-width:.6}.audit .axis{stroke:var(--soft)}
 .audit .key span{display:inline-block;width:22px;height:10px;margin:0 6px 0 14px}.audit .key .k1{background:var(--blue);opacity:.75}.audit .key .k2{border-top:2px solid var(--orange);height:4px}.audit .key .k3{background:var(--orange);opacity:.2}
 .audit details{margin:8px 0}.audit summary{cursor:pointer}

@@ -42,7 +42,7 @@ def test_recall_and_false_alarms_are_counted_apart(train, heldout):
 
 def test_disguises(train):
     x, g = train[:40], rng(0, 'k')
-    assert torch.equal(near_copy(x, 'exact', generator=g), x) and torch.equal(near_copy(near_copy(x, 'flip', generator=g), 'flip', generator=g), x)
+    assert torch.equal(near_copy(x, 'exact', generator=g), x) and torch.equal(near_copy(x, 'flip', generator=g), x[:, :, :, [7, 6, 5, 4, 3, 2, 1, 0]])
     shifted = near_copy(x, 'shift', generator=g)
     assert torch.equal(shifted[..., 1:], x[..., :-1]) and torch.equal(shifted[..., 0], x[..., 0])
     noise = (near_copy(x, 'noise', generator=rng(0, 'k')).int() - x.int())[(x > 40) & (x < 215)].double()

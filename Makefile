@@ -11,7 +11,7 @@ BIN        := $(VENV)/bin
 PIP        := $(if $(filter uv,$(INSTALLER)),uv pip install --python $(BIN)/python,$(BIN)/python -m pip install)
 
 .DEFAULT_GOAL := help
-.PHONY: help table1 test test-slow lab prepare readme docs clean
+.PHONY: help table1 gpu-bundle gpu-table1 test test-slow lab prepare readme docs clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -20,6 +20,15 @@ help: ## show this list
 table1: $(VENV)/.ready-runtime ## Table 1: trains, samples, judges; N="300,1000" for more rows
 	@mkdir -p "$(RUNS)"
 	$(BIN)/papermill nbs/repro_table1.ipynb "$(RUNS)/table1.ipynb" -p n "$(N)" $(ARGS)
+
+gpu-bundle: $(VENV)/.ready-runtime ## build/gpu: all that a bare machine with a GPU needs, at most 60 MiB
+	$(BIN)/python tools/gpu_bundle.py $(ARGS)
+
+# Three commands of less than ten minutes; each goes on where the last one stopped.
+gpu-table1: ## there: Table 1 at the paper's scale in half an hour; -n prints the commands
+	$(PYTHON) build/gpu/gpu_table1.py --minutes 9.4
+	$(PYTHON) build/gpu/gpu_table1.py --minutes 9.4
+	$(PYTHON) build/gpu/gpu_table1.py --minutes 6.2
 
 test: $(VENV)/.ready-dev ## every notebook and every test, minutes
 	$(BIN)/python -m pytest -n 2

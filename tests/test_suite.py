@@ -16,7 +16,7 @@ from ambient_nb.plans import PARAMETERS, describe, plan
 from ambient_nb.repro import RECIPES, Run, execute_all, load_split, measure, told_labels, training_images, trainings
 from ambient_nb.rows import collect, load_rows, row_of, measured, save_rows, verdict
 from ambient_nb.stats import Estimate
-from ambient_nb.suite import ITEMS, THREE, constant_ema, setup_for
+from ambient_nb.suite import ITEMS, THREE, constant_ema
 from ambient_nb.training import TrainConfig, ema_beta
 
 REPROS = [nb for nb in notebooks() if nb.name.startswith('repro_')]

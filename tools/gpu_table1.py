@@ -124,7 +124,7 @@ def plan_of(work: Work, changes: dict, iters: int, samples: int, suffix: str = '
     "The main paper's Table 1 for n = 300, one seed, with these changes and this budget."
     base = plan('table1', n=N, dataset='cifar10', profile='paper', seeds=SEED, out=work.out, data=str(HERE/'data'), device=work.device)
     setup = replace(base.setup, train=replace(base.setup.train, iters=iters, **changes), budgets=(iters,), curve=(), samples=samples)
-    if work.smoke: setup = replace(setup, train=replace(setup.train, net=replace(PRESETS['tiny'], model_channels=16), batch=8), steps=3)
+    if work.smoke: setup = replace(setup, train=replace(setup.train, net=replace(PRESETS['tiny'], model_channels=8, channel_mult=(1,)), batch=8), steps=2)
     baseline, method = (replace(a, name=a.name + suffix) for a in table1(setup, (N,))[0])
     return replace(base, profile='smoke' if work.smoke else 'custom', setup=setup, arms=(baseline, method), pairs=(Pair('direction', method, baseline),))
 

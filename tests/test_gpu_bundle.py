@@ -1,0 +1,210 @@
+"The half hour on a GPU, with two iterations of a tiny network: packed here, unpacked elsewhere, stopped, killed, continued."
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+from tree import NBS, ROOT
+
+from ambient_nb.core import rng
+from ambient_nb.data import Images, load, write_zip
+from ambient_nb.rows import load_rows, same_numbers, save_rows
+
+BLOCKED = '''
+import sys
+from importlib.machinery import ModuleSpec
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name in {'papermill', 'ipykernel', 'ipywidgets', 'IPython', 'nbformat', 'nbdev', 'fastcore', 'execnb', 'faiss', 'torch_fidelity', 'torchvision', 'seaborn', 'sklearn', 'typer'}: return ModuleSpec(name, self)
+    def create_module(self, spec): raise ModuleNotFoundError(spec.name)
+    def exec_module(self, module): pass
+sys.meta_path.insert(0, Absent())
+'''
+
+
+def bundle(*args) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, ROOT/'tools'/'gpu_bundle.py', '--no-wheels', *map(str, args)], cwd=ROOT, capture_output=True, text=True)
+
+
+def imported(name: str):
+    "A script of tools/ as a module."
+    spec = importlib.util.spec_from_file_location(name, ROOT/'tools'/f'{name}.py')
+    spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
+    return module
+
+
+@pytest.fixture(scope='module')
+def gpu(): return imported('gpu_table1')
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory) -> Path:
+    "CIFAR-10's zips in miniature: 310 smooth random images, 40 held out."
+    folder = tmp_path_factory.mktemp('data')
+    for name, n in (('train', 310), ('test', 40)):
+        small = torch.rand(n, 3, 4, 4, generator=rng(0, 'gpu', name))
+        pixels = (255 * torch.nn.functional.interpolate(small, size=(32, 32), mode='bilinear')).to(torch.uint8)
+        write_zip(folder/f'cifar10-32x32-{name}.zip', Images(pixels, torch.arange(n) % 10, torch.arange(n), 'cifar10'))
+    return folder
+
+
+@pytest.fixture(scope='module')
+def packed(data, tmp_path_factory) -> Path:
+    "The bundle, moved to a place of its own, beside a Python without what it can do without."
+    elsewhere = tmp_path_factory.mktemp('elsewhere')
+    done = bundle('--data', data, '--out', elsewhere/'made')
+    assert done.returncode == 0 and 'MiB' in done.stdout, done.stderr
+    (elsewhere/'made').rename(elsewhere/'gpu')
+    (elsewhere/'gpu'/'sitecustomize.py').write_text(BLOCKED)
+    return elsewhere
+
+
+def start(packed: Path, out: str, *args) -> subprocess.Popen:
+    "The command, with the bundle and nothing else of ours to import."
+    env = {k: v for k, v in os.environ.items() if not k.startswith('AMBIENT_NB')} | dict(PYTHONPATH=str(packed/'gpu'), OMP_NUM_THREADS='1', OUT=str(packed/f'{out}-out'))
+    (packed/f'{out}-out').mkdir(exist_ok=True)
+    return subprocess.Popen([sys.executable, 'gpu/gpu_table1.py', '--smoke', '--out', out, *args], cwd=packed, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process: subprocess.Popen) -> str:
+    text = process.communicate()[0]
+    assert process.returncode == 0, text
+    return text
+
+
+@pytest.fixture(scope='module')
+def whole(packed) -> Path:
+    assert 'done' in finish(start(packed, 'whole'))
+    return packed/'whole-out'
+
+
+def test_it_runs_on_the_bundle_alone(whole, packed, data):
+    rows = load_rows(whole/'gpu_table1.paper.json')
+    names = {r.labels['method'] for r in rows}
+    assert names == {'held-out', 'exact optimum', 'baseline', 'two-regime', 'difference', "baseline, the paper's ramp", "two-regime, the paper's ramp"}
+    assert len({r.id for r in rows}) == len(rows) and {r.verdict for r in rows} <= {'smoke: no verdict', 'no claim'}
+    last = {r.labels['method']: r for r in rows if r.labels['metric'] == 'memorized' and r.labels['it'] == 2}
+    for name in ('baseline', 'two-regime'):
+        assert last[name].cost['mfu'] > 0 and last[name].cost['gpu_minutes'] > last[name].cost['training_sec'] / 60 and '2 iterations, lr 0.0002, ramp 100 kimg, bf16' in last[name].selection
+    assert 'lr 0.0001, ramp 10000 kimg' in last["baseline, the paper's ramp"].selection
+    assert {r.labels['it'] for r in rows if r.labels['method'] == 'baseline'} == {1, 2}, 'half-time and end'
+    manifest = json.loads((packed/'gpu'/'manifest.json').read_text())
+    assert {r.provenance['commit'] for r in rows} == {manifest['commit']}
+    pool = load('cifar10', data).pool.take(range(300))
+    assert {r.data['train'] for r in rows} == {pool.sha} == {manifest['sha256']}
+    assert (whole/'gpu_table1.png').read_bytes()[:4] == b'\x89PNG' and {f.name for f in whole.iterdir()} == {'gpu_table1.paper.json', 'gpu_table1.png', 'bench_edm.json', 'steps.json', 'session.json'}
+    assert sum(f.stat().st_size for f in whole.iterdir()) < 2**20
+
+
+def test_stopped_killed_and_continued(whole, packed):
+    text = finish(start(packed, 'parts', '--minutes', '.001'))
+    assert 'stopped in time' in text and len(list((packed/'parts'/'train').glob('*/state-0000001.json'))) == 1
+    process = start(packed, 'parts')
+    while not list((packed/'parts'/'train').glob('*/snapshot-0000002.json')):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(.02)
+    os.kill(process.pid, signal.SIGKILL); process.wait()
+    trained = list((packed/'parts'/'train').glob('*/snapshot-0000002.json'))
+    assert len(trained) == 1, 'killed too late to show anything'
+    before = trained[0].stat().st_mtime_ns
+    assert 'done' in finish(start(packed, 'parts')) and trained[0].stat().st_mtime_ns == before
+    again, straight = (load_rows(f/'gpu_table1.paper.json') for f in (packed/'parts-out', whole))
+    assert same_numbers(again, straight)
+
+
+def test_a_bundle_that_is_too_large(data, tmp_path):
+    done = bundle('--data', data, '--out', tmp_path/'gpu', '--limit', '.5')
+    assert done.returncode == 1 and 'limit=0.5 is not allowed: limit must be at least' in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_wheels_go_in_as_far_as_there_is_room(data, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT/'tools'))
+    tool = imported('gpu_bundle')
+    def download(name, python, to):
+        (wheel := to/f'{name}-1-py3-none-any.whl').write_bytes(bytes(2**20))
+        return wheel
+    monkeypatch.setattr(tool, 'download', download)
+    full = tool.size(tmp_path) + sum(f.stat().st_size for f in (ROOT/'ambient_nb').rglob('*') if f.is_file() and '__pycache__' not in f.parts) / 2**20
+    said = tool.pack(tmp_path/'part', str(data), '3.12', True, full + 4)
+    packed, left = said.split('wheels: ')[1].split('; no room for ')
+    assert packed.split(', ') + left.split(', ') == list(tool.WHEELS.values()) and len(list((tmp_path/'part'/'wheels').iterdir())) == len(packed.split(', ')) >= 1
+    assert tool.size(tmp_path/'part') <= (full + 4) * 2**20
+
+
+@pytest.mark.parametrize('missing', ['train', 'test'])
+def test_missing_images_are_one_line(missing, data, tmp_path):
+    shutil.copytree(data, tmp_path/'data'); (tmp_path/'data'/f'cifar10-32x32-{missing}.zip').unlink()
+    done = bundle('--data', tmp_path/'data', '--out', tmp_path/'gpu')
+    assert done.returncode == 1 and f'cifar10-32x32-{missing}.zip' in done.stderr and 'data=' in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_without_a_bundle_or_a_gpu_nothing_begins(packed, tmp_path):
+    def run(script, *args): return subprocess.run([sys.executable, script, '--out', tmp_path/'out', *args], capture_output=True, text=True)
+    assert 'make gpu-bundle' in run(ROOT/'tools'/'gpu_table1.py', '--smoke').stderr
+    assert 'minutes=' in run(packed/'gpu'/'gpu_table1.py', '--smoke', '--minutes', 'many').stderr
+    if not torch.cuda.is_available(): assert 'device=' in run(packed/'gpu'/'gpu_table1.py').stderr
+    assert not (tmp_path/'out').exists() or not list((tmp_path/'out').iterdir())
+
+
+def test_the_budget_is_kept(gpu):
+    for seconds in (300, 1000, 5000):
+        b = gpu.budget(seconds, .13, .022, 15)
+        spent = 2 * b['iters'] * .13 + (2 * b['samples'] + b['half']) * .022 + 45
+        assert seconds - .3 < spent <= seconds and 2 * b['samples'] * .022 <= .3 * seconds and b['samples'] <= 10_000
+    assert gpu.budget(10**5, .13, .022, 15)['samples'] == 10_000 and gpu.budget(60, .13, .022, 30)['iters'] < 2
+
+
+def test_a_compiled_step_must_be_worth_it(gpu):
+    def steps(fast, loss): return dict(eager=dict(seconds=[1., 1.1, .9], loss=1.), compiled=dict(seconds=[30., fast, fast], loss=loss))
+    assert gpu.is_worth_compiling(steps(.5, 1.02)) and not gpu.is_worth_compiling(steps(.9, 1.)) and not gpu.is_worth_compiling(steps(.5, 1.3))
+    assert not gpu.is_worth_compiling(dict(eager=dict(seconds=[1.], loss=1.)))
+
+
+def test_a_process_that_takes_too_long_is_ended(gpu):
+    begun = time.monotonic()
+    assert not gpu.limited(.5, time.sleep, 60) and time.monotonic() - begun < 30
+
+
+def test_a_baseline_that_copies_nothing_gives_no_verdict(gpu, whole):
+    row = next(r for r in load_rows(whole/'gpu_table1.paper.json') if r.labels['method'] == 'difference' and r.claim)
+    assert gpu.judged(row, .04, False).verdict == 'underpowered (at half-time the baseline memorized 4.0%, less than 10%)'
+    assert gpu.judged(row, .4, False) == row == gpu.judged(row, .04, True) and gpu.judged(replace(row, claim=None), .04, False).verdict == row.verdict
+
+
+def test_make_prints_the_commands():
+    done = subprocess.run(['make', '-n', 'gpu-table1'], cwd=ROOT, capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0 and lines and all(line.startswith('python3 build/gpu/gpu_table1.py --minutes ') for line in lines)
+    minutes = [float(line.split()[-1]) for line in lines]
+    assert max(minutes) < 10 and 24 < sum(minutes) < 28
+    assert subprocess.run(['git', 'check-ignore', '-q', 'build/gpu'], cwd=ROOT).returncode in (0, 128), 'git must ignore the bundle'
+
+
+def test_the_page_shows_rows_when_there_are_some(whole, tmp_path, monkeypatch, capsys):
+    "The committed page, once with the rows of this test beside it and once without."
+    (tmp_path/'nbs'/'results').mkdir(parents=True); (tmp_path/'settings.ini').write_text(''); (tmp_path/'tools').mkdir()
+    shutil.copy(ROOT/'tools'/'gpu_table1.py', tmp_path/'tools')
+    monkeypatch.chdir(tmp_path/'nbs')
+    def outputs():
+        from IPython.core.interactiveshell import InteractiveShell
+        shell, found = InteractiveShell(), []
+        for c in nbformat.read(NBS/'gpu_table1.ipynb', 4).cells:
+            if c.cell_type == 'code':
+                done = shell.run_cell(c.source); done.raise_error(); found.append(done.result)
+        return found
+    assert any('still to come' in str(o) for o in outputs())
+    save_rows(load_rows(whole/'gpu_table1.paper.json'), tmp_path/'nbs'/'results'/'gpu_table1.paper.json')
+    shutil.copy(whole/'gpu_table1.png', tmp_path/'nbs'/'results')
+    shown = outputs()
+    assert not any('still to come' in str(o) for o in shown) and any('two-regime' in str(o) for o in shown)
+    assert any(type(o).__name__ == 'Image' for o in shown)

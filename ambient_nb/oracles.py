@@ -87,11 +87,11 @@ class MixtureDenoiser:
         shift = shifts.sum(1) if self.vectors is None else torch.einsum('bke,kde->bd', shifts, self.vectors.to(x.device))
         return ((r * self.means.flatten(1).to(x.device)).sum(1) + shift).reshape(x.shape).to(x.dtype)
 
-# %% ../nbs/07a_oracles.ipynb #9e8e98b1
+# %% ../nbs/07a_oracles.ipynb #5fddacdf
 EXACT = 2**22  # numbers of the data held in float64 at a time: 32 MiB
 PAIRS = 2**22  # pairs of a noisy and a training image looked at together: 32 MiB a matrix
 
-# %% ../nbs/07a_oracles.ipynb #5fddacdf
+# %% ../nbs/07a_oracles.ipynb #01df719c
 class EmpiricalDenoiser:
     "The posterior mean when the data are exactly these images."
     def __init__(self,

@@ -138,9 +138,10 @@ def test_the_collapse_is_complete(page):
 
 
 @pytest.mark.real_data
+@pytest.mark.slow
 def test_cifar_takes_part_where_it_is(page, data_dir):
-    at = page('diffmem', data=str(data_dir), cifar10=2, heldout=20)
-    assert list(at['SETS']) == ['digits', 'cifar10'] and at['cifar_comes_out'](3)['T1/cifar10/exact'] == 1
+    at = page('diffmem', data=str(data_dir/'cifar10-32x32-test.zip'), cifar10=2, samples=4, heldout=20)
+    assert list(at['SETS']) == ['digits', 'cifar10'] and len(at['TRAIN']['cifar10']) == 9000 and at['cifar_comes_out'](3)['T1/cifar10/exact'] == 1
 
 
 def test_a_zip_that_is_not_there_is_refused(page):

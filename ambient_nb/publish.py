@@ -103,7 +103,7 @@ def run_suite(profile: str = 'auto',     # of every notebook
         mark, begun = out/'done'/f'{name}-{profile}.json', time.monotonic()
         try:
             fresh = not (mark.exists() and load_json(mark)['key'] == key)
-            if fresh: executed = run(name, parameters, out=out); save_json(mark, dict(key=key, rows=newest_rows(name, out).name))
+            if fresh: run(name, parameters, out=out); save_json(mark, dict(key=key, rows=newest_rows(name, out).name))
             stored = out/'rows'/load_json(mark)['rows']
             rows, state = load_rows(stored), 'run' if fresh else 'was done'
             if publish: publish_rows(name, stored, out/f'{name}.ipynb')

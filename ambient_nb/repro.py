@@ -192,7 +192,7 @@ def measure(run: Run,
     encoder, heldout = encoder_for(run.dataset, split.heldout), split.heldout.pixels[:run.samples]
     what = dict(encoder=encoder.id, heldout=split.heldout.sha, samples=run.samples, steps=run.steps, numerics=core.NUMERICS)
     if run.partner: what |= dict(partner=identity(run.partner), split=run.split)
-    if it is None: folder, path = out/'null', out/'null'/f'{run.dataset}-{content_hash(dict(what, data=images.sha))}'
+    if it is None: path = out/'null'/f'{run.dataset}-{content_hash(dict(what, data=images.sha))}'
     else: path = out/'train'/run_key(run.config, images)/f'eval-{it:07d}-{content_hash(what)[:8]}'
     table_file = path.with_name(path.name + '.parquet')
     if not path.with_name(path.name + '.json').exists():

@@ -160,7 +160,7 @@ def cifar_filters(net: nn.Sequential, # from `cifar_net`
 
 # %% ../nbs/12_features.ipynb #d3553ccf
 class CifarEncoder(Encoder):
-    "Filters of a classifier of CIFAR-10, minus their mean over its training images."
+    "Filters of a classifier of CIFAR-10, minus their mean over training images."
     name = 'cifar10-cnn'
     def __init__(self,
                  weights: str | Path | None = None, # a file from `smallcnn.save_cnn`; None for the shipped one
@@ -174,7 +174,7 @@ class CifarEncoder(Encoder):
         except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as e: raise BadInput('weights', str(file), f'a file that smallcnn.save_cnn wrote ({type(e).__name__}: {str(e).splitlines()[0]})') from None
         self.logits.eval().requires_grad_(False).to(self.device)
         self.mean, self.dim = mean.float().to(self.device), len(mean)
-        self.definition = dict(kind='cifar10-cnn', weights=file_sha(file), layer='net[:8], means of quarters, averaged with the mirror image', preprocessing='[-1,1], grey as three equal channels', centred='mean over its training images')
+        self.definition = dict(kind='cifar10-cnn', weights=file_sha(file), layer='net[:8], means of quarters, averaged with the mirror image', preprocessing='[-1,1], grey as three equal channels', centred='mean over training images')
 
     def prepare(self, u):
         if u.shape[1] not in (1, 3) or u.shape[2:] != (32, 32): raise BadInput('images', tuple(u.shape), 'of shape (N,1,32,32) or (N,3,32,32) for the CIFAR-10 encoder')
@@ -193,4 +193,5 @@ def encoder_for(dataset: str,      # a data set's name
                 reference: Images, # whose mean pixels are measured from, where there is no better encoder
                ) -> Encoder:
     "The encoder that the package uses for a data set."
-    return DigitsEncoder() if dataset == 'digits' and reference.resolution == 8 else PixelEncoder(reference)
+    if dataset == 'digits' and reference.resolution == 8: return DigitsEncoder()
+    return CifarEncoder() if dataset == 'cifar10' and reference.resolution == 32 else PixelEncoder(reference)

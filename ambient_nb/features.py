@@ -174,7 +174,7 @@ class CifarEncoder(Encoder):
         except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as e: raise BadInput('weights', str(file), f'a file that smallcnn.save_cnn wrote ({type(e).__name__}: {str(e).splitlines()[0]})') from None
         self.logits.eval().requires_grad_(False).to(self.device)
         self.mean, self.dim = mean.float().to(self.device), len(mean)
-        self.definition = dict(kind='cifar10-cnn', weights=file_sha(file), layer='net[:8], means of quarters, averaged with the mirror image', preprocessing='[-1,1], grey as three equal channels', centred='mean over training images')
+        self.definition = dict(kind='cifar10-cnn', weights=file_sha(file), layer='net[:8], means of quarters, averaged with the mirror image', preprocessing='[-1,1], grey as three equal channels', centred='mean over its training images')
 
     def prepare(self, u):
         if u.shape[1] not in (1, 3) or u.shape[2:] != (32, 32): raise BadInput('images', tuple(u.shape), 'of shape (N,1,32,32) or (N,3,32,32) for the CIFAR-10 encoder')

@@ -161,7 +161,7 @@ def cifar_filters(net: nn.Sequential, # from `cifar_net`
 # %% ../nbs/12_features.ipynb #d3553ccf
 class CifarEncoder(Encoder):
     "Filters of a classifier of CIFAR-10, minus their mean over training images."
-    name = 'cifar10-cnn'
+    name, block = 'cifar10-cnn', 64
     def __init__(self,
                  weights: str | Path | None = None, # a file from `smallcnn.save_cnn`; None for the shipped one
                  *, device: str | torch.device | None = 'cpu', # None for the best there is

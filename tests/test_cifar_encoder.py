@@ -128,10 +128,10 @@ def test_shipped_file_is_small_half_and_has_a_card(encoder):
 
 
 def test_features_do_not_depend_on_batching_or_mirrors(encoder):
-    u = images(300).pixels
+    u = images(100).pixels
     whole = encoder(u)
-    assert whole.shape == (300, encoder.dim) and whole.isfinite().all()
-    for a, b in ((0, 1), (5, 9), (250, 262), (256, 300)): assert torch.equal(whole[a:b], encoder(u[a:b]))
+    assert whole.shape == (100, encoder.dim) and whole.isfinite().all()
+    for a, b in ((0, 1), (5, 9), (60, 70), (64, 100)): assert torch.equal(whole[a:b], encoder(u[a:b]))
     torch.testing.assert_close(encoder(u[:20].flip(-1)), whole[:20], rtol=1e-4, atol=1e-4)
     assert (encoder(u[:20].flip(-2)) - whole[:20]).abs().max() > .1
     grey = u[:5, :1]
@@ -157,11 +157,11 @@ def test_it_is_the_encoder_of_cifar10_at_32_px(encoder):
 
 @pytest.mark.real_data
 def test_the_card_tells_the_truth(encoder, data_dir):
-    "Accuracy on the first 2,000 test images, within chance of the card's; mirrored copies are exact ones."
-    test = read_zip(data_dir/'cifar10-32x32-test.zip', indices=range(2000), name='cifar10')
+    "Accuracy on the first 1,000 test images, within chance of the card's; mirrored copies are exact ones."
+    test = read_zip(data_dir/'cifar10-32x32-test.zip', indices=range(1000), name='cifar10')
     a = encoder.card['accuracy']['value']
-    assert abs(encoder.accuracy(test) - a) < 3 * (a * (1 - a) / 2000)**.5
-    own = F.cosine_similarity(encoder(test.pixels[:200]), encoder(test.pixels[:200].flip(-1)))
+    assert abs(encoder.accuracy(test) - a) < 3 * (a * (1 - a) / 1000)**.5
+    own = F.cosine_similarity(encoder(test.pixels[:64]), encoder(test.pixels[:64].flip(-1)))
     assert own.min() > .9999
 
 

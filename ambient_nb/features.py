@@ -160,8 +160,8 @@ def cifar_filters(net: nn.Sequential, # from `cifar_net`
 
 # %% ../nbs/12_features.ipynb #d3553ccf
 class CifarEncoder(Encoder):
-    "Filters of a classifier of CIFAR-10, minus their mean over its training images."
-    name = 'cifar10-cnn'
+    "Filters of a classifier of CIFAR-10, minus their mean over training images."
+    name, block = 'cifar10-cnn', 64
     def __init__(self,
                  weights: str | Path | None = None, # a file from `smallcnn.save_cnn`; None for the shipped one
                  *, device: str | torch.device | None = 'cpu', # None for the best there is
@@ -193,4 +193,5 @@ def encoder_for(dataset: str,      # a data set's name
                 reference: Images, # whose mean pixels are measured from, where there is no better encoder
                ) -> Encoder:
     "The encoder that the package uses for a data set."
-    return DigitsEncoder() if dataset == 'digits' and reference.resolution == 8 else PixelEncoder(reference)
+    if dataset == 'digits' and reference.resolution == 8: return DigitsEncoder()
+    return CifarEncoder() if dataset == 'cifar10' and reference.resolution == 32 else PixelEncoder(reference)

@@ -166,7 +166,7 @@ def halved(net: nn.Sequential) -> nn.Sequential: # the same, changed in place
 @torch.no_grad()
 def save_cnn(path: Path,         # where; NAME.safetensors
              net: nn.Sequential, # in eval mode
-             images: Images,     # its training images, whose mean feature is stored
+             images: Images,     # of its training images: their mean feature is stored
              card: dict,         # JSON-able: data, training, accuracy, limits
             ) -> Path:
     "Write a network's weights as float16, with its mean feature and a card."

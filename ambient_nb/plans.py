@@ -8,15 +8,15 @@ __all__ = ['PARAMETERS', 'H200_FLOPS', 'Plan', 'plan', 'forward_flops', 'shape_o
 # %% ../nbs/18b_plans.ipynb #52c3777c
 import os, time
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 import pandas as pd
 import torch
 from .augment import AugmentPipe
 from .core import BadInput, check_choice, check_float, check_int, pick_device, runs_dir, writable_dir
-from .networks import make_net
+from .networks import NetConfig, make_net
 from .repro import ADVICE, SHAPES, Run, Setup, iterations_done, load_split, numbers, pick_profile, trainings
 from .suite import ITEMS, Arm, setup_for
-from .training import TrainConfig
 
 # %% ../nbs/18b_plans.ipynb #f6916ca7
 @dataclass(frozen=True, repr=False)
@@ -80,11 +80,17 @@ def plan(item: str,    # a key of ITEMS
                 Path(out) if dry_run and out else runs_dir() if out is None else writable_dir(out), pick_device(device), data, size, dry_run)
 
 # %% ../nbs/18b_plans.ipynb #949a9dc3
-def forward_flops(config: TrainConfig, shape: tuple) -> int: # of one image
+@lru_cache(maxsize=256)
+def forward_flops(net: NetConfig,
+                  shape: tuple,      # (C,H,W) of an image
+                  label_dim: int = 0, # classes it is told
+                  augmented: bool = False, # whether it is told augmentations
+                 ) -> int:           # of one image
     "Floating-point operations of one image's forward pass, counted."
     from torch.utils.flop_counter import FlopCounterMode
-    with torch.device('meta'): net = make_net(config.net, shape[-1], shape[0], config.label_dim, AugmentPipe().label_dim if config.augment else 0).eval()
-    told = {name: torch.empty(1, dim, device='meta') for name, dim in dict(class_labels=config.label_dim, augment_labels=9 if config.augment else 0).items() if dim}
+    augment_dim = AugmentPipe().label_dim if augmented else 0
+    with torch.device('meta'): net = make_net(net, shape[-1], shape[0], label_dim, augment_dim).eval()
+    told = {name: torch.empty(1, dim, device='meta') for name, dim in dict(class_labels=label_dim, augment_labels=augment_dim).items() if dim}
     with FlopCounterMode(display=False) as counter, torch.no_grad(): net(torch.empty(1, *shape, device='meta'), torch.empty(1, device='meta'), **told)
     return counter.get_total_flops()
 
@@ -103,7 +109,7 @@ def describe(plan: Plan) -> pd.DataFrame: # one column of text
     c, shape = plan.setup.train, shape_of(plan, plan.arms[0])
     k, nfe = len(plan.seeds), 2 * plan.setup.steps - 1
     trained = {(a.train, a.n, a.recipe, a.size): a for a in plan.arms if not a.partner}
-    flops = {a: forward_flops(a.train, shape_of(plan, a)) for a in plan.arms}
+    flops = {a: forward_flops(a.train.net, shape_of(plan, a), a.train.label_dim, a.train.augment > 0) for a in plan.arms}
     training = k * sum(3 * flops[a] * a.train.batch * a.train.iters for a in trained.values())
     sampling = k * sum(flops[a] * nfe * plan.setup.samples * len(a.snapshots) for a in plan.arms)
     with torch.device('meta'): parameters = sum(p.numel() for p in make_net(c.net, shape[-1], shape[0], augment_dim=9 if c.augment else 0).parameters())
@@ -132,6 +138,6 @@ def estimate_minutes(plan: Plan, shape: tuple, flops: float) -> float:
     with torch.no_grad():
         net(x, torch.zeros(32, device=plan.device)); begun, done = time.monotonic(), 0
         while time.monotonic() - begun < .25: net(x, torch.zeros(32, device=plan.device)).sum().item(); done += 32
-    rate = done * forward_flops(plan.setup.train, shape) / (time.monotonic() - begun)
+    rate = done * forward_flops(plan.setup.train.net, shape, 0, plan.setup.train.augment > 0) / (time.monotonic() - begun)
     torch.set_num_threads(threads)
     return flops / rate / 60 / (min(len(plan.runs), os.cpu_count()) if plan.device.type == 'cpu' else 1)

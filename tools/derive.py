@@ -33,7 +33,7 @@ def section(nb: Path) -> str: # Learn, Understand, Reference or Reproduce
     "Where a notebook stands in the sidebar."
     if nb.name == S['readme_nb'] or nb.parent.name == 'tutorials': return 'Learn'
     if re.match(r'\d\d', nb.name): return 'Reference'
-    if re.match(r'(repro|bench|train)_', nb.name): return 'Reproduce'
+    if re.match(r'(repro|bench|train|gpu)_', nb.name): return 'Reproduce'
     return 'Understand'
 
 

@@ -161,7 +161,7 @@ def cifar_filters(net: nn.Sequential, # from `cifar_net`
 # %% ../nbs/12_features.ipynb #d3553ccf
 class CifarEncoder(Encoder):
     "Filters of a classifier of CIFAR-10, minus their mean over training images."
-    name, block = 'cifar10-cnn', 64
+    name, block = 'cifar10-cnn', 32
     def __init__(self,
                  weights: str | Path | None = None, # a file from `smallcnn.save_cnn`; None for the shipped one
                  *, device: str | torch.device | None = 'cpu', # None for the best there is
@@ -172,7 +172,7 @@ class CifarEncoder(Encoder):
             mean, self.logits = tensors.pop('mean'), cifar_net()
             self.logits.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
         except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as e: raise BadInput('weights', str(file), f'a file that smallcnn.save_cnn wrote ({type(e).__name__}: {str(e).splitlines()[0]})') from None
-        self.logits.eval().requires_grad_(False).to(self.device)
+        self.logits.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
         self.mean, self.dim = mean.float().to(self.device), len(mean)
         self.definition = dict(kind='cifar10-cnn', weights=file_sha(file), layer='net[:8], means of quarters, averaged with the mirror image', preprocessing='[-1,1], grey as three equal channels', centred='mean over its training images')
 

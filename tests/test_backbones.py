@@ -2,6 +2,7 @@
 import hashlib
 import importlib
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -149,6 +150,13 @@ def test_sscd_is_its_network_of_the_prepared_images(toys):
 def test_ids_follow_weights_and_preprocessing(toys):
     ids = [SSCD('mixup', view, weights=toy, device='cpu').id for toy in toys for view in SSCD_VIEWS]
     assert len(set(ids)) == 4 and ids[0] == SSCD('mixup', weights=toys[0]/'sscd_disc_mixup.torchscript.pt', device='cpu').id
+
+
+def test_another_preprocessing_under_the_same_name_is_another_id(toys, monkeypatch):
+    before = SSCD('mixup', weights=toys[0], device='cpu')
+    monkeypatch.setitem(SSCD_VIEWS, 'dcr', replace(SSCD_VIEWS['dcr'], mean=(.5, .5, .4)))
+    after = SSCD('mixup', weights=toys[0], device='cpu')
+    assert before.name == after.name and before.id != after.id
 
 
 def test_the_hash_is_checked_before_the_file_is_run(toys, monkeypatch):

@@ -222,7 +222,7 @@ def arms_figure(rows: list[Row],
         null = [r.ours.value for r in rows if r.labels['method'] == 'held-out' and r.labels['metric'] == 'memorized']
         if null: ax.axhline(100 * null[0], color='0.35', linestyle=':', linewidth=1, label='held-out images')
         if numeric and title in log: ax.set_xscale('log'); ax.set_xticks(place, [f'{x:g}' for x in place]); ax.minorticks_off()
-        elif numeric: ax.set_xticks(place, [f'{x:g}' for x in place])
+        elif numeric: ax.set_xticks(place, [f'{x:g}' for x in place], rotation=60 * (len(place) > 6), fontsize=8 if len(place) > 6 else 10)
         else: ax.set_xticks(place, [rs[0].labels['method'] for rs in found], rotation=35, ha='right', fontsize=8)
         ax.set(title=title, ylabel=COLUMNS['memorized'], xlabel=xlabel if isinstance(xlabel, str) else xlabel.get(title, ''), ylim=(-3, 103))
     axes[0, 0].legend(frameon=False, fontsize=8); fig.tight_layout()
@@ -237,10 +237,10 @@ def pareto_figure(rows: list[Row]):
     for ax, n in zip(axes[0], sizes):
         memorized, frechet = ({k[0]: v[-1] for k, v in arm_rows(rows, m).items() if k[1] == n} for m in ('memorized', 'frechet'))
         points = {k: (frechet[k].ours.value, 100 * memorized[k].ours.value) for k in memorized}
-        for k, (x, y) in points.items():
+        for i, (k, (x, y)) in enumerate(sorted(points.items(), key=lambda p: p[1][1])):
             is_base = k == 'baseline'
             ax.errorbar([x], [y], xerr=None if frechet[k].ours.lo is None else [[max(x - frechet[k].ours.lo, 0)], [max(frechet[k].ours.hi - x, 0)]], yerr=whiskers(memorized[k].ours), color='#d55e00' if is_base else '#0072b2', marker='s' if is_base else 'o', capsize=2, elinewidth=.6)
-            ax.annotate(k.replace('sigma_n = ', '$\\sigma_n$='), (x, y), xytext=(4, 4), textcoords='offset points', fontsize=7)
+            ax.annotate(k.replace('sigma_n = ', '$\\sigma_n$='), (x, y), xytext=(5, 5) if i % 2 else (-5, -11), ha='left' if i % 2 else 'right', textcoords='offset points', fontsize=8)
         front = sorted(p for p in points.values() if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points.values()))
         ax.plot(*zip(*front), color='0.5', linestyle=':', label='Pareto front of the means', zorder=0)
         ax.set(xlabel='Fréchet distance to held-out images', ylabel=COLUMNS['memorized'], title=f'n = {n}'); ax.legend(frameon=False, fontsize=8)

@@ -56,10 +56,10 @@ def budgets_of(rows: list[Row],
 
 # %% ../nbs/18d_draw.ipynb #3311493b
 def differences(rows: list[Row]) -> pd.DataFrame:
-    "What differs between two arms, paired by seed, at each budget, with the verdict on its claim."
-    found = [r for r in rows if r.labels['method'] == 'difference' and r.labels['metric'] in COLUMNS and r.labels['it'] in budgets_of(rows, r.labels['n'])]
+    "What differs between two arms, paired by seed, at each budget, wherever there is a claim about it, with the verdict."
+    found = [r for r in rows if r.labels['method'] == 'difference' and r.claim and r.labels['metric'] in COLUMNS]
     return pd.DataFrame([{'n': r.labels['n'], 'iteration': r.labels['it'], 'difference': r.labels.get('pair', 'two-regime − baseline'), 'of': COLUMNS[r.labels['metric']], 'paired difference': shown(r.labels['metric'], r.ours),
-                          'per seed': ', '.join(shown(r.labels['metric'], Estimate(v, None, None, 1)) for v in r.detail['values']), 'claim': r.claim or '', 'verdict': r.verdict if r.claim else ''} for r in found])
+                          'per seed': ', '.join(shown(r.labels['metric'], Estimate(v, None, None, 1)) for v in r.detail['values']), 'claim': r.claim, 'verdict': r.verdict} for r in found])
 
 # %% ../nbs/18d_draw.ipynb #d62ebb79
 def crossing(points: list, # of (iteration, share), iterations rising
@@ -264,13 +264,11 @@ def claims_table(key: str,  # of a paper
     lines = []
     for c in (c for c in papers()[check_choice('key', key, papers())].claims if c.kind in kinds):
         found = [r for r in rows if r.claim == c.id]
-        last = {(r.labels.get('pair'), r.labels['n']): r.labels['it'] for r in sorted(found, key=lambda r: r.labels['it'])}
-        found = [r for r in found if r.labels['it'] == last[r.labels.get('pair'), r.labels['n']]]
         base = {'claim': c.id, 'statement': c.statement, 'printed': c.printed_text if c.kind == 'value' else '', 'notebook': c.notebook}
         for r in found or [None]:
-            about = {'of': '', 'ours': 'no row yet', 'verdict': badge('not run'), 'minutes of training': ''} if r is None else {
-                'of': r.labels.get('pair', ''), 'ours': shown(r.labels['metric'], r.ours) if r.labels['metric'] in COLUMNS else f'{r.ours:.3g}', 'verdict': badge(r.verdict), 'minutes of training': f'{r.cost["training_sec"] / 60:.1f}' if 'training_sec' in r.cost else ''}
-            lines.append(base | about | {'again': f'ambient-nb reproduce {c.notebook} --profile {r.profile if r else "quick"}'})
+            about = {'of': '', 'n': '', 'iteration': '', 'ours': 'no row yet', 'verdict': badge('not run')} if r is None else {
+                'of': r.labels.get('pair', ''), 'n': r.labels['n'] or '', 'iteration': r.labels['it'] or '', 'ours': shown(r.labels['metric'], r.ours) if r.labels['metric'] in COLUMNS else f'{r.ours:.3g}', 'verdict': badge(r.verdict)}
+            lines.append(base | about | {'again': f'ambient-nb reproduce --only {c.notebook.removeprefix("repro_")} --profile {r.profile if r else "quick"}'})
     return pd.DataFrame(lines)
 
 # %% ../nbs/18d_draw.ipynb #425b9bb6

@@ -62,8 +62,7 @@ def plan(item: str,    # a key of ITEMS
         ) -> Plan:     # BadInput where a name or a value is not allowed
     "Check the parameters of a reproduction notebook and turn them into a plan."
     it = ITEMS[check_choice('item', item, ITEMS)]
-    for name in parameters:
-        if name not in PARAMETERS: raise BadInput('parameter', name, 'one of ' + ', '.join(PARAMETERS))
+    for name in parameters: check_choice('parameter', name, PARAMETERS)
     n, dataset, profile, sigma_n, iters, seeds, out, device, data, size, dry_run = (PARAMETERS | parameters).values()
     profile, dataset = pick_profile(profile, dataset, data)
     if size is not None: size = check_int('size', size, 8, SHAPES[dataset][1])

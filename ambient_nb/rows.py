@@ -10,6 +10,7 @@ __all__ = ['TABLE_METRICS', 'SELECTION', 'Row', 'save_rows', 'load_rows', 'same_
 # %% ../nbs/18c_rows.ipynb #459a06ba
 import json, math
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ from .data import to_float, to_uint8
 from .features import Encoder, encoder_for
 from .losses import TwoRegimeOptimum
 from .memorization import is_memorized, metric_id, nearest, summarize
-from .papers import Claim, papers
+from .papers import Claim, known
 from .plans import Plan
 from .repro import LEVELS, Run, execute_all, load_split, measure, run_key, training_images
 from .sampling import sample
@@ -134,10 +135,12 @@ class Measured:
     tables: dict     # iteration -> a table per seed
     metas: dict      # iteration -> what else was measured, per seed
     folders: list    # of the trainings, per seed
+    origin: dict     # versions, hardware, commit
 
-    def summaries(self, it: int) -> list[dict]: # per seed: metric -> Estimate
-        "The metrics at an iteration."
-        return [summary(df, meta, self.null[0]) for df, meta in zip(self.tables[it], self.metas[it])]
+    @cached_property
+    def summaries(self) -> dict: # iteration -> per seed: metric -> Estimate
+        "The metrics; every pair that an arm is in asks for them."
+        return {it: [summary(df, meta, self.null[0]) for df, meta in zip(tables, self.metas[it])] for it, tables in self.tables.items()}
 
 # %% ../nbs/18c_rows.ipynb #9efe2f62
 def measured(plan: Plan, arm: Arm) -> Measured:
@@ -148,7 +151,7 @@ def measured(plan: Plan, arm: Arm) -> Measured:
     found = {it: [measure(run, it, plan.out)[:2] for run in runs] for it in arm.snapshots}
     return Measured(arm, encoder_for(plan.dataset, split.heldout), dict(train=null_meta['data'], heldout=split.heldout.sha), (null, null_meta),
                     {it: [df for df, _ in v] for it, v in found.items()}, {it: [meta for _, meta in v] for it, v in found.items()},
-                    [plan.out/'train'/run_key(run.config, training_images(run)) for run in runs])
+                    [plan.out/'train'/run_key(run.config, training_images(run)) for run in runs], provenance(plan.device))
 
 # %% ../nbs/18c_rows.ipynb #58afb7a0
 def row_of(plan: Plan,
@@ -161,17 +164,17 @@ def row_of(plan: Plan,
            **labels,       # further ones
           ) -> Row:
     "A row of a plan."
-    found = next((c for p in papers().values() for c in p.claims if c.id == claim_id), None)
+    found = known().get(claim_id)
     labels = dict(dataset=plan.dataset, n=m.arm.n, method=method, it=it, metric=metric, budget=m.arm.budgets.index(it) if it in m.arm.budgets else None) | labels
     return Row('/'.join(map(str, (plan.item, plan.dataset, m.arm.n, labels.get('pair', method), it, metric))), labels, ours, detail, found and found.id, found and found.printed, verdict(found, ours, profile=plan.profile, comparable=plan.profile == 'paper'),
-               metric_id(metric, m.encoder), m.shas, plan.seeds, SELECTION, content_hash(dict(setup=dict(asdict(plan.setup), train=identity(plan.setup.train)), arm=identity(m.arm.train))), plan.profile, core.NUMERICS, cost or {}, provenance(plan.device))
+               metric_id(metric, m.encoder), m.shas, plan.seeds, SELECTION, content_hash(dict(setup=dict(asdict(plan.setup), train=identity(plan.setup.train)), arm=identity(m.arm.train))), plan.profile, core.NUMERICS, cost or {}, m.origin)
 
 # %% ../nbs/18c_rows.ipynb #665203fd
 def arm_rows(plan: Plan, m: Measured) -> list[Row]:
     "The metrics of an arm at every iteration; at the last one also its losses, and its errors by level."
     rows, last = [], m.arm.train.iters
     for it in m.arm.snapshots:
-        secs, found = [load_json(snapshot_path(f, it).with_suffix('.json'))['sec'] for f in m.folders], m.summaries(it)
+        secs, found = [load_json(snapshot_path(f, it).with_suffix('.json'))['sec'] for f in m.folders], m.summaries[it]
         cost = dict(training_sec=sum(secs), images_per_sec=it * m.arm.train.batch * len(secs) / sum(secs))
         for metric in found[0]:
             per_seed = [s[metric] for s in found]
@@ -196,7 +199,7 @@ def pair_rows(plan: Plan, pair: Pair, a: Measured, b: Measured) -> list[Row]:
     "How two arms differ, seed by seed, with the verdict on what a paper says of it."
     rows = []
     for it, other in zip(pair.a.snapshots, pair.b.snapshots):
-        ours, theirs = a.summaries(it), b.summaries(other)
+        ours, theirs = a.summaries[it], b.summaries[other]
         for metric in (*TABLE_METRICS, 'similarity_mean'):
             values = [[s[metric].value for s in found] for found in (ours, theirs)]
             rows.append(row_of(plan, a, 'difference', it, metric, paired(*values), dict(values=[x - y for x, y in zip(*values)]), f'{plan.item}/{pair.topic}/{metric}' if it in pair.a.budgets else None, pair=pair.name))

@@ -227,7 +227,6 @@ class Item:
     paper: str         # whose settings the paper profile takes
     ns: dict           # profile -> training-set sizes
     seeds: dict        # profile -> seeds
-    minutes: float | None = None # measured in the quick profile on 2 CPU cores, None where not
     several: bool = False # whether more than one size may be asked for
     optimum: bool = False # whether the exact optimum of the loss is sampled too
     px: bool = False   # whether `make` wants the side of the images

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from . import core
 from .core import BadInput, check_choice, check_float, check_int, content_hash, progress, provenance, runs_dir, writable_dir
-from .papers import Claim, claim, papers
+from .papers import Claim, claim, known
 from .repro import ADVICE, numbers, pick_profile
 from .rows import Row, save_rows, verdict
 from .stats import Estimate
@@ -32,6 +32,7 @@ class TheoryPlan:
     out: Path       # where rows go
     dry_run: bool = False
     begun: float = field(default_factory=time.monotonic)
+    origin: dict = field(default_factory=provenance) # versions, hardware, commit
 
     def __getitem__(self, name: str): return self.sizes[name]
 
@@ -66,8 +67,7 @@ def plan_theory(item: str,      # 'theory_optimum', …; the claims' ids start w
                ) -> TheoryPlan: # BadInput where a name or a value is not allowed
     "Check the parameters of a theory notebook and turn them into a plan."
     allowed = dict(profile='auto', out=None, dry_run=False) | dict.fromkeys(sizes)
-    for name in parameters:
-        if name not in allowed: raise BadInput('parameter', name, 'one of ' + ', '.join(allowed))
+    for name in parameters: check_choice('parameter', name, allowed)
     asked = allowed | parameters
     profile, _ = pick_profile(asked['profile'], 'digits', None)
     column = ('smoke', 'quick', 'paper').index(profile)
@@ -117,10 +117,10 @@ def fact(plan: TheoryPlan,
         ) -> Row:
     "One quantity of the theory as a row."
     id = f'{plan.item}/{name}'; method, _, metric = name.rpartition('/')
-    found = next((c for p in papers().values() for c in p.claims if c.id == id), None)
+    found = known().get(id)
     said = verdict(found, over_draws(values), profile=plan.profile) if found and found.kind != 'law' else judge(found, values, profile=plan.profile)
     return Row(id, dict(dataset=data, n=n, method=method, it=0, metric=metric), over_draws(values), dict(values=[float(v) for v in values]) | (detail or {}), found and found.id, found and found.printed, said,
-               f'{metric}: {definition}', shas or {}, plan.seeds, 'every draw is reported', content_hash([plan.item, plan.sizes]), plan.profile, core.NUMERICS, dict(sec=round(time.monotonic() - plan.begun, 1)), provenance())
+               f'{metric}: {definition}', shas or {}, plan.seeds, 'every draw is reported', content_hash([plan.item, plan.sizes]), plan.profile, core.NUMERICS, dict(sec=round(time.monotonic() - plan.begun, 1)), plan.origin)
 
 # %% ../nbs/18f_theory.ipynb #a59c33aa
 def simulate(plan: TheoryPlan,

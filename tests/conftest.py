@@ -20,6 +20,13 @@ def own_folders(tmp_path_factory):
     os.environ.update(AMBIENT_NB_RUNS=str(base/'runs'), AMBIENT_NB_CLAIMS=str(base/'claims.json'))
 
 
+@pytest.fixture(scope='session')
+def torch_fidelity():
+    "torch_fidelity, which makes torchvision importable also where its compiled operators do not fit the torch beside them."
+    from ambient_nb.torchfidelity import torch_fidelity
+    return torch_fidelity()
+
+
 @pytest.fixture
 def data_dir() -> Path:
     "$AMBIENT_NB_DATA, for tests marked real_data."

@@ -21,20 +21,7 @@ def pictures(*shape, name='u'): return torch.randint(0, 256, shape, generator=rn
 
 
 @pytest.fixture(scope='module')
-def fit_torchvision():
-    "torchvision, importable also where its compiled operators do not fit the torch beside them."
-    schemas = []
-    try: importlib.import_module('torchvision')
-    except RuntimeError as e:
-        if 'torchvision::nms' not in str(e): raise
-        schemas.append(torch.library.Library('torchvision', 'FRAGMENT'))
-        for name in ('nms', 'qnms'): schemas[0].define(f'{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
-        for name in [m for m in sys.modules if m.split('.')[0] == 'torchvision']: del sys.modules[name]
-    yield schemas
-
-
-@pytest.fixture(scope='module')
-def transformers(fit_torchvision):
+def transformers(torch_fidelity):
     try: yield importlib.import_module('transformers')
     except ImportError: pytest.skip('needs the extra `features`: transformers is not installed')
 
@@ -176,7 +163,7 @@ def test_a_file_of_another_kind_is_named(tmp_path):
 # Inception, through torch-fidelity
 
 @pytest.fixture(scope='module')
-def inception_file(fit_torchvision, tmp_path_factory):
+def inception_file(torch_fidelity, tmp_path_factory):
     "Random weights under the published name."
     port = importlib.import_module('torch_fidelity.feature_extractor_inceptionv3')
     with torch.random.fork_rng(), pytest.MonkeyPatch.context() as patch:

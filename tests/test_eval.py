@@ -1,7 +1,5 @@
 "Laws of the evaluation rooms: intervals that cover, distances that agree with others', copies that are found."
-import importlib
 import json
-import sys
 
 import numpy as np
 import pandas as pd
@@ -29,19 +27,6 @@ def train(): return subset(digits()[0], 300)[0].pixels
 
 @pytest.fixture(scope='module')
 def heldout(): return digits()[1].pixels
-
-
-@pytest.fixture(scope='module')
-def torch_fidelity():
-    "torch_fidelity, importable also where torchvision's compiled operators do not fit the torch beside them."
-    schemas = []
-    try: importlib.import_module('torchvision')
-    except RuntimeError as e:
-        if 'torchvision::nms' not in str(e): raise
-        schemas.append(torch.library.Library('torchvision', 'FRAGMENT'))
-        schemas[0].define('nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor'); schemas[0].define('qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
-        for name in [m for m in sys.modules if m.split('.')[0] == 'torchvision']: del sys.modules[name]
-    yield pytest.importorskip('torch_fidelity')
 
 
 # stats

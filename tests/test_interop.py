@@ -323,17 +323,10 @@ def test_diffusers_missing_names_the_extra():
 
 
 @pytest.fixture(scope='module')
-def diffusers(tmp_path_factory):
+def diffusers(torch_fidelity, tmp_path_factory):
     "diffusers, offline, its cache in a temporary folder; importable also where torchvision's compiled operators do not fit the torch beside them."
     os.environ.update(HF_HOME=str(tmp_path_factory.mktemp('hf')), HF_HUB_OFFLINE='1')
-    schemas = []
-    try: __import__('torchvision')
-    except RuntimeError as e:
-        if 'torchvision::nms' not in str(e): raise
-        schemas.append(torch.library.Library('torchvision', 'FRAGMENT'))
-        for name in ('nms', 'qnms'): schemas[0].define(f'{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
-        for name in [m for m in sys.modules if m.split('.')[0] == 'torchvision']: del sys.modules[name]
-    yield pytest.importorskip('diffusers', reason="diffusers is not installed (extra 'sd')")
+    return pytest.importorskip('diffusers', reason="diffusers is not installed (extra 'sd')")
 
 
 @pytest.mark.parametrize('family, precond', [('ddpmpp', 'edm'), ('ncsnpp', 've'), ('adm', 'iddpm')])

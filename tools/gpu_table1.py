@@ -198,7 +198,7 @@ def rows_of(work: Work, p: Plan, key: str, ceiling: float) -> list[Row]:
     "The rows of a pair: collected as ever, with cost, deviations and the verdict's condition."
     c, s, names = p.arms[0].train, work.notes[key], [a.name for a in p.arms]
     (middle, arm), flops = half_time(p, s['half']), 3 * forward_flops(p.arms[0].train.net, (3, 32, 32), 0, p.arms[0].train.augment > 0)
-    m = measured(middle, arm); half = m.summaries(arm.budgets[0])[0]['memorized']
+    m = measured(middle, arm); half = m.summaries[arm.budgets[0]][0]['memorized']
     found = collect(p) + [row_of(middle, m, arm.name, arm.budgets[0], 'memorized', half, dict(values=[half.value]))]
     if key != 'main': found = [r for r in found if r.labels['method'] in (*names, 'difference')]
     kept = load_json(HERE/'manifest.json')['commit']

@@ -6,14 +6,14 @@
 __all__ = ['STYLE', 'COLUMNS', 'ABSOLUTE', 'BADGES', 'shown', 'bounded', 'table', 'budgets_of', 'differences', 'crossing',
            'delays', 'pick_rows', 'selection', 'printed_values', 'deviations', 'panels', 'curve_figure',
            'similarity_figure', 'loss_figure', 'error_figure', 'error_table', 'arm_rows', 'arms_table', 'cost',
-           'whiskers', 'arms_figure', 'pareto_figure', 'badge', 'claims_table', 'neighbours_figure']
+           'whiskers', 'arms_figure', 'pareto_figure', 'badge', 'expected', 'claims_table', 'neighbours_figure']
 
 # %% ../nbs/18d_draw.ipynb #51d51a9d
 from dataclasses import replace
 import numpy as np
 import pandas as pd
 from .core import check_choice
-from .papers import known, papers
+from .papers import Claim, known, papers
 from .plans import Plan
 from .repro import METHODS, measure, training_images
 from .rows import Row, load_rows
@@ -279,6 +279,11 @@ def badge(verdict: str) -> str: # HTML
     return f'<span style="background:{color};color:#fff;border-radius:4px;padding:1px 6px;white-space:nowrap">{verdict}</span>'
 
 # %% ../nbs/18d_draw.ipynb #9240c65c
+def expected(c: Claim) -> str:
+    "What a claim says, in short: a printed value, a law's value, or the side of zero on which a difference lies."
+    return c.printed_text if c.kind == 'value' else f'{c.inequality} 0' if c.inequality else f'{c.expected:g}'
+
+# %% ../nbs/18d_draw.ipynb #d66a7380
 def claims_table(key: str,  # of a paper
                  rows: list[Row], # committed ones, of any notebooks
                  kinds: tuple = ('direction', 'law'), # of claims; also 'value'
@@ -287,14 +292,14 @@ def claims_table(key: str,  # of a paper
     lines = []
     for c in (c for c in papers()[check_choice('key', key, papers())].claims if c.kind in kinds):
         found = [r for r in rows if r.claim == c.id]
-        base = {'claim': c.id, 'statement': c.statement, 'printed': c.printed_text if c.kind == 'value' else '', 'notebook': c.notebook}
+        base = {'claim': c.id, 'statement': c.statement, 'printed or expected': expected(c), 'notebook': c.notebook}
         for r in found or [None]:
             about = {'of': '', 'n': '', 'iteration': '', 'ours': 'no row yet', 'verdict': badge('not run')} if r is None else {
                 'of': r.labels.get('pair', ''), 'n': r.labels['n'] or '', 'iteration': r.labels['it'] or '', 'ours': shown(r.labels['metric'], r.ours) if r.labels['metric'] in COLUMNS else f'{r.ours:.3g}', 'verdict': badge(r.verdict)}
             lines.append(base | about | {'again': f'ambient-nb reproduce --only {c.notebook.removeprefix("repro_")} --profile {r.profile if r else "quick"}'})
     return pd.DataFrame(lines)
 
-# %% ../nbs/18d_draw.ipynb #7aa488fe
+# %% ../nbs/18d_draw.ipynb #c8bc8308
 def neighbours_figure(plan: Plan,
                       arms: list | None = None, # of Arm; None for the first two
                       count: int = 10,          # samples of each

@@ -171,6 +171,14 @@ def test_a_distance_of_another_encoder_is_no_fid(split_plan, tmp_path, monkeypat
     papers.cache_clear()
 
 
+def test_every_claim_is_listed_with_what_it_expects():
+    for key, paper in papers().items():
+        table = draw.claims_table(key, [], ('direction', 'law', 'value')).set_index('claim')
+        assert set(table.index) == {c.id for c in paper.claims} and set(table.ours) == {'no row yet'}
+        expected = table['printed or expected'].to_dict()
+        for c in paper.claims: assert expected[c.id] == (c.printed_text if c.kind == 'value' else f'{c.inequality} 0' if c.expected is None else f'{c.expected:g}')
+
+
 def test_a_share_is_shown_within_0_and_100():
     wide = Estimate(.9, .7, 1.1, 3, 'seeds')
     assert draw.shown('memorized', draw.bounded('memorized', wide)) == '90.0 [70.0, 100.0]' and draw.bounded('frechet', wide) == wide

@@ -80,10 +80,9 @@ def reproduce(notebook: str = typer.Argument(None, help='Name of a notebook in n
     from ambient_nb.publish import run_notebook, run_suite
     for p in parameter:
         if '=' not in p: raise BadInput('parameter', p, 'of the form NAME=VALUE')
-    words = {'True': True, 'False': False, 'None': None} # as papermill reads them
     if notebook is not None:
         if only is not None: raise BadInput('only', only, 'left out where a notebook is named')
-        typer.echo(f'wrote {run_notebook(notebook, dict(((k, words.get(v, v)) for k, v in (p.split("=", 1) for p in parameter)), profile=profile), out=out, publish=publish)}')
+        typer.echo(f'wrote {run_notebook(notebook, dict((p.split("=", 1) for p in parameter), profile=profile), out=out, publish=publish)}')
         return
     if parameter: raise BadInput('parameter', ', '.join(parameter), 'given with the name of a notebook')
     table = run_suite(profile, only, out=out, publish=publish, say=typer.echo)

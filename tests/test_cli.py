@@ -4,7 +4,11 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from ambient_nb.core import BadInput, check_flag
 from ambient_nb.data import read_zip
+from ambient_nb.plans import plan
+from ambient_nb.speed import plan_bench
+from ambient_nb.theory import plan_theory
 
 
 def cli(*args, **kwargs): return subprocess.run([sys.executable, '-c', 'from ambient_nb.cli import main; main()', *map(str, args)], capture_output=True, text=True, **kwargs)
@@ -43,3 +47,15 @@ def test_reproduce(tmp_path):
     done = cli('reproduce', 'repro_table1', '--profile', 'smoke', '-p', 'n=20', '-p', 'seeds=0', '--out', tmp_path/'runs')
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path/'runs'/'repro_table1.ipynb').exists() and len(list((tmp_path/'runs'/'rows').glob('table1-smoke-*.json'))) == 1
+
+
+@pytest.mark.parametrize('word, flag', [(True, True), ('True', True), ('true', True), (False, False), ('False', False), ('false', False)])
+def test_flags_as_a_shell_writes_them(word, flag):
+    assert check_flag('dry_run', word) is flag
+    plans = plan('table1', n=20, profile='smoke', device='cpu', dry_run=word), plan_theory('theory_x', dict(seeds=(1, 1, 1)), (None,) * 3, profile='smoke', dry_run=word), plan_bench(nets='tiny', device='cpu', compile=word, dry_run=word)
+    assert all(p.dry_run is flag for p in plans) and plans[2].compile is flag
+
+
+@pytest.mark.parametrize('word', ['perhaps', '', 'yes', 1, 0, None])
+def test_no_other_word_is_a_flag(word):
+    with pytest.raises(BadInput, match='dry_run must be True or False'): check_flag('dry_run', word)

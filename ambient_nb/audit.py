@@ -72,7 +72,7 @@ class Audit:
     @cached_property
     def words(self) -> tuple[str, str]: # the verdict; 'more', 'none' or 'open'
         if sorted(self.generated.digests) != sorted(self.train.digests): return verdict(*self.counts)
-        return f'The generated and the training images are the same {len(self.train):,} images. Nothing is said about a generator.', 'open'
+        return f'The generated and the training images are the same {len(self.train):,} images: nothing is said about a generator.', 'open'
 
     @property
     def verdict(self) -> str: # in words
@@ -127,8 +127,8 @@ def summary(audit: Audit) -> dict: # JSON-able
 def verdict_html(audit: Audit) -> str: # HTML
     "The verdict: what was counted in large, what it is compared with below."
     words, tone = audit.words
-    first, _, rest = words.partition(': ' if tone != 'open' else '. ')
-    return f'<div class="verdict {tone}"><p>{escape(first)}.</p><p class="soft">{escape(rest)}</p></div>'
+    first, _, rest = words.partition(': ')
+    return f'<div class="verdict {tone}"><p>{escape(first)}.</p><p class="soft">{escape(rest[0].upper() + rest[1:])}</p></div>'
 
 # %% ../nbs/14f_audit.ipynb #18c8a8a2
 def numbers_html(audit: Audit) -> str: # HTML
@@ -237,7 +237,7 @@ def audit(generated,    # samples: folder, zip, tar, .npy, .npz; or data.Images,
     cache = writable_dir(cache or runs_dir()/'audit', 'cache')
     sets = {name: read_pictures(source, name, size=size, skip_bad=skip_bad, folder=cache) for name, source in dict(generated=generated, train=train, holdout=holdout).items() if source is not None}
     for name, p in sets.items():
-        if p.pixels.shape[2:] != (want := sets['generated'].pixels.shape[2:]): raise BadInput(name, f'{p.source}: {p.pixels.shape[-1]}x{p.pixels.shape[-2]}', f'of one side with the generated images, {want[1]}x{want[0]}; where a size is given, all are brought to it')
+        if p.pixels.shape[2:] != (want := sets['generated'].pixels.shape[2:]): raise BadInput(name, f'{p.source}: {p.pixels.shape[-1]}x{p.pixels.shape[-2]}', f'of one side with the generated images, {want[1]}x{want[0]}; with `size` all are brought to one side')
     if len(sets['train']) < 2: raise BadInput('train', sets['train'].source, 'at least two images: the 1/3 rule needs a second neighbour')
     if len({p.pixels.shape[1] for p in sets.values()}) > 1: sets = {name: p.as_rgb() for name, p in sets.items()}
     if encoder == 'pixels': encoder = encoder_named(encoder, some_of(sets['train']), weights=weights)

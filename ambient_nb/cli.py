@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['app', 'data_app', 'claims_app', 'version', 'data_make', 'convert', 'audit', 'reproduce', 'claims_set', 'claims_show',
-           'main']
+           'as_typed', 'main']
 
 # %% ../nbs/20_cli.ipynb #7f49a472
-import sys
+import re, sys
+from difflib import get_close_matches
 from pathlib import Path
 import typer
 from . import __version__
@@ -66,7 +67,7 @@ def audit(generated: Path = typer.Argument(..., help='Samples: a folder, zip or 
     "Does a generator copy its training set? Write a report with a verdict."
     from ambient_nb.audit import audit
     found = audit(generated, train, holdout, encoder, out, weights=weights, threshold=threshold, flips=flips, size=size, skip_bad=skip_bad, device=device, cache=cache)
-    typer.echo(f"{found.verdict}\nwrote {out/'report.html'}")
+    typer.echo('\n'.join([found.verdict, *(f'Note: {note}' for note in found.notes), f"wrote {out/'report.html'}"]))
 
 # %% ../nbs/20_cli.ipynb #c939ceb3
 @app.command()
@@ -80,10 +81,9 @@ def reproduce(notebook: str = typer.Argument(None, help='Name of a notebook in n
     from ambient_nb.publish import run_notebook, run_suite
     for p in parameter:
         if '=' not in p: raise BadInput('parameter', p, 'of the form NAME=VALUE')
-    words = {'True': True, 'False': False, 'None': None} # as papermill reads them
     if notebook is not None:
         if only is not None: raise BadInput('only', only, 'left out where a notebook is named')
-        typer.echo(f'wrote {run_notebook(notebook, dict(((k, words.get(v, v)) for k, v in (p.split("=", 1) for p in parameter)), profile=profile), out=out, publish=publish)}')
+        typer.echo(f'wrote {run_notebook(notebook, dict((p.split("=", 1) for p in parameter), profile=profile), out=out, publish=publish)}')
         return
     if parameter: raise BadInput('parameter', ', '.join(parameter), 'given with the name of a notebook')
     table = run_suite(profile, only, out=out, publish=publish, say=typer.echo)
@@ -105,17 +105,27 @@ def claims_set(file: Path = typer.Argument(..., help='A JSON file: claim id -> p
 @claims_app.command('show')
 def claims_show(key: str = typer.Argument('', help='Only claims whose id begins so.')):
     "List the claims, and what is printed of them."
-    from ambient_nb.papers import papers
-    for p in papers().values():
-        for c in p.claims:
-            if c.id.startswith(key): typer.echo(f'{c.id}: {c.printed_text if c.kind == "value" else c.statement}')
+    from ambient_nb.papers import known
+    found = [c for id, c in known().items() if id.startswith(key)]
+    items = sorted({id.split('/')[0] for id in known()})
+    if not found: raise BadInput('key', key, f'how a claim id begins: {", ".join(get_close_matches(key, [*items, *known()]) or items)}')
+    for c in found: typer.echo(f'{c.id}: {c.printed_text if c.kind == "value" else c.statement}')
+
+# %% ../nbs/20_cli.ipynb #a57f9ed1
+def as_typed(message: str, # of a BadInput
+            ) -> str:      # the same, its parameters spelled as the options of the command that was typed
+    "An error in the words of the command line."
+    command = typer.main.get_command(app)
+    for word in sys.argv[1:]: command = getattr(command, 'commands', {}).get(word, command)
+    for p in command.params: message = re.sub(rf'^{p.name}(?==)|(?<=not allowed: ){p.name}(?= must be)|`{p.name}`', p.opts[-1], message)
+    return message
 
 # %% ../nbs/20_cli.ipynb #843b1e89
 def main() -> None: # exit code 2 where a parameter is not allowed, 1 for a damaged file
     "The entry point of the command `ambient-nb`."
     try: app()
-    except BadInput as e: typer.echo(f'Error: {e}', err=True); sys.exit(2)
+    except BadInput as e: typer.echo(f'Error: {as_typed(str(e))}', err=True); sys.exit(2)
     except Damaged as e: typer.echo(f'Error: {e}', err=True); sys.exit(1)
     except Exception as e:   # papermill wraps what a notebook raised
         if getattr(e, 'ename', None) not in ('BadInput', 'Damaged'): raise
-        typer.echo(f'Error: {e.evalue}', err=True); sys.exit(2 if e.ename == 'BadInput' else 1)
+        typer.echo(f'Error: {as_typed(e.evalue)}', err=True); sys.exit(2 if e.ename == 'BadInput' else 1)

@@ -129,7 +129,7 @@ def verdict(k: int, n: int,   # samples that look copied, of how many
            ) -> tuple[str, str]: # in words; 'more', 'none' or 'open'
     "What an audit found, in words."
     share = wilson(k, n)
-    if m is None: return f'{k:,} of {n:,} look copied, upper bound {percent(share.hi)}. Share {percent(share.value)}, 95 % interval {percent(share.lo)} to {percent(share.hi)}. Without held-out images there is no null to compare with.', 'open'
+    if m is None: return f'{k:,} of {n:,} look copied ({percent(share.value)}, 95 % interval {percent(share.lo)} to {percent(share.hi)}): without held-out images nothing says whether that is many.', 'open'
     p, e = fisher(k, n, h, m), excess(k, n, h, m)
     null = f'{h:,} of {m:,} held-out images ({percent(h / m)}) pass the same rule'
     if p < .05: return f'{k:,} of {n:,} look copied ({percent(share.value)}), more than the null (p = {p:.2g}): {null}. Excess {percent(e.value)}, 95 % interval {percent(e.lo)} to {percent(e.hi)}.', 'more'

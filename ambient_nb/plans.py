@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from .augment import AugmentPipe
-from .core import BadInput, check_choice, check_float, check_int, pick_device, runs_dir, writable_dir
+from .core import BadInput, check_choice, check_flag, check_float, check_int, pick_device, runs_dir, writable_dir
 from .networks import NetConfig, make_net
 from .repro import ADVICE, SHAPES, Run, Setup, iterations_done, load_split, numbers, pick_profile, trainings
 from .suite import ITEMS, Arm, setup_for
@@ -68,7 +68,7 @@ def plan(item: str,    # a key of ITEMS
     if size is not None: size = check_int('size', size, 8, SHAPES[dataset][1])
     if iters is not None: iters = check_int('iters', iters, 1)
     if sigma_n is not None: sigma_n = check_float('sigma_n', sigma_n, 0, 80, open_lo=True)
-    dry_run = check_choice('dry_run', dry_run, (True, False, 'true', 'false')) in (True, 'true')
+    dry_run = check_flag('dry_run', dry_run)
     setup = setup_for(profile, dataset, it.paper, iters, sigma_n)
     pool = SHAPES[dataset][2] if dry_run and data is None else len(load_split(dataset, data, size).pool)
     ns = numbers('n', it.ns[profile] if n is None else n, 1 if profile == 'smoke' else 2, pool)

@@ -121,12 +121,12 @@ def read_pictures(source,                   # path, Images, or uint8 tensor or a
             if size is not None and min(w, h) < size: raise BadInput('size', size, f'at most {min(w, h)}, the smaller side of {picture} in {called}')
             if size is not None and (w, h) != (size, size): image, w, h, done = Image.fromarray(fit(image, picture, 'center', size)), size, size, [*done, f'resized to {size}x{size}']
             sides.append(w)
-            if (w, h) != (sides[0], sides[0]): raise BadInput(name, f'{called}: {picture}', f'square and of one side: this picture is {w}x{h}' + (f', {names[0]} {sides[0]}x{sides[0]}' if names else '') + '; where a size is given, all are brought to it')
+            if (w, h) != (sides[0], sides[0]): raise BadInput(name, f'{called}: {picture}', f'square and of one side: this picture is {w}x{h}' + (f', {names[0]} {sides[0]}x{sides[0]}' if names else '') + '; with `size` all are brought to one side')
             a = np.asarray(image.convert('RGB')).transpose(2, 0, 1)
             names.append(picture); digests.append(hashlib.sha256(a.tobytes()).digest()); converted.update(done); grey += image.mode == 'L'
             yield a[None]
         some = '; '.join(f'{n} ({why})' for n, why in list(bad.items())[:5]) + ('; …' if len(bad) > 5 else '')
-        if bad and not skip_bad: raise BadInput(name, called, f'a source whose pictures all open, or one read with skip_bad; {len(bad):,} of {len(entries):,} do not open: {some}')
+        if bad and not skip_bad: raise BadInput(name, called, f'a source whose pictures all open, or one read with `skip_bad`; {len(bad):,} of {len(entries):,} do not open: {some}')
         if not names: raise BadInput(name, called, 'a source with at least one picture that opens' + (f': {some}' if bad else ''))
     pixels = mapped(rows(), folder)
     if grey == len(names): pixels = mapped((part[:, :1].numpy() for part in pixels.split(4096)), folder)

@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from .checkpoints import save_json
-from .core import BadInput, check_choice, check_int, pick_device, provenance, rng, runs_dir, stream, writable_dir
+from .core import BadInput, check_choice, check_flag, check_int, pick_device, provenance, rng, runs_dir, stream, writable_dir
 from .data import Images
 from .denoisers import EDMPrecond
 from .networks import PRESETS, NetConfig, make_net
@@ -256,7 +256,7 @@ def plan_bench(**parameters) -> Bench: # BadInput where a name or a value is not
     if is_smoke and batch is None: batch = 8
     if batch is not None: batch = check_int('batch', batch, 1)
     names = [n.strip() for n in nets.split(',')] if isinstance(nets, str) else list(nets)
-    compile, dry_run = (check_choice(name, value, (True, False, 'true', 'false')) in (True, 'true') for name, value in (('compile', compile), ('dry_run', dry_run)))
+    compile, dry_run = check_flag('compile', compile), check_flag('dry_run', dry_run)
     edm_repo = edm_repo or os.environ.get('AMBIENT_NB_EDM')
     if edm_repo: edm_folder(edm_repo)
     return Bench({n: case_of(n, device, batch) for n in names}, check_int('rounds', rounds or (2 if is_smoke else 5), 1), 256 if is_smoke else 8192 if device.type == 'cuda' else 2048, device, edm_repo, compile,

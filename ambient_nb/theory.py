@@ -14,9 +14,9 @@ from typing import Callable
 import numpy as np
 import pandas as pd
 from . import core
-from .core import BadInput, check_choice, check_float, check_int, content_hash, progress, provenance, runs_dir, writable_dir
+from .core import BadInput, check_choice, check_flag, check_float, check_int, content_hash, progress, provenance, runs_dir, writable_dir
 from .papers import Claim, claim, known
-from .repro import ADVICE, numbers, pick_profile
+from .repro import ADVICE, each, numbers, pick_profile
 from .rows import Row, save_rows, verdict
 from .stats import Estimate
 
@@ -49,11 +49,7 @@ def as_size(name: str, # the parameter's name, for the error
             default,   # a value of the right kind
            ):          # the value in that kind; BadInput otherwise
     "A parameter of a theory notebook, of the same kind as its default."
-    if isinstance(default, tuple):
-        parts = [p.strip() for p in value.split(',')] if isinstance(value, str) else list(value) if isinstance(value, (list, tuple)) else [value]
-        found = tuple(as_size(name, p, default[0]) for p in parts)
-        if not found or len(set(found)) < len(found): raise BadInput(name, value, 'a list without repetitions')
-        return found
+    if isinstance(default, tuple): return each(name, value, lambda part: as_size(name, part, default[0]))
     if isinstance(default, int): return check_int(name, value, 1)
     if isinstance(default, float): return check_float(name, value, 0, open_lo=True)
     if not isinstance(value, str): raise BadInput(name, value, 'text')
@@ -74,7 +70,7 @@ def plan_theory(item: str,      # 'theory_optimum', …; the claims' ids start w
     own = {name: values[column] for name, values in sizes.items() if name != 'seeds'}
     used = {name: value if asked[name] is None else as_size(name, asked[name], sizes[name][1]) for name, value in own.items()}
     seeds = tuple(range(sizes['seeds'][column])) if asked['seeds'] is None else numbers('seeds', asked['seeds'], 0)
-    dry_run = check_choice('dry_run', asked['dry_run'], (True, False, 'true', 'false')) in (True, 'true')
+    dry_run = check_flag('dry_run', asked['dry_run'])
     custom = used != own and profile != 'smoke'
     expected = None if used != own or minutes[column] is None else minutes[column] * len(seeds) / sizes['seeds'][column]
     out = runs_dir() if asked['out'] is None else Path(asked['out']) if dry_run else writable_dir(asked['out'])

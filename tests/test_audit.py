@@ -203,7 +203,7 @@ def test_exact_copies_are_found_among_any_number(n, cache):
 
 
 def test_verdicts():
-    assert verdict(11, 10_000)[0].startswith('11 of 10,000 look copied, upper bound 0.20 %.') and verdict(11, 10_000)[1] == 'open'
+    assert verdict(11, 10_000) == ('11 of 10,000 look copied (0.11 %, 95 % interval 0.061 % to 0.20 %): without held-out images nothing says whether that is many.', 'open')
     assert 'no more than the null' in verdict(6, 5000, 5, 5000)[0] and verdict(6, 5000, 5, 5000)[1] == 'none'
     assert 'more than the null (p = 2e-27)' in verdict(60, 2000, 5, 5000)[0] and verdict(60, 2000, 5, 5000)[1] == 'more'
     assert fisher(6, 5000, 5, 5000) == pytest.approx(__import__('scipy.stats').stats.fisher_exact([[6, 4994], [5, 4995]], 'greater').pvalue)
@@ -288,6 +288,12 @@ def test_text_from_outside_is_text():
     assert '<img src=x' not in parts and parts.count('&lt;img src=x onerror=y&gt;&quot;') == 8
 
 
+def test_the_page_says_each_verdict_in_two_whole_sentences(cache):
+    for against, first, rest in ((HELDOUT.pixels[:9], '0 of 9 look copied (0 %, 95 % interval 0 % to 30 %).', 'Without held-out images nothing says whether that is many.'),
+                                 (POOL.pixels.flip(0), 'The generated and the training images are the same 1,000 images.', 'Nothing is said about a generator.')):
+        assert room.verdict_html(audit(against, POOL, cache=cache)) == f'<div class="verdict open"><p>{first}</p><p class="soft">{rest}</p></div>'
+
+
 def test_the_page_says_what_the_audit_says(reported):
     base, found = reported
     page, about = (base/'report'/'report.html').read_text(), json.loads((base/'report'/'summary.json').read_text())
@@ -356,14 +362,16 @@ def test_the_command(tmp_path, folder, monkeypatch, capsys):
         return e.value.code, *capsys.readouterr()
     np.save('train.npy', torch.cat([noise(40, 3, 8, 8, seed=1), noise(6, 8, 8, 3)[:2].movedim(-1, 1)]).numpy())
     code, out, _ = cli(folder, 'train.npy', '--out', 'r', '--cache', 'c')
-    assert code == 0 and out.startswith('2 of 6 look copied, upper bound') and sorted(p.name for p in (tmp_path/'r').iterdir()) == list(FILES)
+    assert code == 0 and out.startswith('2 of 6 look copied (33 %, ') and sorted(p.name for p in (tmp_path/'r').iterdir()) == list(FILES)
     (folder/'bad.png').write_bytes(b'')
     code, _, err = cli(folder, 'train.npy', '--out', 's', '--cache', 'c')
-    assert code == 2 and len(err.strip().splitlines()) == 1 and 'bad.png' in err and not (tmp_path/'s').exists()
+    assert code == 2 and len(err.strip().splitlines()) == 1 and 'bad.png' in err and 'read with --skip-bad;' in err and not (tmp_path/'s').exists()
     code, out, _ = cli(folder, 'train.npy', '--skip-bad', '--holdout', 'train.npy', '--out', 's', '--cache', 'c')
-    assert code == 0 and 'no more than the null' in out
+    notes = json.loads((tmp_path/'s'/'summary.json').read_text())['notes']
+    assert code == 0 and 'no more than the null' in out and [line for line in out.splitlines() if line.startswith('Note: ')] == [f'Note: {note}' for note in notes]
+    assert any('held-out images are training images' in note for note in notes) and any('bad.png' in note for note in notes)
     code, _, err = cli(folder, 'train.npy', '--skip-bad', '--encoder', 'fid', '--out', 't')
-    assert code == 2 and 'encoder=' in err and 'pixels' in err and not (tmp_path/'t').exists()
+    assert code == 2 and err.startswith('Error: --encoder=') and ': --encoder must be' in err and 'pixels' in err and not (tmp_path/'t').exists()
 
 
 # --- real data --------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ def committed(item): return rowing.load_rows(NBS/'results'/f'{NOTEBOOKS[item]}.q
 def named(item): return {r.id.split('/', 1)[1]: r for r in committed(item)}
 
 
-@pytest.mark.parametrize('name, value', [('n', 0), ('n', '3x'), ('n', 2.5), ('sigma_n', 0), ('sigma_n', float('nan')), ('sigma_n', '.2,.2'), ('sigma_n', ''), ('sigma_n', []), ('seeds', -1), ('seeds', '1,1'), ('seeds', 'a'),
+@pytest.mark.parametrize('name, value', [('n', 0), ('n', '3x'), ('n', 2.5), ('sigma_n', 0), ('sigma_n', float('nan')), ('sigma_n', '.2,.2'), ('sigma_n', ''), ('sigma_n', []), ('seeds', -1), ('seeds', '1,1'), ('seeds', 'a'), ('seeds', []),
                                          ('profile', 'fast'), ('dry_run', 'perhaps'), ('data', 3), ('sigma_m', .4)])
 def test_bad_parameters(name, value, tmp_path):
     with pytest.raises(BadInput) as error: plan(**{'profile': 'quick', 'out': tmp_path/'runs', name: value})
@@ -30,6 +30,7 @@ def test_bad_parameters(name, value, tmp_path):
 def test_a_plan_takes_numbers_as_papermill_passes_them(tmp_path, monkeypatch):
     same = plan(n='300', sigma_n='0.2, 0.4', seeds='0,1', out=str(tmp_path), dry_run='false')
     assert (same.profile, same['n'], same['sigma_n'], same.seeds, same.dry_run) == ('quick', 300, (.2, .4), (0, 1), False)
+    assert theory.as_size('names', 'a, b', ('c',)) == ('a', 'b')
     assert plan(n=301).profile == 'custom' and plan('smoke', n=301).profile == 'smoke' and plan(data='some.zip')['data'] == 'some.zip'
     assert plan().minutes == 2 and plan(seeds='0,1').minutes == .2 and plan(n=301).minutes is None and plan('paper').minutes is None
     monkeypatch.setenv('AMBIENT_NB_PROFILE', 'paper'); assert plan('auto').profile == 'paper'

@@ -43,7 +43,7 @@ def test_fixed_mask_shows_one_mask_at_all_steps():
 
 
 def test_euler_form_of_the_fixed_mask():
-    "papers.md C.1: x' = (s'/s) x + (1 - s'/s) h(A~, A~ x)."
+    "notation C.1: x' = (s'/s) x + (1 - s'/s) h(A~, A~ x)."
     sigmas, mask = edm_sigmas(5), OPERATOR.further_mask(torch.arange(6), SHAPE)
     x = Z.double() * sigmas[0]
     for s, after in zip(sigmas[:-1], sigmas[1:]):
@@ -58,7 +58,7 @@ def test_fixed_mask_samples_by_seed():
 
 
 def test_variance_that_a_fixed_mask_loses():
-    "papers.md C.4: shown pixels have their law; hidden ones only what the shown explain."
+    "notation C.4: shown pixels have their law; hidden ones only what the shown explain."
     x = sample(EXACT, range(4000), SHAPE, sampler=partial(fixed_mask, operator=OneMask()), steps=40, block=4000).flatten(1).double()
     o = OneMask().further_mask([0], SHAPE).flatten().bool()
     hidden = COV[~o][:, o] @ torch.linalg.solve(COV[o][:, o], COV[o][:, ~o])

@@ -120,7 +120,7 @@ def test_bcast_refuses_other_shapes():
 
 @pytest.mark.parametrize('sigma_n', [.1, .4, 1.])
 def test_the_exact_optimum_memorizes_at_every_threshold(sigma_n):
-    "papers.md A.4, T5."
+    "notation A.4 T5."
     x = X[:60]; best = TwoRegimeOptimum(x, fixed_normal(torch.arange(60), (1, 8, 8), 0), sigma_n)
     samples = sample(best, range(40), (1, 8, 8), steps=40)
     near = torch.cdist(samples.flatten(1), x.flatten(1)).sort(1).values

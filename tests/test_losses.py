@@ -311,7 +311,7 @@ def test_fresh_noise_is_the_empirical_denoiser():
 # The two languages of noise.
 
 def test_levels_of_sdxl():
-    "papers.md D.2."
+    "notation D.2."
     vp = scaled_linear_levels()[[100, 500, 800, 900]]
     torch.testing.assert_close(vp, torch.tensor([.325, .851, .981, .993]).double(), rtol=0, atol=5.1e-4)
     torch.testing.assert_close(ve_level(sigma_vp=vp), torch.tensor([.344, 1.618, 5.11, 8.35]).double(), rtol=2e-3, atol=0)
@@ -339,7 +339,7 @@ def test_vp_loss_is_the_ve_loss_without_weight():
 
 
 def test_vp_increment_is_the_noise_that_was_added():
-    "papers.md D.1: (x - s copy) / c against z."
+    "notation D.1: (x - s copy) / c against z."
     y, _, _, z = (t.double() for t in draws())
     n, t, D = .6, at(.8, 16), GaussianDenoiser(torch.zeros(1, 8, 8), torch.eye(64) / 4)
     s = ((1 - .8**2) / (1 - n**2))**.5

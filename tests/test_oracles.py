@@ -78,7 +78,7 @@ def test_empirical_is_a_mixture_of_points(sigma):
 
 
 def test_double_tweedie_identity():
-    "papers.md A.4, T3: the denoiser of the clean law from the one of the noisy copies."
+    "notation A.4 T3: the denoiser of the clean law from the one of the noisy copies."
     sigma_n, means, variances, weights = .7, [[-1.], [.8]], torch.tensor([.05, .2], dtype=F64), [.4, .6]
     clean, copies, x = MixtureDenoiser(means, variances, weights), MixtureDenoiser(means, variances + sigma_n**2, weights), torch.linspace(-6, 6, 241, dtype=F64)[:, None]
     for sigma in (.8, 1., 2., 5.):
@@ -87,7 +87,7 @@ def test_double_tweedie_identity():
 
 
 def test_ve_and_vp_forms_agree():
-    "papers.md B.4: softmax over alpha x_i at VP level sqrt(1 - alpha^2), or over x_i at VE level sqrt(1 - alpha^2) / alpha."
+    "notation B.4: softmax over alpha x_i at VP level sqrt(1 - alpha^2), or over x_i at VE level sqrt(1 - alpha^2) / alpha."
     images = X[:80].double()
     for alpha in (.999, .9, .5, .05):
         noise = (1 - alpha**2)**.5

@@ -14,7 +14,7 @@ from ambient_nb.rows import load_rows
 from ambient_nb.theory import judge
 
 PAGES = dict(diffmem='repro_diffmem_optimum', ambient='repro_ambient_theorem', tweedie='repro_tweedie_consistency')
-POINTS = dict(A=18, B=7, C=7, D=8)   # of papers.md, sections A.5 to D.5
+POINTS = dict(A=18, B=7, C=7, D=8)   # of the notation page, sections A.5 to D.5
 NOT_SHOWN = {'A.5.11', 'A.5.12', 'B.5.1', 'D.5.6', 'D.5.8'}
 
 
@@ -65,7 +65,7 @@ def test_every_claim_has_a_row_that_holds(key):
 
 
 def test_the_numbers_of_the_notes():
-    "papers.md: E[A^T A | A~] is .130 and .0244; the optimum memorizes 1.000 of its samples."
+    "notation C.4 and A.4 T1: E[A^T A | A~] is .130 and .0244; the optimum memorizes 1.000 of its samples."
     ours = {r.id: r.ours.value for key in ('ambient', 'diffmem') for r in committed(key)}
     for p, printed in (('0.4', .130), ('0.8', .0244)):
         assert round(ours[f'ambient_theorem/full_rank/{p}/formula'], 3 if p == '0.4' else 4) == printed

@@ -103,7 +103,9 @@ def test_sixteen_bits_on_a_gpu(precision):
 @pytest.mark.skipif(shutil.which('g++') is None, reason='torch.compile needs a C++ compiler on a CPU')
 def test_compiled_is_the_same_network():
     plain, compiled = (Trainer(replace(CONFIG, net=replace(TINY, dropout=0.), compile=c), IMAGES) for c in (False, True))
+    torch.compiler.reset(); frames = torch._dynamo.utils.counters['frames']; before = frames['ok']
     for _ in range(5): torch.testing.assert_close(plain.step(), compiled.step(), rtol=1e-4, atol=1e-5)
+    assert frames['ok'] > before, 'nothing was compiled'
     assert plain.state().keys() == compiled.state().keys()
 
 

@@ -6,7 +6,8 @@
 __all__ = ['STYLE', 'COLUMNS', 'ABSOLUTE', 'BADGES', 'shown', 'bounded', 'table', 'budgets_of', 'differences', 'crossing',
            'delays', 'pick_rows', 'selection', 'printed_values', 'deviations', 'panels', 'curve_figure',
            'similarity_figure', 'loss_figure', 'error_figure', 'error_table', 'arm_rows', 'arms_table', 'cost',
-           'whiskers', 'arms_figure', 'pareto_figure', 'badge', 'expected', 'claims_table', 'neighbours_figure']
+           'whiskers', 'arms_figure', 'pareto_figure', 'badge', 'expected', 'command', 'claims_table',
+           'neighbours_figure']
 
 # %% ../nbs/18d_draw.ipynb #51d51a9d
 from dataclasses import replace
@@ -229,6 +230,7 @@ def arms_figure(rows: list[Row],
                 panels: dict,      # title -> names of arms; an arm with a place on the axis is drawn there
                 xlabel: dict | str = '', # of a panel's axis, by title
                 log: tuple = (),   # titles of the panels with a logarithmic axis
+               even: tuple = (),  # titles of the panels whose places stand at equal distances
                ):
     "Memorization of the arms, a panel for each question: both budgets, the mean over seeds with its interval, each seed as a dot."
     import matplotlib.pyplot as plt
@@ -236,7 +238,8 @@ def arms_figure(rows: list[Row],
     for ax, (title, names) in zip(axes[0], panels.items()):
         found = [rs for (name, _), rs in arm_rows(rows, 'memorized', set(names)).items()]
         place = [rs[0].labels['x'] for rs in found]; numeric = len(found) > 1 and None not in place
-        if not numeric: place = list(range(len(found)))
+        ticks = [f'{x:g}' if numeric else rs[0].labels['method'] for x, rs in zip(place, found)]
+        if not numeric or title in even: place = list(range(len(found)))
         for k, (label, color, marker) in enumerate((('first budget', '#56b4e9', 'o'), ('last budget', '#d55e00', 's'))):
             for x, rs in zip(place, found):
                 r = rs[0 if k == 0 else -1]
@@ -245,16 +248,16 @@ def arms_figure(rows: list[Row],
             if numeric: ax.plot(place, [100 * rs[0 if k == 0 else -1].ours.value for rs in found], color=color, linewidth=1, linestyle='--' if k == 0 else '-')
         null = [r.ours.value for r in rows if r.labels['method'] == 'held-out' and r.labels['metric'] == 'memorized']
         if null: ax.axhline(100 * null[0], color='0.35', linestyle=':', linewidth=1, label='held-out images')
-        if numeric and title in log: ax.set_xscale('log'); ax.set_xticks(place, [f'{x:g}' for x in place]); ax.minorticks_off()
-        elif numeric: ax.set_xticks(place, [f'{x:g}' for x in place], rotation=60 * (len(place) > 6), fontsize=8 if len(place) > 6 else 10)
-        else: ax.set_xticks(place, [rs[0].labels['method'] for rs in found], rotation=35, ha='right', fontsize=8)
+        if numeric and title in log: ax.set_xscale('log')
+        many = len(place) > 6
+        ax.set_xticks(place, ticks, **(dict(rotation=60 * many, fontsize=8 if many else 10) if numeric else dict(rotation=35, ha='right', fontsize=8))); ax.minorticks_off()
         ax.set(title=title, ylabel=COLUMNS['memorized'], xlabel=xlabel if isinstance(xlabel, str) else xlabel.get(title, ''), ylim=(-3, 103))
-    axes[0, 0].legend(frameon=False, fontsize=8); fig.tight_layout()
+    axes[0, -1].legend(frameon=False, fontsize=8, loc='center left', bbox_to_anchor=(1, .5)); fig.tight_layout()
     return fig
 
 # %% ../nbs/18d_draw.ipynb #c5fc1cfe
 def pareto_figure(rows: list[Row]):
-    "Memorization against the Fréchet distance, one point an arm at its last budget; arms that no other beats in both are joined."
+    "Memorization against the Fréchet distance, one point an arm at its last budget; arms that no other beats in both are ringed and joined."
     import matplotlib.pyplot as plt
     sizes = sorted({n for _, n in arm_rows(rows, 'memorized')})
     fig, axes = plt.subplots(1, len(sizes), figsize=(.6 + 6.2 * len(sizes), 3.8), squeeze=False)
@@ -265,7 +268,7 @@ def pareto_figure(rows: list[Row]):
         for (k, (x, y)), marker in zip(points.items(), 's' + 'ov^<>DPX' * len(points)):
             ax.errorbar([x], [y], xerr=None if frechet[k].ours.lo is None else [[max(x - frechet[k].ours.lo, 0)], [max(frechet[k].ours.hi - x, 0)]], yerr=whiskers(bounded('memorized', memorized[k].ours)), color=shades.get(k, '#d55e00'), marker=marker, linestyle='', capsize=2, elinewidth=.6, label=k.replace('sigma_n', '$\\sigma_n$'))
         front = sorted(p for p in points.values() if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points.values()))
-        ax.plot(*zip(*front), color='0.5', linestyle=':', label='Pareto front of the means', zorder=0)
+        ax.plot(*zip(*front), color='0.3', linestyle=':', marker='o', markersize=15, markerfacecolor='none', markeredgewidth=1, label='Pareto front of the means', zorder=0)
         ax.set(xlabel='Fréchet distance to held-out images', ylabel=COLUMNS['memorized'], title=f'n = {n}'); ax.legend(frameon=False, fontsize=8, loc='center left', bbox_to_anchor=(1, .5))
     fig.tight_layout()
     return fig
@@ -284,6 +287,12 @@ def expected(c: Claim) -> str:
     return c.printed_text if c.kind == 'value' else f'{c.inequality} 0' if c.inequality else f'{c.expected:g}'
 
 # %% ../nbs/18d_draw.ipynb #d66a7380
+def command(notebook: str, r: Row | None, rows: list[Row]) -> str:
+    "What runs a notebook again as it was run for a row; committed rows of a custom plan differ from quick in their iterations."
+    if r is None or r.profile != 'custom': return f'ambient-nb reproduce --only {notebook.removeprefix("repro_")} --profile {r.profile if r else "quick"}'
+    return f'ambient-nb reproduce {notebook} --profile quick -p iters={max(o.labels["it"] for o in rows if o.profile == "custom" and o.id.split("/")[0] == r.id.split("/")[0])}'
+
+# %% ../nbs/18d_draw.ipynb #7aa488fe
 def claims_table(key: str,  # of a paper
                  rows: list[Row], # committed ones, of any notebooks
                  kinds: tuple = ('direction', 'law'), # of claims; also 'value'
@@ -296,10 +305,10 @@ def claims_table(key: str,  # of a paper
         for r in found or [None]:
             about = {'of': '', 'n': '', 'iteration': '', 'ours': 'no row yet', 'verdict': badge('not run')} if r is None else {
                 'of': r.labels.get('pair', ''), 'n': r.labels['n'] or '', 'iteration': r.labels['it'] or '', 'ours': shown(r.labels['metric'], r.ours) if r.labels['metric'] in COLUMNS else f'{r.ours:.3g}', 'verdict': badge(r.verdict)}
-            lines.append(base | about | {'again': f'ambient-nb reproduce --only {c.notebook.removeprefix("repro_")} --profile {r.profile if r else "quick"}'})
+            lines.append(base | about | {'again': command(c.notebook, r, rows)})
     return pd.DataFrame(lines)
 
-# %% ../nbs/18d_draw.ipynb #c8bc8308
+# %% ../nbs/18d_draw.ipynb #652a04c6
 def neighbours_figure(plan: Plan,
                       arms: list | None = None, # of Arm; None for the first two
                       count: int = 10,          # samples of each

@@ -55,7 +55,7 @@ def run_notebook(name: str,        # of a notebook in nbs/, such as 'repro_table
     check_choice('notebook', name, sorted(f.stem for f in folder.glob('repro_*.ipynb')))
     out = writable_dir(out or runs_dir())
     executed = out/f'{name}.ipynb'
-    papermill.execute_notebook(folder/f'{name}.ipynb', executed, parameters=dict(parameters, out=str(out)), progress_bar=os.environ.get('AMBIENT_NB_PROGRESS') != '0', cwd=str(out), log_output=False)
+    papermill.execute_notebook(folder/f'{name}.ipynb', executed, parameters=dict(parameters, out=str(out)), progress_bar=os.environ.get('AMBIENT_NB_PROGRESS') != '0', cwd=str(out), log_output=False, extra_arguments=['--log-level=40']) # a kernel warns of its local sockets
     if publish: publish_rows(name, newest_rows(name, out), executed)
     return executed
 

@@ -184,7 +184,7 @@ def diffmem_fig3(setup: Setup, ns: tuple) -> tuple[list, list]: # (arms, pairs)
     def changed(name, x=None, **changes): return arm(setup, name, n, x=x, net=replace(net, **changes))
     widths = [changed(f'{w} channels', w, model_channels=w) for w in ((128, 192, 256, 320) if net.model_channels == 128 else (net.model_channels // 2, net.model_channels, net.model_channels * 2))]
     depths = [changed(f'{b} block{"s" * (b > 1)} a level', b, num_blocks=b) for b in ((2, 4, 6, 8, 10, 12) if net.model_channels == 128 else (1, 2, 3))]
-    embeddings = [changed(f'{e} embedding', embedding_type=e) for e in ('positional', 'fourier', 'none')]
+    embeddings = [changed(f'{name} embedding', embedding_type=e) for name, e in (('positional', 'positional'), ('Fourier', 'fourier'), ('no', 'none'))]
     return widths + depths + embeddings, [Pair('width', widths[-1], widths[0]), Pair('depth', depths[-1], depths[0]), Pair('fourier', embeddings[1], embeddings[0]), Pair('no-embedding', embeddings[2], embeddings[0])]
 
 # %% ../nbs/18a_suite.ipynb #a08551c1

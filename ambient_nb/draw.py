@@ -215,10 +215,12 @@ def arms_table(rows: list[Row], metrics=('memorized', 'sim>null99', 'frechet')) 
 
 # %% ../nbs/18d_draw.ipynb #e0a86256
 def cost(rows: list[Row]) -> str:
-    "What the trainings behind rows took; arms that share theirs count once."
+    "What a notebook's rows took: its trainings, of which arms may share some, or the calculation of a theory notebook."
+    where = f'{rows[0].provenance["hardware"]}, torch {rows[0].provenance["torch"]}'
+    if any('sec' in r.cost for r in rows): return f'{max(r.cost.get("sec", 0) for r in rows):.0f} s; {where}'
     last = {(r.labels['method'], r.labels['n']): r for r in sorted((r for r in rows if r.cost), key=lambda r: r.labels['it'])}.values()
     took = sorted({r.cost['training_sec'] / len(r.seeds) for r in last}); runs = len(took) * len(rows[0].seeds)
-    return f'{runs} trainings, {sum(took) * len(rows[0].seeds) / 60:.0f} minutes of training in all, {took[0]:.0f} to {took[-1]:.0f} s each; {rows[0].provenance["hardware"]}, torch {rows[0].provenance["torch"]}'
+    return f'{runs} trainings, {sum(took) * len(rows[0].seeds) / 60:.0f} minutes in all, {took[0]:.0f} to {took[-1]:.0f} s each; {where}'
 
 # %% ../nbs/18d_draw.ipynb #455c4978
 def whiskers(e: Estimate) -> list: # [[down], [up]], in %
@@ -298,14 +300,15 @@ def claims_table(key: str,  # of a paper
                  kinds: tuple = ('direction', 'law'), # of claims; also 'value'
                 ) -> pd.DataFrame: # one line per claim and row; HTML in the column `verdict`
     "The claims of a paper with their verdicts."
-    lines = []
+    lines, sets = [], {}
+    for r in rows: sets.setdefault((r.id.split('/')[0], r.profile), []).append(r)
     for c in (c for c in papers()[check_choice('key', key, papers())].claims if c.kind in kinds):
         found = [r for r in rows if r.claim == c.id]
         base = {'claim': c.id, 'statement': c.statement, 'printed or expected': expected(c), 'notebook': c.notebook}
         for r in found or [None]:
             about = {'of': '', 'n': '', 'iteration': '', 'ours': 'no row yet', 'verdict': badge('not run')} if r is None else {
                 'of': r.labels.get('pair', ''), 'n': r.labels['n'] or '', 'iteration': r.labels['it'] or '', 'ours': shown(r.labels['metric'], r.ours) if r.labels['metric'] in COLUMNS else f'{r.ours:.3g}', 'verdict': badge(r.verdict)}
-            lines.append(base | about | {'again': command(c.notebook, r, rows)})
+            lines.append(base | about | {'cost of the notebook': '' if r is None else cost(sets[r.id.split('/')[0], r.profile]).split(';')[0], 'again': command(c.notebook, r, rows)})
     return pd.DataFrame(lines)
 
 # %% ../nbs/18d_draw.ipynb #652a04c6

@@ -188,6 +188,9 @@ def test_a_share_is_shown_within_0_and_100():
 def test_arms_that_share_a_training_cost_it_once(split_plan):
     rows = collect(split_plan)
     assert draw.cost(rows).startswith('2 trainings, ') and len(split_plan.arms) == 12
+    one = next(r for r in rows if r.claim == 'ablation_split/above/memorized')
+    table = draw.claims_table('main', rows).set_index('claim')
+    assert set(table['cost of the notebook'][one.claim]) == {draw.cost(rows).split(';')[0]} and set(table['cost of the notebook'].drop(['ablation_split/above/memorized', 'ablation_split/below/memorized'])) == {''}
 
 
 def test_a_difference_nobody_claims_is_shown_too(split_plan):

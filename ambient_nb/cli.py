@@ -80,7 +80,9 @@ def reproduce(notebook: str = typer.Argument(None, help='Name of a notebook in n
     "Run a reproduction notebook, or all that are missing; trainings that are cached are not repeated."
     from ambient_nb.publish import run_notebook, run_suite
     for p in parameter:
-        if '=' not in p: raise BadInput('parameter', p, 'of the form NAME=VALUE')
+        name, equals, _ = p.partition('=')
+        if not (name.strip() and equals): raise BadInput('parameter', p, 'of the form NAME=VALUE')
+        if name in ('profile', 'out'): raise BadInput('parameter', p, f'another name: this one is given as --{name}')
     if notebook is not None:
         if only is not None: raise BadInput('only', only, 'left out where a notebook is named')
         typer.echo(f'wrote {run_notebook(notebook, dict((p.split("=", 1) for p in parameter), profile=profile), out=out, publish=publish)}')
@@ -111,7 +113,7 @@ def claims_show(key: str = typer.Argument('', help='Only claims whose id begins 
     if not found: raise BadInput('key', key, f'how a claim id begins: {", ".join(get_close_matches(key, [*items, *known()]) or items)}')
     for c in found: typer.echo(f'{c.id}: {c.printed_text if c.kind == "value" else c.statement}')
 
-# %% ../nbs/20_cli.ipynb #a57f9ed1
+# %% ../nbs/20_cli.ipynb #e3645d1c
 def as_typed(message: str, # of a BadInput
             ) -> str:      # the same, its parameters spelled as the options of the command that was typed
     "An error in the words of the command line."
@@ -120,7 +122,7 @@ def as_typed(message: str, # of a BadInput
     for p in command.params: message = re.sub(rf'^{p.name}(?==)|(?<=not allowed: ){p.name}(?= must be)|`{p.name}`', p.opts[-1], message)
     return message
 
-# %% ../nbs/20_cli.ipynb #843b1e89
+# %% ../nbs/20_cli.ipynb #630abb19
 def main() -> None: # exit code 2 where a parameter is not allowed, 1 for a damaged file
     "The entry point of the command `ambient-nb`."
     try: app()

@@ -59,8 +59,12 @@ def claims_file() -> Path: # $AMBIENT_NB_CLAIMS, else in the user's configuratio
 def given_values() -> dict: # claim id -> printed and reading_error; BadInput where the file is broken
     "A reader's printed values on this machine."
     if not claims_file().exists(): return {}
-    try: return json.loads(claims_file().read_text(encoding='utf-8'))
-    except ValueError: raise BadInput('AMBIENT_NB_CLAIMS', str(claims_file()), 'a JSON file as `ambient-nb claims set` writes it, or no file') from None
+    def fits(v): return isinstance(v, dict) and {'printed'} <= set(v) <= {'printed', 'reading_error'} and all(type(x) in (int, float) for x in v.values())
+    try:
+        found = json.loads(claims_file().read_text(encoding='utf-8'))
+        if not isinstance(found, dict) or not all(map(fits, found.values())): raise ValueError
+        return found
+    except (OSError, ValueError): raise BadInput('AMBIENT_NB_CLAIMS', str(claims_file()), 'a JSON file as `ambient-nb claims set` writes it, or no file') from None
 
 # %% ../nbs/17_papers.ipynb #6057c1a7
 def shipped() -> dict: # key -> Paper
@@ -96,12 +100,12 @@ def set_printed(file: Path,  # JSON: claim id -> printed value, or {"printed": v
     write_atomic(claims_file(), (json.dumps(kept, indent=1, sort_keys=True) + '\n').encode()); papers.cache_clear()
     return len(kept)
 
-# %% ../nbs/17_papers.ipynb #a1c3e5f7
+# %% ../nbs/17_papers.ipynb #4b664a65
 def known() -> dict: # id -> Claim
     "All claims of all papers."
     return {c.id: c for p in papers().values() for c in p.claims}
 
-# %% ../nbs/17_papers.ipynb #4b664a65
+# %% ../nbs/17_papers.ipynb #8839bc18
 def claim(id: str) -> Claim: # BadInput when unknown
     "The claim with this id."
     if id not in known(): raise BadInput('claim', id, f'one of the {len(known())} ids in ambient_nb/assets/papers')

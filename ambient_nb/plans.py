@@ -10,6 +10,7 @@ import os, time
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 import pandas as pd
 import torch
 from .augment import AugmentPipe
@@ -63,20 +64,21 @@ def plan(item: str,    # a key of ITEMS
     "Check the parameters of a reproduction notebook and turn them into a plan."
     it = ITEMS[check_choice('item', item, ITEMS)]
     for name in parameters: check_choice('parameter', name, PARAMETERS)
-    n, dataset, profile, sigma_n, iters, seeds, out, device, data, size, dry_run = (PARAMETERS | parameters).values()
-    profile, dataset = pick_profile(profile, dataset, data)
-    if size is not None: size = check_int('size', size, 8, SHAPES[dataset][1])
-    if iters is not None: iters = check_int('iters', iters, 1)
-    if sigma_n is not None: sigma_n = check_float('sigma_n', sigma_n, 0, 80, open_lo=True)
-    dry_run = check_flag('dry_run', dry_run)
+    p = SimpleNamespace(**PARAMETERS | parameters)
+    profile, dataset = pick_profile(p.profile, p.dataset, p.data)
+    check_choice('dataset', dataset, it.datasets)
+    size = None if p.size is None else check_int('size', p.size, 8, SHAPES[dataset][1])
+    iters = None if p.iters is None else check_int('iters', p.iters, 1)
+    sigma_n = None if p.sigma_n is None else check_float('sigma_n', p.sigma_n, 0, 80, open_lo=True)
+    dry_run = check_flag('dry_run', p.dry_run)
     setup = setup_for(profile, dataset, it.paper, iters, sigma_n)
-    pool = SHAPES[dataset][2] if dry_run and data is None else len(load_split(dataset, data, size).pool)
-    ns = numbers('n', it.ns[profile] if n is None else n, 1 if profile == 'smoke' else 2, pool)
-    if len(ns) > 1 and not it.several: raise BadInput('n', n, f'one number: {item} compares other things than sizes')
+    pool = SHAPES[dataset][2] if dry_run and p.data is None else len(load_split(dataset, p.data, size).pool)
+    ns = numbers('n', it.ns[profile] if p.n is None else p.n, 1 if profile == 'smoke' and it.least == 2 else it.least, pool)
+    if len(ns) > 1 and not it.several: raise BadInput('n', p.n, f'one number: {item} compares other things than sizes')
     arms, pairs = it.make(setup, ns, **(dict(px=size or SHAPES[dataset][1]) if it.px else {}))
     custom = profile != 'smoke' and (iters, sigma_n, size) != (None, None, None) or (profile == 'quick' and dataset != 'digits')
-    return Plan(item, 'custom' if custom else profile, dataset, ns, tuple(arms), tuple(pairs), numbers('seeds', seeds if seeds is not None else it.seeds[profile], 0), setup,
-                Path(out) if dry_run and out else runs_dir() if out is None else writable_dir(out), pick_device(device), data, size, dry_run)
+    return Plan(item, 'custom' if custom else profile, dataset, ns, tuple(arms), tuple(pairs), numbers('seeds', it.seeds[profile] if p.seeds is None else p.seeds, 0), setup,
+                Path(p.out) if dry_run and p.out else runs_dir() if p.out is None else writable_dir(p.out), pick_device(p.device), p.data, size, dry_run)
 
 # %% ../nbs/18b_plans.ipynb #949a9dc3
 @lru_cache(maxsize=256)

@@ -68,7 +68,7 @@ def thirds(iters: int) -> tuple[tuple, tuple]: # (budgets, curve)
     budgets = tuple(sorted({max(1, round(iters * 2 / 3)), iters}))
     return budgets, tuple(p for p in points if p not in budgets)
 
-# %% ../nbs/18_repro.ipynb #ea5e11d2
+# %% ../nbs/18_repro.ipynb #ab63da87
 def each(name: str,       # the parameter's name, for the error
          value,           # 300, "300", "300,1000" or a list
          check: Callable, # one of them -> its value, or BadInput
@@ -79,7 +79,7 @@ def each(name: str,       # the parameter's name, for the error
     if not found or len(set(found)) < len(found): raise BadInput(name, value, 'a list without repetitions, of at least one')
     return found
 
-# %% ../nbs/18_repro.ipynb #ab63da87
+# %% ../nbs/18_repro.ipynb #b8c3fa46
 def numbers(name: str, # the parameter's name, for the error
             value,     # 300, "300", "300,1000" or a list
             lo: int,   # smallest allowed
@@ -88,13 +88,13 @@ def numbers(name: str, # the parameter's name, for the error
     "A list of whole numbers, as papermill passes it."
     return each(name, value, lambda part: check_int(name, part, lo, hi))
 
-# %% ../nbs/18_repro.ipynb #21b97a25
+# %% ../nbs/18_repro.ipynb #86daca70
 def has_data(dataset: str, data: str | None) -> bool:
     "Whether the zip of a data set is here."
     try: return find_zip(dataset, data).is_file()
     except BadInput: return False
 
-# %% ../nbs/18_repro.ipynb #86daca70
+# %% ../nbs/18_repro.ipynb #195ef4a5
 def pick_profile(profile: str, dataset: str | None, data: str | None) -> tuple[str, str]: # (profile, data set)
     "Resolve 'auto' and the default data set."
     check_choice('profile', profile, ('auto', *PROFILES))
@@ -105,7 +105,7 @@ def pick_profile(profile: str, dataset: str | None, data: str | None) -> tuple[s
         else: profile = 'paper' if torch.cuda.is_available() and dataset != 'digits' and has_data(dataset or 'cifar10', data) else 'quick'
     return profile, dataset or ('cifar10' if profile == 'paper' else 'digits')
 
-# %% ../nbs/18_repro.ipynb #54e06634
+# %% ../nbs/18_repro.ipynb #4ef26cb4
 @dataclass(frozen=True)
 class Run:
     "One training run and how it is sampled."
@@ -121,18 +121,18 @@ class Run:
     partner: TrainConfig | None = None # of another run on the same images, whose network denoises from `split` upwards
     split: float = 0.       # level at which the partner takes over
 
-# %% ../nbs/18_repro.ipynb #4ef26cb4
+# %% ../nbs/18_repro.ipynb #ea1b0355
 @lru_cache(maxsize=4)
 def load_split(dataset: str, data: str | None, size: int | None) -> Split:
     "The data set of a run, read once."
     return load(dataset, data, size)
 
-# %% ../nbs/18_repro.ipynb #3c4a2f2f
+# %% ../nbs/18_repro.ipynb #b321dda3
 def few_classes(pool: Images, count: int) -> Images: # before the first n are taken
     "The pool's first classes only."
     return pool.take((pool.labels < count).nonzero()[:, 0])
 
-# %% ../nbs/18_repro.ipynb #b321dda3
+# %% ../nbs/18_repro.ipynb #1d745210
 def diversified(images: Images, share: float) -> Images: # share in [0,1]
     "The same images, a share of them turned, scaled, stretched and shifted, each once and for ever: a more diverse source of the same classes."
     pipe = AugmentPipe(p=1, xflip=0, yflip=0)
@@ -141,37 +141,39 @@ def diversified(images: Images, share: float) -> Images: # share in [0,1]
     changed = to_uint8(pipe.transform(to_float(images.pixels), params))
     return replace(images, pixels=torch.where(rows[:, None, None, None], changed, images.pixels))
 
-# %% ../nbs/18_repro.ipynb #1d745210
+# %% ../nbs/18_repro.ipynb #634368c3
 def random_labels(images: Images, count: int) -> Images: # labels in 0..count-1
     "The same images under labels that say nothing about them."
     return replace(images, labels=torch.stack([torch.randint(count, (), generator=rng(1024, 'label', int(i))) for i in images.ids]))
 
-# %% ../nbs/18_repro.ipynb #634368c3
+# %% ../nbs/18_repro.ipynb #efe56d8a
 def unique_labels(images: Images, on: int) -> Images: # on is 1
     "The same images, each a class of its own."
     return replace(images, labels=torch.arange(len(images)))
 
-# %% ../nbs/18_repro.ipynb #efe56d8a
+# %% ../nbs/18_repro.ipynb #02efed93
 RECIPES = {'classes': few_classes, 'diversity': diversified, 'random labels': random_labels, 'unique labels': unique_labels} # the first one chooses from the pool, the others change a subset
 
-# %% ../nbs/18_repro.ipynb #02efed93
+# %% ../nbs/18_repro.ipynb #34db5118
 def training_images(run: Run) -> Images:
     "The run's training set."
     pool, recipe = load_split(run.dataset, run.data, run.size).pool, dict(run.recipe)
-    if 'classes' in recipe: pool = few_classes(pool, recipe.pop('classes'))
+    if 'classes' in recipe:
+        pool = few_classes(pool, count := recipe.pop('classes'))
+        if run.n > len(pool): raise BadInput('n', run.n, f'at most {len(pool):,}: so many images {"one class has" if count == 1 else f"{count} classes have"}')
     images = subset(pool, run.n)[0]
     for name, number in recipe.items(): images = RECIPES[check_choice('recipe', name, RECIPES)](images, number)
     return images
 
-# %% ../nbs/18_repro.ipynb #b2c83e6a
+# %% ../nbs/18_repro.ipynb #adbdb631
 def run_key(config: TrainConfig, images: Images) -> str: # 16 hex digits
     "The name of a training's folder."
     return content_hash(dict(config=identity(config), data=images.sha, numerics=core.NUMERICS))
 
-# %% ../nbs/18_repro.ipynb #adbdb631
+# %% ../nbs/18_repro.ipynb #78b0f257
 LEVELS = (.05, .1, .15, .2, .3, .4, .55, .75, 1., 1.4, 2., 3., 5.)  # sigma, where denoising errors are measured
 
-# %% ../nbs/18_repro.ipynb #0d32b276
+# %% ../nbs/18_repro.ipynb #9aa5eb26
 def denoiser_of(run: Run,
                 it: int,        # a snapshot's iteration
                 images: Images, # the run's training set
@@ -183,14 +185,14 @@ def denoiser_of(run: Run,
     low, *high = [load_denoiser(out/'train'/run_key(c, images), it, c, shape, device) for c in (run.config, run.partner) if c]
     return Switched(low, *high, run.split) if high else low
 
-# %% ../nbs/18_repro.ipynb #9aa5eb26
+# %% ../nbs/18_repro.ipynb #4a6c3119
 def told_labels(run: Run, images: Images) -> torch.Tensor | None: # (samples,label_dim), None without classes
     "The class that each sample is told: that of a training image."
     if not run.config.label_dim: return None
     picked = [int(torch.randint(len(images), (), generator=rng(i, 'class'))) for i in range(run.samples)]
     return one_hot(images, run.config.label_dim)[picked]
 
-# %% ../nbs/18_repro.ipynb #4a6c3119
+# %% ../nbs/18_repro.ipynb #82fa2f29
 def measure(run: Run,
             it: int | None,      # a snapshot's iteration; None for the held-out images themselves, the null
             out: Path,           # where runs are kept
@@ -223,7 +225,7 @@ def measure(run: Run,
     if not table_file.exists() or file_sha(table_file) != meta['table']: raise Damaged(table_file, 'it is not the table that was written')
     return pd.read_parquet(table_file), meta, tensors['images']
 
-# %% ../nbs/18_repro.ipynb #5751fc96
+# %% ../nbs/18_repro.ipynb #dc6f70af
 @dataclass(frozen=True)
 class Training:
     "One training, for all the runs that share it."
@@ -232,7 +234,7 @@ class Training:
     snapshots: tuple # of all of them
     folder: Path
 
-# %% ../nbs/18_repro.ipynb #dc6f70af
+# %% ../nbs/18_repro.ipynb #b93a0908
 def trainings(runs: list[Run], out: Path) -> list[Training]:
     "What has to be trained for these runs, each once."
     found = {}
@@ -244,7 +246,7 @@ def trainings(runs: list[Run], out: Path) -> list[Training]:
             found[folder] = Training(run, config, tuple(sorted({*shared, *run.snapshots})), folder)
     return list(found.values())
 
-# %% ../nbs/18_repro.ipynb #b93a0908
+# %% ../nbs/18_repro.ipynb #91fdab24
 def train(training: Training,
           device: str, # 'cpu', 'cuda', …
          ) -> None:
@@ -253,13 +255,13 @@ def train(training: Training,
     c = training.config
     fit(c, training_images(training.run), training.folder, snapshots=training.snapshots, device=device, desc=f'n={training.run.n} sigma_n={c.sigma_n:g} seed={c.seed}')
 
-# %% ../nbs/18_repro.ipynb #91fdab24
+# %% ../nbs/18_repro.ipynb #f69c6569
 def measure_all(run: Run, out: str, device: str) -> None:
     "Measure all snapshots of a run and its null, each where it is missing."
     if device == 'cpu': torch.set_num_threads(1)
     for it in (None, *run.snapshots): measure(run, it, Path(out), device)
 
-# %% ../nbs/18_repro.ipynb #f69c6569
+# %% ../nbs/18_repro.ipynb #24db88ad
 def die_with(parent: int) -> None:
     "Make this worker end when its parent does, even by kill -9."
     os.environ['AMBIENT_NB_PROGRESS'] = '0'
@@ -268,7 +270,7 @@ def die_with(parent: int) -> None:
         os._exit(1)
     threading.Thread(target=watch, daemon=True).start()
 
-# %% ../nbs/18_repro.ipynb #24db88ad
+# %% ../nbs/18_repro.ipynb #6d6405c4
 @contextmanager
 def one_thread_each():
     "Processes started meanwhile have one thread for matrix products, in torch and in NumPy."
@@ -279,13 +281,13 @@ def one_thread_each():
     finally:
         for name, value in before.items(): os.environ.pop(name) if value is None else os.environ.update({name: value})
 
-# %% ../nbs/18_repro.ipynb #6d6405c4
+# %% ../nbs/18_repro.ipynb #2e1e5398
 def iterations_done(training: Training) -> int:
     "How far a training has come, from its folder."
     if snapshot_path(training.folder, training.config.iters).with_suffix('.json').exists(): return training.config.iters
     return max([line['it'] for line in read_stats(training.folder)], default=0)
 
-# %% ../nbs/18_repro.ipynb #2e1e5398
+# %% ../nbs/18_repro.ipynb #d44e43d1
 def side_by_side(pool, work, jobs: list, done, total: int, desc: str) -> None: # done() counts for the bar
     "Run jobs in worker processes, with a bar; the first error ends them."
     futures, bar = [pool.submit(work, *job) for job in jobs], progress(total=total, desc=desc)
@@ -296,9 +298,10 @@ def side_by_side(pool, work, jobs: list, done, total: int, desc: str) -> None: #
     bar.close()
     for f in futures: f.result()
 
-# %% ../nbs/18_repro.ipynb #d44e43d1
+# %% ../nbs/18_repro.ipynb #ef997a88
 def execute_all(runs: list[Run], out: Path, device: torch.device) -> None:
     "Train and measure runs: side by side on a CPU, one after another on a GPU."
+    runs = list(dict.fromkeys(runs)) # arms that are the same are measured once
     todo = trainings(runs, out)
     if device.type != 'cpu':
         for t in todo: train(t, str(device))
@@ -309,13 +312,13 @@ def execute_all(runs: list[Run], out: Path, device: torch.device) -> None:
         side_by_side(pool, train, [(t, 'cpu') for t in todo], lambda _: sum(map(iterations_done, todo)), sum(t.config.iters for t in todo), f'{len(todo)} trainings, {workers} at once')
         side_by_side(pool, measure_all, [(run, str(out), 'cpu') for run in runs], lambda futures: sum(f.done() for f in futures), len(runs), f'{len(runs)} runs measured')
 
-# %% ../nbs/18_repro.ipynb #ef997a88
+# %% ../nbs/18_repro.ipynb #6f219ad3
 ADVICE = '<p>Another plan: <code>-p profile smoke|quick|paper</code>, or set <code>n</code>, <code>seeds</code>, <code>dataset</code>, <code>sigma_n</code>, <code>iters</code>.</p>'
 
-# %% ../nbs/18_repro.ipynb #6f219ad3
+# %% ../nbs/18_repro.ipynb #2ff38374
 METHODS = ('baseline', 'two-regime')  # the EDM loss; the same with sigma_n > 0
 
-# %% ../nbs/18_repro.ipynb #ce656383
+# %% ../nbs/18_repro.ipynb #50243470
 def given(namespace: dict) -> dict: # name -> value
     "The parameters of a notebook: all plain values in its namespace."
     hidden = ('In', 'Out', 'exit', 'quit')

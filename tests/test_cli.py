@@ -83,3 +83,15 @@ def test_flags_as_a_shell_writes_them(word, flag):
 @pytest.mark.parametrize('word', ['perhaps', '', 'yes', 1, 0, None])
 def test_no_other_word_is_a_flag(word):
     with pytest.raises(BadInput, match='dry_run must be True or False'): check_flag('dry_run', word)
+
+
+@pytest.mark.parametrize('parameter, said', [('profile=smoke', 'given as --profile'), ('out=elsewhere', 'given as --out'), ('=3', 'of the form NAME=VALUE'), (' =3', 'of the form NAME=VALUE')])
+def test_parameters_that_have_an_option_or_no_name(parameter, said, capsys):
+    with patch('ambient_nb.publish.run_notebook', side_effect=AssertionError), patch.object(sys, 'argv', ['ambient-nb', 'reproduce', 'repro_table1', '-p', parameter]), pytest.raises(SystemExit) as end: main()
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and error.startswith(f'Error: --parameter={parameter!r} is not allowed: --parameter must be ') and said in error and len(error.splitlines()) == 1
+
+
+def test_publishing_another_run_is_one_error(tmp_path):
+    done = cli('reproduce', 'repro_table1', '--profile', 'quick', '-p', 'dry_run=True', '--publish', '--out', tmp_path/'runs')
+    assert done.returncode == 2 and done.stderr == "Error: --publish='dry_run=True' is not allowed: --publish must be left out with this parameter: nbs/ shows repro_table1 with n=50,100,300, seeds=1,2,3\n" and not (tmp_path/'runs').exists()

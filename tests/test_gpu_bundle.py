@@ -138,6 +138,16 @@ def test_a_bundle_that_is_too_large(data, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_that_is_no_bundle_is_left_alone(data, tmp_path):
+    (tmp_path/'mine').mkdir(); (tmp_path/'mine'/'thesis.txt').write_text('years')
+    done = bundle('--data', data, '--out', tmp_path/'mine')
+    assert done.returncode == 2 and "out='" in done.stderr and 'an earlier bundle' in done.stderr and 'Traceback' not in done.stderr
+    assert [f.name for f in tmp_path.iterdir()] == ['mine'] and (tmp_path/'mine'/'thesis.txt').read_text() == 'years'
+    (tmp_path/'mine'/'manifest.json').write_text('{}'); (tmp_path/'mine'/'gpu_table1.py').write_text('')
+    done = bundle('--data', data, '--out', tmp_path/'mine')
+    assert done.returncode == 0 and not (tmp_path/'mine'/'thesis.txt').exists() and (tmp_path/'mine'/'ambient_nb').is_dir(), done.stderr
+
+
 def test_wheels_go_in_as_far_as_there_is_room(data, tmp_path, monkeypatch, bundler):
     tool = bundler
     def download(name, python, to):

@@ -1,19 +1,21 @@
 """Items, arms, plans: every table and figure asks what it says it asks, and every claim has a notebook."""
 import json
 import re
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 from tree import NBS, cells, notebooks
 
-from ambient_nb import draw, papers as papering, publish
+from ambient_nb import draw, papers as papering, publish, repro
 from ambient_nb.core import BadInput
 from ambient_nb.data import digits
 from ambient_nb.papers import Claim, papers, set_printed
 from ambient_nb.plans import PARAMETERS, describe, plan
-from ambient_nb.repro import RECIPES, Run, execute_all, load_split, measure, told_labels, training_images, trainings
+from ambient_nb.repro import RECIPES, Run, execute_all, load_split, measure, measure_all, told_labels, training_images, trainings
 from ambient_nb.rows import SELECTION, TRIED, collect, combine, load_rows, measured, pair_rows, row_of, save_rows, verdict
 from ambient_nb.stats import Estimate
 from ambient_nb.suite import ITEMS, THREE, constant_ema
@@ -257,7 +259,8 @@ def two_notebooks(tmp_path, monkeypatch):
     def run(name, parameters, out):
         calls.append((name, parameters))
         if name == 'repro_fig1' and run.broken: raise RuntimeError('the kernel died')
-        save_rows([row], out/'rows'/f'{name.removeprefix("repro_")}-smoke-0.json')
+        save_rows([replace(row, profile=parameters['profile'])], out/'rows'/f'{name.removeprefix("repro_")}-smoke-0.json')
+        (out/f'{name}.ipynb').write_text(f'run {len(calls)}')
         return out/f'{name}.ipynb'
     run.broken = False
     return tmp_path/'out', run, calls
@@ -324,3 +327,134 @@ def test_digits_are_as_the_recipes_expect():
     pool = digits()[0]
     assert pd.Series(pool.labels.tolist()).value_counts().min() >= 50, 'one class of 50 images for the sweep over classes'
     assert len(load_split('digits', None, 4).pool) == len(pool)
+
+
+# what is published
+
+@pytest.fixture
+def pages(two_notebooks, tmp_path, monkeypatch):
+    "The names of the real notebooks in a checkout of their own, and what would be published there."
+    shown = []
+    (tmp_path/'nbs').mkdir()
+    for nb in REPROS: (tmp_path/'nbs'/nb.name).write_bytes((NBS/nb).read_bytes())
+    monkeypatch.setattr(publish, 'repro_folder', lambda: tmp_path/'nbs')
+    monkeypatch.setattr(publish, 'publish_outputs', lambda executed, committed: shown.append((executed.read_text(), committed.name)))
+    return (*two_notebooks, tmp_path/'nbs', shown)
+
+
+def test_outputs_and_rows_of_one_run_are_published(pages):
+    "What ran later in the same folder, with other parameters, is not what the mark is of."
+    out, run, calls, folder, shown = pages
+    publish.run_suite('quick', 'table1', out=out, run=run, say=lambda line: None)
+    later = run('repro_table1', dict(profile='custom'), out)
+    assert later.read_text() == 'run 2' and load_rows(out/'rows'/'table1-smoke-0.json')[0].profile == 'custom'
+    table = publish.run_suite('quick', 'table1', out=out, run=run, publish=True, say=lambda line: None)
+    assert table.state['repro_table1'] == 'was done' and shown == [('run 1', 'repro_table1.ipynb')]
+    assert [f.name for f in (folder/'results').iterdir()] == ['repro_table1.quick.json']
+
+
+def test_a_run_without_rows_is_no_run(pages):
+    "A dry run beside older rows leaves no mark, and nothing is published."
+    out, run, calls, folder, shown = pages
+    run('repro_table1', dict(profile='quick'), out)
+    table = publish.run_suite('quick', 'table1', out=out, run=lambda name, parameters, out: out/f'{name}.ipynb', publish=True, say=lambda line: None)
+    assert table.state['repro_table1'].startswith('failed: rows=') and not shown and not list((out/'done').glob('*.json'))
+
+
+def test_a_notebook_publishes_the_rows_that_it_stored(pages, monkeypatch):
+    import papermill
+    out, run, calls, folder, shown = pages
+    run('repro_table1', dict(profile='quick'), out)
+    stores = dict(rows=False)
+
+    def execute(source, executed, parameters, **kwargs):
+        Path(executed).write_text('executed')
+        if stores['rows']: run('repro_table1', parameters, out)
+    monkeypatch.setattr(papermill, 'execute_notebook', execute)
+    with pytest.raises(BadInput, match='it stored none'): publish.run_notebook('repro_table1', dict(profile='quick'), out=out, publish=True)
+    assert not shown and not (folder/'results').exists()
+    stores['rows'] = True
+    publish.run_notebook('repro_table1', dict(profile='quick'), out=out, publish=True)
+    assert calls[-1][1] == dict(n='50,100,300', seeds='1,2,3', profile='quick', out=str(out)) and shown == [('run 2', 'repro_table1.ipynb')]
+
+
+@pytest.mark.parametrize('asked', [dict(profile='smoke'), dict(profile='quick', dry_run='True'), dict(profile='quick', n='20'), dict(profile='quick', iters=None), dict(profile='quick', n='50,100,300', seeds='1')])
+def test_another_run_is_not_published(asked, pages, monkeypatch):
+    import papermill
+    out, run, calls, folder, shown = pages
+    monkeypatch.setattr(papermill, 'execute_notebook', lambda *args, **kwargs: pytest.fail('it ran'))
+    with pytest.raises(BadInput, match='publish must be left out'): publish.run_notebook('repro_table1', asked, out=out, publish=True)
+    if set(asked) == {'profile'}:
+        with pytest.raises(BadInput, match='publish must be left out'): publish.run_suite(asked['profile'], out=out, run=run, publish=True)
+    assert not calls and publish.published('repro_table1', dict(profile='quick', n='50,100,300')) == dict(n='50,100,300', seeds='1,2,3', profile='quick')
+
+
+def test_another_library_or_another_claim_is_run_again(two_notebooks, tmp_path, monkeypatch):
+    out, run, calls = two_notebooks
+    monkeypatch.setenv('AMBIENT_NB_CLAIMS', str(tmp_path/'mine.json'))
+    def states(): return publish.run_suite('smoke', 'table1', out=out, run=run, say=lambda line: None).state.tolist()
+    assert states() + states() == ['run', 'was done']
+    (tmp_path/'mine.json').write_text(json.dumps({'table1/cifar10/300/baseline/frechet': dict(printed=12.5, reading_error=0.)}))
+    assert states() + states() == ['run', 'was done']
+    shutil.copytree(papering.asset('papers'), tmp_path/'papers'); monkeypatch.setattr(publish, 'asset', lambda name: tmp_path/name)
+    assert states() == ['was done']
+    (tmp_path/'papers'/'main.json').write_text('{}')
+    assert states() + states() == ['run', 'was done']
+    shutil.copytree(Path(publish.core.__file__).parent, tmp_path/'ambient_nb', ignore=shutil.ignore_patterns('__pycache__')); monkeypatch.setattr(publish.core, '__file__', str(tmp_path/'ambient_nb'/'core.py'))
+    assert states() == ['was done']
+    with open(tmp_path/'ambient_nb'/'sampling.py', 'a') as f: f.write('\n')
+    assert states() + states() == ['run', 'was done']
+
+
+# plans that say early what would fail late
+
+@pytest.mark.parametrize('dataset, batch', [('cifar10', 512), ('ffhq', 256)])
+def test_diffmems_ema_has_one_weight_at_every_batch_size(dataset, batch):
+    p = plan('diffmem_tables', dataset=dataset, profile='paper', dry_run=True, device='cpu')
+    arms = [a for a in p.arms if a.name.startswith(('batch', 'weight decay'))]
+    assert p.setup.train.batch == batch and len({a.train.batch for a in arms}) > 2
+    for a in arms: assert ema_beta(a.train.batch, 10**9, a.train.ema_kimg * 1000, a.train.ema_ramp) == pytest.approx(.99929, abs=1e-9), a.name
+    quick = plan('diffmem_tables', profile='quick', dry_run=True, device='cpu').arms
+    assert {(a.train.ema_kimg, a.train.ema_ramp) for a in quick if not a.name.startswith('EMA')} == {(500., .05)}
+
+
+@pytest.mark.parametrize('item, dataset', [(item, 'tinyimagenet') for item in ITEMS if item.startswith('diffmem')] + [('diffmem_fig2', 'ffhq'), ('diffmem_fig5', 'ffhq')])
+@pytest.mark.parametrize('profile', ['quick', 'paper'])
+def test_data_without_settings_or_labels_is_refused(item, dataset, profile):
+    with pytest.raises(BadInput, match='dataset must be one of digits, cifar10'): plan(item, dataset=dataset, profile=profile, dry_run=True, device='cpu')
+    assert plan('diffmem_fig3', dataset='ffhq', profile='paper', dry_run=True, device='cpu').dataset == 'ffhq' and plan('table1', dataset='tinyimagenet', profile='paper', dry_run=True, device='cpu')
+
+
+def test_ten_random_labels_need_more_than_ten_images():
+    for profile in ('smoke', 'quick'):
+        with pytest.raises(BadInput, match='n must be a whole number from 11 to'): plan('diffmem_fig5', n=10, profile=profile, dry_run=True, device='cpu')
+    p = plan('diffmem_fig5', n=11, profile='quick', dry_run=True, device='cpu')
+    assert next(pair for pair in p.pairs if pair.topic == 'random-labels').a.name == '10 random labels'
+    with pytest.raises(BadInput, match='n must be a whole number from 2 to'): plan('diffmem_fig3', n=1, profile='quick', dry_run=True, device='cpu')
+
+
+def test_one_class_has_so_many_images():
+    one = int((digits()[0].labels == 0).sum())
+    run = Run('digits', one + 1, TrainConfig(), (), 18, 8, recipe=(('classes', 1),))
+    with pytest.raises(BadInput, match=f'n must be at most {one}: so many images one class has'): training_images(run)
+    assert len(training_images(replace(run, n=one))) == one
+
+
+@pytest.mark.parametrize('device', ['cpu', 'meta'])
+def test_arms_that_are_the_same_are_measured_once(device, tmp_path, monkeypatch):
+    run, jobs = Run('digits', 20, TrainConfig(), (5,), 18, 8), []
+    monkeypatch.setattr(repro, 'side_by_side', lambda pool, work, given, *args: jobs.extend(job[0] for job in given if work is measure_all))
+    monkeypatch.setattr(repro, 'train', lambda *args: None)
+    if device != 'cpu': monkeypatch.setattr(repro, 'measure_all', lambda run, *args: jobs.append(run))
+    execute_all([run, replace(run, samples=9), replace(run)], tmp_path, torch.device(device))
+    assert jobs == [run, replace(run, samples=9)]
+
+
+@pytest.mark.parametrize('content', ['{', '[1]', '3', '{"id": 3}', '{"id": {}}', '{"id": {"printed": "low"}}', '{"id": {"printed": 1, "value": 2}}', '{"id": {"printed": true}}'])
+def test_a_broken_file_of_printed_values_is_one_error(content, tmp_path, monkeypatch):
+    monkeypatch.setenv('AMBIENT_NB_CLAIMS', str(tmp_path/'mine.json')); papers.cache_clear()
+    (tmp_path/'mine.json').write_text(content)
+    with pytest.raises(BadInput, match='AMBIENT_NB_CLAIMS must be a JSON file'): papers()
+    (tmp_path/'mine.json').write_text('{"table1/cifar10/300/baseline/frechet": {"printed": 12}}')
+    assert papering.claim('table1/cifar10/300/baseline/frechet').printed == 12
+    papers.cache_clear()

@@ -64,7 +64,9 @@ def main() -> None:
     parser.add_argument('--no-wheels', action='store_true', help='for a machine that has all packages')
     parser.add_argument('--limit', default=60., help='MiB')
     a = parser.parse_args()
-    out = Path(a.out); part = out.with_name(f'.{out.name}.{os.getpid()}.part')
+    out = Path(a.out)
+    if out.exists() and not ((out/'manifest.json').is_file() and (out/'gpu_table1.py').is_file()): parser.error(str(BadInput('out', a.out, 'a new folder, or an earlier bundle, which is replaced')))
+    part = out.with_name(f'.{out.name}.{os.getpid()}.part')
     try:
         said = pack(part, a.data, a.python, not a.no_wheels, check_float('limit', a.limit, 0, open_lo=True))
         shutil.rmtree(out, ignore_errors=True); part.rename(out)

@@ -33,7 +33,7 @@ def done(tmp_path_factory):
 def test_rows_hold_what_the_design_says(done):
     rows = rows_of(done)
     metrics = {r.labels['metric'] for r in rows}
-    assert set(rowing.TABLE_METRICS) <= metrics and {r.labels['method'] for r in rows} == {'baseline', 'two-regime', 'held-out', 'exact optimum', 'difference'}
+    assert set(rowing.TABLE_METRICS) <= metrics and {r.labels['method'] for r in rows} == {'baseline', 'two-regime', 'held-out', 'training images', 'exact optimum', 'difference'}
     assert all(r.verdict in ('smoke: no verdict', 'no claim') for r in rows) and all(r.printed is None for r in rows)
     assert all(r.provenance['torch'] and len(r.data['train']) == 64 and r.numerics for r in rows)
     assert len({r.id for r in rows}) == len(rows)

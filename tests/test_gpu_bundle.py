@@ -109,7 +109,7 @@ def whole(story, packed) -> Path: return packed/'out'
 def test_it_runs_on_the_bundle_alone(whole, packed, data):
     rows = load_rows(whole/'gpu_table1.paper.json')
     names = {r.labels['method'] for r in rows}
-    assert names == {'held-out', 'exact optimum', 'baseline', 'two-regime', 'difference', "baseline, the paper's ramp", "two-regime, the paper's ramp"}
+    assert names == {'held-out', 'training images', 'exact optimum', 'baseline', 'two-regime', 'difference', "baseline, the paper's ramp", "two-regime, the paper's ramp"}
     assert len({r.id for r in rows}) == len(rows) and {r.verdict for r in rows} <= {'smoke: no verdict', 'no claim'}
     last = {r.labels['method']: r for r in rows if r.labels['metric'] == 'memorized' and r.labels['it'] == 2}
     for name in ('baseline', 'two-regime'):

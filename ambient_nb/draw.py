@@ -123,7 +123,7 @@ def printed_values(notebook: str, # its name
 # %% ../nbs/18d_draw.ipynb #871267e7
 def deviations(key: str = 'main') -> pd.DataFrame:
     "Where a paper is silent or contradicts its own code, and what the paper profile does."
-    return pd.DataFrame(papers()[check_choice('key', key, papers())].settings).fillna('').set_index('quantity')
+    return pd.DataFrame(papers()[check_choice('key', key, papers())].settings).fillna('').set_index('quantity').rename(columns=dict(ours='ours, in the paper profile unless it says otherwise'))
 
 # %% ../nbs/18d_draw.ipynb #083e96c4
 def panels(rows: list[Row], width: float = 4.2, height: float = 3.2):
@@ -244,6 +244,7 @@ def arms_figure(rows: list[Row],
                ):
     "Memorization of the arms, a panel for each question: both budgets, the mean over seeds with its interval, each seed as a dot."
     import matplotlib.pyplot as plt
+    from matplotlib.transforms import ScaledTranslation
     arms = budget_rows(rows, 'memorized')
     sizes = sorted({n for _, n in arms}) if len({name for name, _ in arms}) < len(arms) else [None] # a panel for each, where an arm has several
     wanted = [(title, names, n) for title, names in panels.items() for n in sizes]
@@ -254,11 +255,12 @@ def arms_figure(rows: list[Row],
         ticks = [f'{x:g}' if numeric else rs[0].labels['method'] for x, rs in zip(place, found)]
         if not numeric or title in even: place = list(range(len(found)))
         for k, (label, color, marker) in enumerate((('first budget', '#56b4e9', 'o'), ('last budget', '#d55e00', 's'))):
+            beside = ax.transData + ScaledTranslation((k - .5) * 5 / 72, 0, fig.dpi_scale_trans) # so that neither hides the other
             for x, rs in zip(place, found):
                 r = rs[0 if k == 0 else -1]
-                ax.errorbar([x], [100 * r.ours.value], yerr=whiskers(bounded('memorized', r.ours)), color=color, marker=marker, capsize=3, label=label if x == place[0] else None, zorder=3)
-                if len(r.detail['values']) > 1: ax.plot([x] * len(r.detail['values']), [100 * v for v in r.detail['values']], '.', color=color, alpha=.5, markersize=4)
-            if numeric: ax.plot(place, [100 * rs[0 if k == 0 else -1].ours.value for rs in found], color=color, linewidth=1, linestyle='--' if k == 0 else '-')
+                ax.errorbar([x], [100 * r.ours.value], yerr=whiskers(bounded('memorized', r.ours)), color=color, marker=marker, capsize=3, label=label if x == place[0] else None, zorder=3, transform=beside)
+                if len(r.detail['values']) > 1: ax.plot([x] * len(r.detail['values']), [100 * v for v in r.detail['values']], '.', color=color, alpha=.5, markersize=4, transform=beside)
+            if numeric: ax.plot(place, [100 * rs[0 if k == 0 else -1].ours.value for rs in found], color=color, linewidth=1, linestyle='--' if k == 0 else '-', transform=beside)
         null = [r.ours.value for r in rows if r.labels['method'] == 'held-out' and r.labels['metric'] == 'memorized']
         if null: ax.axhline(100 * null[0], color='0.35', linestyle=':', linewidth=1, label='held-out images')
         if numeric and title in log: ax.set_xscale('log')
@@ -315,11 +317,11 @@ def claims_table(key: str,  # of a paper
     lines, sets = [], {}
     for r in rows: sets.setdefault((r.id.split('/')[0], r.profile), []).append(r)
     for c in (c for c in papers()[check_choice('key', key, papers())].claims if c.kind in kinds):
-        found = [r for r in rows if r.claim == c.id]
+        found = sorted((r for r in rows if r.claim == c.id), key=lambda r: r.profile == 'custom')
         base = {'claim': c.id, 'statement': c.statement, 'printed or expected': expected(c), 'notebook': c.notebook}
         for r in found or [None]:
-            about = {'of': '', 'n': '', 'iteration': '', 'ours': 'no row yet', 'verdict': badge('not run')} if r is None else {
-                'of': r.labels.get('pair', ''), 'n': r.labels['n'] or '', 'iteration': iterations(r), 'ours': shown(r.labels['metric'], r.ours) if r.labels['metric'] in COLUMNS else f'{r.ours:.3g}', 'verdict': badge(r.verdict)}
+            about = {'of': '', 'n': '', 'iteration': '', 'profile': '', 'ours': 'no row yet', 'verdict': badge('not run')} if r is None else {
+                'of': r.labels.get('pair', ''), 'n': r.labels['n'] or '', 'iteration': iterations(r), 'profile': r.profile.replace('custom', 'tried afterwards'), 'ours': shown(r.labels['metric'], r.ours) if r.labels['metric'] in COLUMNS else f'{r.ours:.3g}', 'verdict': badge(r.verdict)}
             lines.append(base | about | {'cost of the notebook': '' if r is None else cost(sets[r.id.split('/')[0], r.profile]).split(';')[0], 'again': command(c.notebook, r, rows)})
     return pd.DataFrame(lines)
 

@@ -115,11 +115,11 @@ def describe(plan: Plan) -> pd.DataFrame: # one column of text
     sampling = k * sum(flops[a] * nfe * plan.setup.samples * len(a.snapshots) for a in plan.arms)
     with torch.device('meta'): parameters = sum(p.numel() for p in make_net(c.net, shape[-1], shape[0], augment_dim=9 if c.augment else 0).parameters())
     names = list(dict.fromkeys(a.name for a in plan.arms))
-    iters = sorted({a.train.iters for a in plan.arms})
+    iters, batches = (sorted({getattr(a.train, name) for a in plan.arms}) for name in ('iters', 'batch'))
     rows = {
         'profile': plan.profile, 'data': f'{plan.dataset}, {"×".join(map(str, shape))}, n = {", ".join(map(str, plan.ns))}', 'arms': f'{len(names)}: {", ".join(names)}',
         'seeds': ', '.join(map(str, plan.seeds)), 'network': f'{c.net.family}, {c.net.model_channels} channels, {parameters:,} parameters, {flops[plan.arms[0]] / 1e9:.3g} GFLOP per forward image',
-        'training': f'{k * len(trained)} runs × {" to ".join(f"{i:,}" for i in dict.fromkeys((iters[0], iters[-1])))} iterations × {c.batch} images; Adam lr {c.lr:g}, weight decay {c.weight_decay:g}, ramp {c.ramp_kimg:g} kimg, EMA {c.ema_kimg:g} kimg; {c.precond} preconditioning',
+        'training': f'{k * len(trained)} runs × {" to ".join(f"{i:,}" for i in dict.fromkeys((iters[0], iters[-1])))} iterations × {" to ".join(str(b) for b in dict.fromkeys((batches[0], batches[-1])))} images; Adam lr {c.lr:g}, weight decay {c.weight_decay:g}, ramp {c.ramp_kimg:g} kimg, EMA {c.ema_kimg:g} kimg; {c.precond} preconditioning',
         'read at': 'two thirds of the iterations and their end' + (f', and {len(plan.arms[0].curve)} more points' if plan.arms[0].curve else ''),
         'sampling': f'{plan.setup.samples:,} images per point, {plan.setup.steps} Heun steps ({nfe} NFE)', 'operations': f'{training / 1e15:,.3g} PFLOP of training, {sampling / 1e15:,.3g} of sampling'}
     if plan.profile == 'paper': rows['on an H200'] = f'about {(training + sampling) / H200_FLOPS / 3600:.2g} hours, assuming 40 % of 790 TFLOP/s'

@@ -16,6 +16,7 @@ from . import core
 from .checkpoints import load_json, save_json
 from .core import BadInput, asset, check_choice, content_hash, file_sha, runs_dir, writable_dir
 from .papers import given_values
+from .plans import plan
 from .repro import PROFILES, pick_profile
 from .rows import load_rows, save_rows
 from .suite import ITEMS
@@ -71,6 +72,7 @@ def run_notebook(name: str,        # of a notebook in nbs/, such as 'repro_table
     check_choice('notebook', name, sorted(f.stem for f in folder.glob('repro_*.ipynb')))
     if publish: parameters = published(name, parameters)
     out = writable_dir(out or runs_dir())
+    if (item := name.removeprefix('repro_')) in ITEMS: plan(item, **dict(parameters, out=str(out), dry_run=True)) # a parameter that is not allowed is refused before a kernel starts
     executed, before = out/f'{name}.ipynb', rows_files(name, out)
     papermill.execute_notebook(folder/f'{name}.ipynb', executed, parameters=dict(parameters, out=str(out)), progress_bar=os.environ.get('AMBIENT_NB_PROGRESS') != '0', cwd=str(out), log_output=False, extra_arguments=['--log-level=40']) # a kernel warns of its local sockets
     if publish: publish_rows(name, new_rows(name, out, before), executed)

@@ -254,6 +254,7 @@ def arms_figure(rows: list[Row],
         place = [rs[0].labels['x'] for rs in found]; numeric = len(found) > 1 and None not in place
         ticks = [f'{x:g}' if numeric else rs[0].labels['method'] for x, rs in zip(place, found)]
         if not numeric or title in even: place = list(range(len(found)))
+        low, high = min(place), max(place); ax.set_xscale('log' if numeric and title in log else 'linear')
         for k, (label, color, marker) in enumerate((('first budget', '#56b4e9', 'o'), ('last budget', '#d55e00', 's'))):
             beside = ax.transData + ScaledTranslation((k - .5) * 5 / 72, 0, fig.dpi_scale_trans) # so that neither hides the other
             for x, rs in zip(place, found):
@@ -263,8 +264,7 @@ def arms_figure(rows: list[Row],
             if numeric: ax.plot(place, [100 * rs[0 if k == 0 else -1].ours.value for rs in found], color=color, linewidth=1, linestyle='--' if k == 0 else '-', transform=beside)
         null = [r.ours.value for r in rows if r.labels['method'] == 'held-out' and r.labels['metric'] == 'memorized']
         if null: ax.axhline(100 * null[0], color='0.35', linestyle=':', linewidth=1, label='held-out images')
-        if numeric and title in log: ax.set_xscale('log')
-        many = len(place) > 6
+        many = len(place) > 6; ax.set_xlim((low * (low / high)**.08, high * (high / low)**.08) if ax.get_xscale() == 'log' else (low - .08 * (high - low or 1), high + .08 * (high - low or 1)))
         ax.set_xticks(place, ticks, **(dict(rotation=60 * many, fontsize=8 if many else 10) if numeric else dict(rotation=35, ha='right', fontsize=8))); ax.minorticks_off()
         ax.set(title=title if size is None else f'{title}, n = {size}', ylabel=COLUMNS['memorized'], xlabel=xlabel if isinstance(xlabel, str) else xlabel.get(title, ''), ylim=(-3, 103))
     axes[0, -1].legend(frameon=False, fontsize=8, loc='center left', bbox_to_anchor=(1, .5)); fig.tight_layout()

@@ -188,6 +188,17 @@ def test_the_training_images_own_distance_stands_beside_the_arms(split_plan):
     assert draw.arms_table(rows).loc['training images', 'Fréchet distance'] == draw.shown('frechet', own[0].ours)
 
 
+@pytest.mark.parametrize('log', [(), ('swap',)])
+def test_every_point_of_a_figure_is_inside_it(split_plan, log):
+    import matplotlib; matplotlib.use('Agg')
+    rows, names = collect(split_plan), [a.name for a in split_plan.arms if a.name.startswith('two-regime above')]
+    ax = draw.arms_figure(rows, {'swap': names}, log=log).axes[0]; ax.figure.canvas.draw()
+    points = [line.get_transform().transform((x, y)) for line in ax.lines for x, y in zip(line.get_xdata(), line.get_ydata()) if line.get_marker() in 'os']
+    box = ax.get_window_extent()
+    assert len(points) == 2 * len(names) and all(box.x0 + 5 < x < box.x1 - 5 and box.y0 <= y <= box.y1 for x, y in points)
+    assert len({round(x) for x, _ in points}) == 2 * len(names), 'the two budgets hide each other'
+
+
 def test_sizes_of_one_arm_get_a_panel_each(split_plan):
     rows = collect(split_plan); twice = [*rows, *(replace(r, labels=dict(r.labels, n=21)) for r in rows)]
     import matplotlib; matplotlib.use('Agg')

@@ -199,11 +199,11 @@ def error_table(rows: list[Row], sigmas=(.1, .3, .55, .75, 1.4, 3.)) -> pd.DataF
     return pd.DataFrame(lines)
 
 # %% ../nbs/18d_draw.ipynb #b224c082
-def budget_rows(rows: list[Row], metric: str, names=None) -> dict: # name -> its rows, one per budget
+def budget_rows(rows: list[Row], metric: str) -> dict: # name -> its rows, one per budget
     "The rows of the arms at their budgets."
     found = {}
     for r in rows:
-        if r.labels['metric'] == metric and r.labels['budget'] is not None and r.labels['method'] != 'difference' and (names is None or r.labels['method'] in names): found.setdefault((r.labels['method'], r.labels['n']), []).append(r)
+        if r.labels['metric'] == metric and r.labels['budget'] is not None and r.labels['method'] != 'difference': found.setdefault((r.labels['method'], r.labels['n']), []).append(r)
     return {k: sorted(v, key=lambda r: r.labels['it']) for k, v in found.items()}
 
 # %% ../nbs/18d_draw.ipynb #e0a86256
@@ -240,7 +240,7 @@ def arms_figure(rows: list[Row],
                 panels: dict,      # title -> names of arms; an arm with a place on the axis is drawn there
                 xlabel: dict | str = '', # of a panel's axis, by title
                 log: tuple = (),   # titles of the panels with a logarithmic axis
-               even: tuple = (),  # titles of the panels whose places stand at equal distances
+                even: tuple = (),  # titles of the panels whose places stand at equal distances
                ):
     "Memorization of the arms, a panel for each question: both budgets, the mean over seeds with its interval, each seed as a dot."
     import matplotlib.pyplot as plt
@@ -316,13 +316,14 @@ def claims_table(key: str,  # of a paper
     "The claims of a paper with their verdicts."
     lines, sets = [], {}
     for r in rows: sets.setdefault((r.id.split('/')[0], r.profile), []).append(r)
+    costs = {k: cost(v).split(';')[0] for k, v in sets.items()}
     for c in (c for c in papers()[check_choice('key', key, papers())].claims if c.kind in kinds):
         found = sorted((r for r in rows if r.claim == c.id), key=lambda r: r.profile == 'custom')
         base = {'claim': c.id, 'statement': c.statement, 'printed or expected': expected(c), 'notebook': c.notebook}
         for r in found or [None]:
             about = {'of': '', 'n': '', 'iteration': '', 'profile': '', 'ours': 'no row yet', 'verdict': badge('not run')} if r is None else {
                 'of': r.labels.get('pair', ''), 'n': r.labels['n'] or '', 'iteration': iterations(r), 'profile': r.profile.replace('custom', 'tried afterwards'), 'ours': shown(r.labels['metric'], r.ours) if r.labels['metric'] in COLUMNS else f'{r.ours:.3g}', 'verdict': badge(r.verdict)}
-            lines.append(base | about | {'cost of the notebook': '' if r is None else cost(sets[r.id.split('/')[0], r.profile]).split(';')[0], 'again': command(c.notebook, r, rows)})
+            lines.append(base | about | {'cost of the notebook': '' if r is None else costs[r.id.split('/')[0], r.profile], 'again': command(c.notebook, r, rows)})
     return pd.DataFrame(lines)
 
 # %% ../nbs/18d_draw.ipynb #72579ba2

@@ -218,7 +218,7 @@ def diffmem_fig5(setup: Setup, ns: tuple) -> tuple[list, list]: # (arms, pairs)
     counts = [c for c in (1, 2, 5, 10, 20, 50, 100, 500, 1000) if c < n and (c < 50 or n >= 1000)]
     random = [arm(setup, f'{c} random label{"s" * (c > 1)}', n, x=c, label_dim=c, recipe=(('random labels', c),)) for c in counts]
     unique = arm(setup, 'unique labels', n, x=n, label_dim=n, recipe=(('unique labels', 1),))
-    ten = random[counts.index(10)] if 10 in counts else random[-1]
+    ten = random[counts.index(10)] # a smaller set than eleven images is refused
     return [free, true, *random, unique], [Pair('true-labels', true, free), Pair('random-labels', ten, free), Pair('one-label', random[0], free), Pair('more-labels', random[-1], random[0]), Pair('unique-labels', unique, free)]
 
 # %% ../nbs/18a_suite.ipynb #4f188d9d

@@ -19,146 +19,183 @@ from .schedules import _float64
 @dataclass(frozen=True)
 class AmbientLoss:
     "Ambient Diffusion's loss: shown a further masked image, graded on all that the data show."
-    p: float     # probability that the data hide a pixel, in [0,1)
-    delta: float # probability that a shown pixel is hidden from the network, in (0,1)
-    sigma_data: float = .5 # std of the data, > 0
-    allow_delta_zero: bool = False # ablation: train although hidden pixels are never graded
+
+    p: float  # probability that the data hide a pixel, in [0,1)
+    delta: float  # probability that a shown pixel is hidden from the network, in (0,1)
+    sigma_data: float = 0.5  # std of the data, > 0
+    allow_delta_zero: bool = False  # ablation: train although hidden pixels are never graded
 
     def __post_init__(self):
-        check_float('p', self.p, 0, 1); check_float('delta', self.delta, 0, 1)
+        check_float('p', self.p, 0, 1)
+        check_float('delta', self.delta, 0, 1)
         check_choice('allow_delta_zero', self.allow_delta_zero, (False, True))
         if self.p > 0 and self.delta == 0 and not self.allow_delta_zero:
-            raise BadInput('delta', self.delta, 'above 0: without further masking no pixel hidden from the network is ever graded, so its answers there are arbitrary (the full-rank condition of Ambient Diffusion fails); allow_delta_zero=True trains it all the same')
+            raise BadInput(
+                'delta',
+                self.delta,
+                'above 0: without further masking no pixel hidden from the network is ever graded, so its answers there are arbitrary (the full-rank condition of Ambient Diffusion fails); allow_delta_zero=True trains it all the same',
+            )
 
-    def __call__(self,
-                 D,                     # a denoiser that takes `mask`
-                 y: torch.Tensor,       # (B,C,H,W) images; pixels hidden by `mask` are not used
-                 mask: torch.Tensor,    # (B,1 or C,H,W) zeros and ones: A, what the data show
-                 further: torch.Tensor, # like `mask`: A~, what the network is shown; zero wherever A is
-                 sigma: torch.Tensor,   # (B,) levels
-                 z: torch.Tensor,       # (B,C,H,W) fresh standard normal draws
-                 labels: torch.Tensor | None = None, # (B,label_dim), or None
-                 **kwargs,              # for D: augment_labels
-                ) -> torch.Tensor:      # (B,) one loss per image
+    def __call__(
+        self,
+        D,  # a denoiser that takes `mask`
+        y: torch.Tensor,  # (B,C,H,W) images; pixels hidden by `mask` are not used
+        mask: torch.Tensor,  # (B,1 or C,H,W) zeros and ones: A, what the data show
+        further: torch.Tensor,  # like `mask`: A~, what the network is shown; zero wherever A is
+        sigma: torch.Tensor,  # (B,) levels
+        z: torch.Tensor,  # (B,C,H,W) fresh standard normal draws
+        labels: torch.Tensor | None = None,  # (B,label_dim), or None
+        **kwargs,  # for D: augment_labels
+    ) -> torch.Tensor:  # (B,) one loss per image
         "The loss of each image."
-        check_draws(D, y, sigma, z); check_masks(mask, further, y)
+        check_draws(D, y, sigma, z)
+        check_masks(mask, further, y)
         s, mask, further = bcast(sigma, y), mask.to(y), further.to(y)
         error = mask * (D(further * (y + s * z), sigma, labels, mask=further, **kwargs) - y)
         return (edm_weight(s, self.sigma_data) * error.square()).flatten(1).sum(1)
 
 # %% ../nbs/08a_ambient.ipynb #95c9e822
-def check_masks(mask: torch.Tensor,    # A
-                further: torch.Tensor, # A~
-                y: torch.Tensor,       # (B,C,H,W) the images
-               ) -> None:              # BadInput where these do not fit together
+def check_masks(
+    mask: torch.Tensor,  # A
+    further: torch.Tensor,  # A~
+    y: torch.Tensor,  # (B,C,H,W) the images
+) -> None:  # BadInput where these do not fit together
     "Two masks of an image batch, the second within the first; on a GPU only shapes are looked at."
     for name, m in (('mask', mask), ('further', further)):
-        if m.ndim != 4 or m.shape[1] not in (1, y.shape[1]) or (len(m), *m.shape[2:]) != (len(y), *y.shape[2:]): raise BadInput(name, tuple(m.shape), f'of shape ({len(y)},1 or {y.shape[1]},{y.shape[2]},{y.shape[3]})')
-        if m.device.type == 'cpu' and not ((m == 0) | (m == 1)).all(): raise BadInput(name, 'values other than 0 and 1', 'a mask of zeros and ones')
-    if mask.device.type == 'cpu' and (further > mask).any(): raise BadInput('further', 'a mask that shows pixels which `mask` hides', 'zero wherever `mask` is')
+        if m.ndim != 4 or m.shape[1] not in (1, y.shape[1]) or (len(m), *m.shape[2:]) != (len(y), *y.shape[2:]):
+            raise BadInput(name, tuple(m.shape), f'of shape ({len(y)},1 or {y.shape[1]},{y.shape[2]},{y.shape[3]})')
+        if m.device.type == 'cpu' and not ((m == 0) | (m == 1)).all():
+            raise BadInput(name, 'values other than 0 and 1', 'a mask of zeros and ones')
+    if mask.device.type == 'cpu' and (further > mask).any():
+        raise BadInput('further', 'a mask that shows pixels which `mask` hides', 'zero wherever `mask` is')
 
 # %% ../nbs/08a_ambient.ipynb #c2dfcf58
 class MaskedGaussian(GaussianDenoiser):
     "The posterior mean when the data are Gaussian and a mask hides pixels: the minimiser of the ambient loss."
-    def __init__(self,
-                 mean: torch.Tensor, # (C,H,W)
-                 cov: torch.Tensor,  # (d,d), of the flattened images
-                ):
+
+    def __init__(
+        self,
+        mean: torch.Tensor,  # (C,H,W)
+        cov: torch.Tensor,  # (d,d), of the flattened images
+    ):
         super().__init__(mean, cov)
         self.cov = (self.vectors * self.values) @ self.vectors.T
 
     def __call__(self, x, sigma, labels=None, mask=None):
         "Denoise; a mask says which pixels of `x` are seen, None all of them."
-        if mask is None: return super().__call__(x, sigma, labels)
+        if mask is None:
+            return super().__call__(x, sigma, labels)
         mean, cov = self.mean.to(x.device).flatten(), self.cov.to(x.device)
         seen = mask.expand(x.shape).flatten(1).double()
         sigma = torch.as_tensor(sigma, dtype=torch.float64, device=x.device).expand(len(x))
-        shown = seen[:, :, None] * cov * seen[:, None] + sigma[:, None, None]**2 * torch.eye(len(cov), dtype=torch.float64, device=x.device)
-        parts = torch.linalg.solve(shown, seen * (x.flatten(1).double() - mean)) # 0 where nothing is seen
+        shown = seen[:, :, None] * cov * seen[:, None] + sigma[:, None, None] ** 2 * torch.eye(
+            len(cov), dtype=torch.float64, device=x.device
+        )
+        parts = torch.linalg.solve(shown, seen * (x.flatten(1).double() - mean))  # 0 where nothing is seen
         return (mean + parts @ cov).reshape(x.shape).to(x.dtype)
 
 # %% ../nbs/08a_ambient.ipynb #4aedaca5
-def alpha_of(*, sigma_vp: torch.Tensor | float, # VP levels, in [0,1), any shape
-            ) -> torch.Tensor: # same shape, in (0,1]: x_vp = alpha * x_ve
+def alpha_of(
+    *,
+    sigma_vp: torch.Tensor | float,  # VP levels, in [0,1), any shape
+) -> torch.Tensor:  # same shape, in (0,1]: x_vp = alpha * x_ve
     "What a picture is multiplied with in VP."
     sigma_vp = _float64(sigma_vp)
-    if sigma_vp.device.type == 'cpu' and not ((sigma_vp >= 0) & (sigma_vp < 1)).all(): raise BadInput('sigma_vp', sigma_vp.tolist(), 'at least 0 and below 1')
+    if sigma_vp.device.type == 'cpu' and not ((sigma_vp >= 0) & (sigma_vp < 1)).all():
+        raise BadInput('sigma_vp', sigma_vp.tolist(), 'at least 0 and below 1')
     return ((1 - sigma_vp) * (1 + sigma_vp)).sqrt()
 
 # %% ../nbs/08a_ambient.ipynb #d3d25d5a
-def ve_level(*, sigma_vp: torch.Tensor | float, # VP levels, in [0,1), any shape
-            ) -> torch.Tensor: # VE levels, same shape
+def ve_level(
+    *,
+    sigma_vp: torch.Tensor | float,  # VP levels, in [0,1), any shape
+) -> torch.Tensor:  # VE levels, same shape
     "The noise of a VP picture, once divided by alpha."
     return _float64(sigma_vp) / alpha_of(sigma_vp=sigma_vp)
 
 # %% ../nbs/08a_ambient.ipynb #6e9aa9b3
-def vp_level(*, sigma_ve: torch.Tensor | float, # VE levels, >= 0, any shape
-            ) -> torch.Tensor: # VP levels, same shape
+def vp_level(
+    *,
+    sigma_ve: torch.Tensor | float,  # VE levels, >= 0, any shape
+) -> torch.Tensor:  # VP levels, same shape
     "The noise of a VE picture, once multiplied by alpha."
     sigma_ve = _float64(sigma_ve)
     return sigma_ve / (1 + sigma_ve.square()).sqrt()
 
 # %% ../nbs/08a_ambient.ipynb #778f818a
-def scaled_linear_levels(M: int = 1000,             # number of times, >= 2
-                         beta_start: float = .00085, # rate at time 0, > 0
-                         beta_end: float = .012,    # rate at time M-1, < 1
-                        ) -> torch.Tensor:          # (M,), float64, VP levels, rising
+def scaled_linear_levels(
+    M: int = 1000,  # number of times, >= 2
+    beta_start: float = 0.00085,  # rate at time 0, > 0
+    beta_end: float = 0.012,  # rate at time M-1, < 1
+) -> torch.Tensor:  # (M,), float64, VP levels, rising
     "The noise levels of Stable Diffusion and SDXL."
     check_float('beta_start', beta_start, 0, check_float('beta_end', beta_end, 0, 1, open_lo=True), open_lo=True)
-    betas = torch.linspace(beta_start**.5, beta_end**.5, check_int('M', M, 2), dtype=torch.float64)**2
+    betas = torch.linspace(beta_start**0.5, beta_end**0.5, check_int('M', M, 2), dtype=torch.float64) ** 2
     return (-(-betas).log1p().cumsum(0).expm1()).sqrt()
 
 # %% ../nbs/08a_ambient.ipynb #c1869d15
-def vp_step(*, nature: torch.Tensor | float,  # VP level of the copies
-            current: torch.Tensor,            # VP levels, >= nature, any shape
-           ) -> tuple:                        # s and c, each of the shape of `current`
+def vp_step(
+    *,
+    nature: torch.Tensor | float,  # VP level of the copies
+    current: torch.Tensor,  # VP levels, >= nature, any shape
+) -> tuple:  # s and c, each of the shape of `current`
     "How a VP copy is noised further: x = s x_n + c z."
-    nature = torch.as_tensor(nature, dtype=current.dtype, device=current.device) # the precision of `current`, so that s is 1 and c is 0 where both are the same level
+    nature = torch.as_tensor(
+        nature, dtype=current.dtype, device=current.device
+    )  # the precision of `current`, so that s is 1 and c is 0 where both are the same level
     alpha_n = alpha_of(sigma_vp=nature)
     return alpha_of(sigma_vp=current) / alpha_n, ((current - nature) * (current + nature)).clamp(min=0).sqrt() / alpha_n
 
 # %% ../nbs/08a_ambient.ipynb #a0a4c9bc
-def copy_from_ve(x0: torch.Tensor, # (B,…) prediction of the clean image
-                 x: torch.Tensor,  # (B,…) the noisy image it was made from
-                 *, nature: float,      # VE level of the copies, >= 0
-                 current: torch.Tensor, # (B,) VE levels of x, >= nature
-                ) -> torch.Tensor: # (B,…) prediction of the copy
+def copy_from_ve(
+    x0: torch.Tensor,  # (B,…) prediction of the clean image
+    x: torch.Tensor,  # (B,…) the noisy image it was made from
+    *,
+    nature: float,  # VE level of the copies, >= 0
+    current: torch.Tensor,  # (B,) VE levels of x, >= nature
+) -> torch.Tensor:  # (B,…) prediction of the copy
     "Double Tweedie: from a prediction of the clean image to one of its noisy copy."
     a = ambient_share(bcast(current, x), nature)
     return a * x0 + (1 - a) * x
 
 # %% ../nbs/08a_ambient.ipynb #ad0757d9
-def copy_from_vp(x0: torch.Tensor, # (B,…) prediction of the clean image
-                 x: torch.Tensor,  # (B,…) the noisy VP picture it was made from
-                 *, nature: float,      # VP level of the copies, in [0,1)
-                 current: torch.Tensor, # (B,) VP levels of x, >= nature
-                ) -> torch.Tensor: # (B,…) prediction of the VP copy
+def copy_from_vp(
+    x0: torch.Tensor,  # (B,…) prediction of the clean image
+    x: torch.Tensor,  # (B,…) the noisy VP picture it was made from
+    *,
+    nature: float,  # VP level of the copies, in [0,1)
+    current: torch.Tensor,  # (B,) VP levels of x, >= nature
+) -> torch.Tensor:  # (B,…) prediction of the VP copy
     "Double Tweedie in VP."
     t = bcast(current, x)
     s, c = vp_step(nature=nature, current=t)
-    return ((c / t)**2 * (alpha_of(sigma_vp=t) * x0 - x) + x) / s
+    return ((c / t) ** 2 * (alpha_of(sigma_vp=t) * x0 - x) + x) / s
 
 # %% ../nbs/08a_ambient.ipynb #0757130e
 @dataclass(frozen=True)
 class MixtureLoss:
     "Clean images at every level, noisy copies above theirs."
-    sigma_n: float         # std of the noise in the noisy images, >= 0
-    sigma_data: float = .5 # std of the data, > 0
 
-    def __post_init__(self): check_float('sigma_n', self.sigma_n, 0)
+    sigma_n: float  # std of the noise in the noisy images, >= 0
+    sigma_data: float = 0.5  # std of the data, > 0
 
-    def __call__(self,
-                 D,                   # a denoiser
-                 y: torch.Tensor,     # (B,C,H,W) what the data set holds: clean images and noisy copies
-                 clean: torch.Tensor, # (B,) bool: which are clean
-                 sigma: torch.Tensor, # (B,) levels; below sigma_n a noisy image has loss 0
-                 z: torch.Tensor,     # (B,C,H,W) fresh standard normal draws
-                 labels: torch.Tensor | None = None, # (B,label_dim), or None
-                 **kwargs,            # for D: augment_labels
-                ) -> torch.Tensor:    # (B,) one loss per image
+    def __post_init__(self):
+        check_float('sigma_n', self.sigma_n, 0)
+
+    def __call__(
+        self,
+        D,  # a denoiser
+        y: torch.Tensor,  # (B,C,H,W) what the data set holds: clean images and noisy copies
+        clean: torch.Tensor,  # (B,) bool: which are clean
+        sigma: torch.Tensor,  # (B,) levels; below sigma_n a noisy image has loss 0
+        z: torch.Tensor,  # (B,C,H,W) fresh standard normal draws
+        labels: torch.Tensor | None = None,  # (B,label_dim), or None
+        **kwargs,  # for D: augment_labels
+    ) -> torch.Tensor:  # (B,) one loss per image
         "The loss of each image."
         check_draws(D, y, sigma, z, self.sigma_n)
-        if clean.dtype != torch.bool or clean.shape != y.shape[:1]: raise BadInput('clean', f'{clean.dtype} of shape {tuple(clean.shape)}', f'bool of shape ({len(y)},)')
+        if clean.dtype != torch.bool or clean.shape != y.shape[:1]:
+            raise BadInput('clean', f'{clean.dtype} of shape {tuple(clean.shape)}', f'bool of shape ({len(y)},)')
         sigma = torch.where(clean, sigma, sigma.clamp(min=self.sigma_n))
         s, own = bcast(sigma, y), bcast((~clean).to(y) * self.sigma_n, y)
         x = y + (s**2 - own**2).clamp(min=0).sqrt() * z
@@ -169,34 +206,42 @@ class MixtureLoss:
 @dataclass(frozen=True)
 class TweedieLoss(MixtureLoss):
     "The double Tweedie loss: noisy copies only."
-    def __call__(self,
-                 D,                   # a denoiser
-                 y: torch.Tensor,     # (B,C,H,W) noisy copies, each with noise sigma_n
-                 sigma: torch.Tensor, # (B,) levels; at and below sigma_n the loss is 0
-                 z: torch.Tensor,     # (B,C,H,W) fresh standard normal draws
-                 labels: torch.Tensor | None = None, # (B,label_dim), or None
-                 **kwargs,            # for D: augment_labels
-                ) -> torch.Tensor:    # (B,) one loss per image
+
+    def __call__(
+        self,
+        D,  # a denoiser
+        y: torch.Tensor,  # (B,C,H,W) noisy copies, each with noise sigma_n
+        sigma: torch.Tensor,  # (B,) levels; at and below sigma_n the loss is 0
+        z: torch.Tensor,  # (B,C,H,W) fresh standard normal draws
+        labels: torch.Tensor | None = None,  # (B,label_dim), or None
+        **kwargs,  # for D: augment_labels
+    ) -> torch.Tensor:  # (B,) one loss per image
         "The loss of each copy."
-        return super().__call__(D, y, torch.zeros(len(y), dtype=torch.bool, device=y.device), sigma, z, labels, **kwargs)
+        return super().__call__(
+            D, y, torch.zeros(len(y), dtype=torch.bool, device=y.device), sigma, z, labels, **kwargs
+        )
 
 # %% ../nbs/08a_ambient.ipynb #ef206f07
 @dataclass(frozen=True)
 class TweedieVPLoss:
     "The double Tweedie loss as latent models are trained with it: VP levels, no weight."
-    nature: float        # VP level of the copies, in [0,1)
-    target: str = 'copy' # what is predicted: 'copy', or 'increment', the noise added to it
 
-    def __post_init__(self): check_float('nature', self.nature, 0, 1); check_choice('target', self.target, ('copy', 'increment'))
+    nature: float  # VP level of the copies, in [0,1)
+    target: str = 'copy'  # what is predicted: 'copy', or 'increment', the noise added to it
 
-    def __call__(self,
-                 D,                   # a denoiser, in VE as always
-                 y: torch.Tensor,     # (B,C,H,W) VP copies: alpha_n x0 + nature * noise
-                 sigma: torch.Tensor, # (B,) VP levels, in (0,1); those below `nature` are raised to it
-                 z: torch.Tensor,     # (B,C,H,W) fresh standard normal draws
-                 labels: torch.Tensor | None = None, # (B,label_dim), or None
-                 **kwargs,            # for D
-                ) -> torch.Tensor:    # (B,) one loss per image
+    def __post_init__(self):
+        check_float('nature', self.nature, 0, 1)
+        check_choice('target', self.target, ('copy', 'increment'))
+
+    def __call__(
+        self,
+        D,  # a denoiser, in VE as always
+        y: torch.Tensor,  # (B,C,H,W) VP copies: alpha_n x0 + nature * noise
+        sigma: torch.Tensor,  # (B,) VP levels, in (0,1); those below `nature` are raised to it
+        z: torch.Tensor,  # (B,C,H,W) fresh standard normal draws
+        labels: torch.Tensor | None = None,  # (B,label_dim), or None
+        **kwargs,  # for D
+    ) -> torch.Tensor:  # (B,) one loss per image
         "The loss of each copy."
         check_draws(D, y, sigma, z, ve_level(sigma_vp=self.nature).item())
         sigma = sigma.clamp(min=self.nature)
@@ -204,16 +249,22 @@ class TweedieVPLoss:
         (s, c), alpha = vp_step(nature=self.nature, current=t), alpha_of(sigma_vp=t)
         x = s * y + c * z
         x0 = D(x / alpha, ve_level(sigma_vp=sigma), labels, **kwargs)
-        error = copy_from_vp(x0, x, nature=self.nature, current=sigma) - y if self.target == 'copy' else c / t**2 * (x - alpha * x0) - z
+        error = (
+            copy_from_vp(x0, x, nature=self.nature, current=sigma) - y
+            if self.target == 'copy'
+            else c / t**2 * (x - alpha * x0) - z
+        )
         return error.square().flatten(1).sum(1)
 
 # %% ../nbs/08a_ambient.ipynb #8e5bbbdd
-def posterior_jump(x0: torch.Tensor, # (B,…) the clean image, or a prediction of it
-                   x: torch.Tensor,  # (B,…) an image at level `current`
-                   z: torch.Tensor,  # (B,…) standard normal draws
-                   *, current: torch.Tensor, # (B,) levels of x, > 0
-                   lower: torch.Tensor,      # (B,) levels to go to, from 0 to current
-                  ) -> torch.Tensor: # (B,…) an image at level `lower`
+def posterior_jump(
+    x0: torch.Tensor,  # (B,…) the clean image, or a prediction of it
+    x: torch.Tensor,  # (B,…) an image at level `current`
+    z: torch.Tensor,  # (B,…) standard normal draws
+    *,
+    current: torch.Tensor,  # (B,) levels of x, > 0
+    lower: torch.Tensor,  # (B,) levels to go to, from 0 to current
+) -> torch.Tensor:  # (B,…) an image at level `lower`
     "A draw from q(x_lower | x_current, x0)."
     t, r = bcast(current, x), bcast(lower, x) / bcast(current, x)
     return x0 + r**2 * (x - x0) + t * r * ((1 - r) * (1 + r)).clamp(min=0).sqrt() * z
@@ -222,27 +273,33 @@ def posterior_jump(x0: torch.Tensor, # (B,…) the clean image, or a prediction 
 @dataclass(frozen=True)
 class ConsistencyLoss:
     "How far a denoiser is from the mean of its own later answers: an unbiased estimate of the squared distance."
-    sigma_n: float = 0. # std of the noise that the images bring, >= 0
-    steps: int = 1      # of the reverse process, >= 1
 
-    def __post_init__(self): check_float('sigma_n', self.sigma_n, 0); check_int('steps', self.steps, 1)
+    sigma_n: float = 0.0  # std of the noise that the images bring, >= 0
+    steps: int = 1  # of the reverse process, >= 1
 
-    def __call__(self,
-                 D,                   # a denoiser
-                 y: torch.Tensor,     # (B,C,H,W) what the data set holds
-                 lower: torch.Tensor, # (B,) levels to go down to, > 0, at most sigma
-                 jumps: torch.Tensor, # (2,steps,B,C,H,W) standard normal draws of the two ways down
-                 sigma: torch.Tensor, # (B,) levels to start from; those below sigma_n are raised to it
-                 z: torch.Tensor,     # (B,C,H,W) fresh standard normal draws
-                 labels: torch.Tensor | None = None, # (B,label_dim), or None
-                 **kwargs,            # for D: augment_labels
-                ) -> torch.Tensor:    # (B,) one estimate per image, of either sign
+    def __post_init__(self):
+        check_float('sigma_n', self.sigma_n, 0)
+        check_int('steps', self.steps, 1)
+
+    def __call__(
+        self,
+        D,  # a denoiser
+        y: torch.Tensor,  # (B,C,H,W) what the data set holds
+        lower: torch.Tensor,  # (B,) levels to go down to, > 0, at most sigma
+        jumps: torch.Tensor,  # (2,steps,B,C,H,W) standard normal draws of the two ways down
+        sigma: torch.Tensor,  # (B,) levels to start from; those below sigma_n are raised to it
+        z: torch.Tensor,  # (B,C,H,W) fresh standard normal draws
+        labels: torch.Tensor | None = None,  # (B,label_dim), or None
+        **kwargs,  # for D: augment_labels
+    ) -> torch.Tensor:  # (B,) one estimate per image, of either sign
         "The loss of each image."
         check_draws(D, y, sigma, z, self.sigma_n)
-        if jumps.shape != (2, self.steps, *y.shape): raise BadInput('jumps', tuple(jumps.shape), f'of shape {(2, self.steps, *y.shape)}')
+        if jumps.shape != (2, self.steps, *y.shape):
+            raise BadInput('jumps', tuple(jumps.shape), f'of shape {(2, self.steps, *y.shape)}')
         sigma = sigma.clamp(min=self.sigma_n)
-        if y.device.type == 'cpu' and not ((lower > 0) & (lower <= sigma)).all(): raise BadInput('lower', lower.tolist(), 'above 0, and nowhere above sigma')
-        s, path = bcast(sigma, y), [sigma * (lower / sigma)**(k / self.steps) for k in range(self.steps)] + [lower]
+        if y.device.type == 'cpu' and not ((lower > 0) & (lower <= sigma)).all():
+            raise BadInput('lower', lower.tolist(), 'above 0, and nowhere above sigma')
+        s, path = bcast(sigma, y), [sigma * (lower / sigma) ** (k / self.steps) for k in range(self.steps)] + [lower]
         start = y + (s**2 - self.sigma_n**2).clamp(min=0).sqrt() * z
         here, differences = D(start, sigma, labels, **kwargs), []
         for draws in jumps:

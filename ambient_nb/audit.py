@@ -16,8 +16,30 @@ import pandas as pd
 import torch
 from . import __version__, report
 from .backbones import encoder_named
-from .copies import PART, Space, compare, either_way, excess, fisher, looks_copied, percent, search, spaces, verdict
-from .core import NUMERICS, BadInput, check_float, check_int, pick_device, provenance, runs_dir, writable_dir, write_atomic
+from ambient_nb.copies import (
+    PART,
+    Space,
+    compare,
+    either_way,
+    excess,
+    fisher,
+    looks_copied,
+    percent,
+    search,
+    spaces,
+    verdict,
+)
+from ambient_nb.core import (
+    NUMERICS,
+    BadInput,
+    check_float,
+    check_int,
+    pick_device,
+    provenance,
+    runs_dir,
+    writable_dir,
+    write_atomic,
+)
 from .data import Images
 from .features import Encoder, PixelEncoder
 from .memorization import metric_id, summarize
@@ -28,223 +50,444 @@ from .stats import Estimate, wilson
 @dataclass(frozen=True, eq=False)
 class Audit:
     "Whether samples copy a training set: a table, a verdict in words, and the page that shows both."
-    generated: Pictures       # the samples
-    train: Pictures           # what they may copy
+
+    generated: Pictures  # the samples
+    train: Pictures  # what they may copy
     holdout: Pictures | None  # images that were never trained on
-    encoder: Encoder          # whose space was searched
-    base: tuple[Space, Space] # the training images in the two spaces of `copies.spaces`
-    table: pd.DataFrame       # from `compare`; its column `set` says generated or holdout
-    threshold: float = 1/3    # of d1/d2, in (0, 1]
-    flips: bool = False       # were mirror images compared too?
-    seconds: float = 0.       # that the work took
+    encoder: Encoder  # whose space was searched
+    base: tuple[Space, Space]  # the training images in the two spaces of `copies.spaces`
+    table: pd.DataFrame  # from `compare`; its column `set` says generated or holdout
+    threshold: float = 1 / 3  # of d1/d2, in (0, 1]
+    flips: bool = False  # were mirror images compared too?
+    seconds: float = 0.0  # that the work took
 
-    def __repr__(self): return f'Audit: {self.verdict}'
+    def __repr__(self):
+        return f'Audit: {self.verdict}'
 
-    def _repr_html_(self): return f'<style>{report.STYLE}</style><div class="audit" style="padding:8px">{verdict_html(self)}{numbers_html(self)}{pairs_html(self, self.rows().head(6))}</div>'
+    def _repr_html_(self):
+        return f'<style>{report.STYLE}</style><div class="audit" style="padding:8px">{verdict_html(self)}{numbers_html(self)}{pairs_html(self, self.rows().head(6))}</div>'
 
     @property
-    def sets(self) -> dict[str, Pictures]: # by the names that `audit` gives them
+    def sets(self) -> dict[str, Pictures]:  # by the names that `audit` gives them
         return {name: p for name in ('generated', 'train', 'holdout') if (p := getattr(self, name)) is not None}
 
-    def rows(self, of: str = 'generated', # or 'holdout'
-            ) -> pd.DataFrame: # the lines of that set, most suspicious first, `memorized` by this threshold
+    def rows(
+        self,
+        of: str = 'generated',  # or 'holdout'
+    ) -> pd.DataFrame:  # the lines of that set, most suspicious first, `memorized` by this threshold
         df = self.table[self.table.set == of]
-        return df.assign(memorized=looks_copied(df, self.threshold)).sort_values(['memorized', 'exact', 'ratio', 'd1'], ascending=[False, False, True, True], kind='stable')
+        return df.assign(memorized=looks_copied(df, self.threshold)).sort_values(
+            ['memorized', 'exact', 'ratio', 'd1'], ascending=[False, False, True, True], kind='stable'
+        )
 
-    def at(self, threshold: float, # of d1/d2, in (0, 1]
-          ) -> 'Audit': # the same search, read with another threshold
+    def at(
+        self,
+        threshold: float,  # of d1/d2, in (0, 1]
+    ) -> 'Audit':  # the same search, read with another threshold
         return replace(self, threshold=check_float('threshold', threshold, 0, 1, open_lo=True, open_hi=False))
 
-    def neighbours(self, sample: int, # its number in its set
-                   of: str = 'generated', # or 'holdout'
-                   k: int = 8,        # how many
-                  ) -> pd.DataFrame:  # its k nearest training images: position, name, d (RMS)
-        k, pixels = check_int('k', k, 1, len(self.train)), self.sets[of].pixels[check_int('sample', sample, 0, len(self.sets[of]) - 1)][None]
-        if self.rows(of).set_index('sample').mirrored[sample]: pixels = pixels.flip(-1)
+    def neighbours(
+        self,
+        sample: int,  # its number in its set
+        of: str = 'generated',  # or 'holdout'
+        k: int = 8,  # how many
+    ) -> pd.DataFrame:  # its k nearest training images: position, name, d (RMS)
+        k, pixels = (
+            check_int('k', k, 1, len(self.train)),
+            self.sets[of].pixels[check_int('sample', sample, 0, len(self.sets[of]) - 1)][None],
+        )
+        if self.rows(of).set_index('sample').mirrored[sample]:
+            pixels = pixels.flip(-1)
         query = replace(self.base[0], of=pixels if isinstance(self.encoder, PixelEncoder) else self.encoder(pixels))
         d, near = (t[0].tolist() for t in search(query, self.base[0], k))
-        return pd.DataFrame(dict(position=near, name=[self.train.names[i] for i in near], d=[x / query.width**.5 for x in d]))
+        return pd.DataFrame(
+            dict(position=near, name=[self.train.names[i] for i in near], d=[x / query.width**0.5 for x in d])
+        )
 
     @cached_property
-    def counts(self) -> tuple[int, ...]: # samples that look copied, of how many; with held-out images also theirs
-        return tuple(n for s in self.sets if s != 'train' for n in (int(self.rows(s).memorized.sum()), len(self.sets[s])))
+    def counts(self) -> tuple[int, ...]:  # samples that look copied, of how many; with held-out images also theirs
+        return tuple(
+            n for s in self.sets if s != 'train' for n in (int(self.rows(s).memorized.sum()), len(self.sets[s]))
+        )
 
     @cached_property
-    def words(self) -> tuple[str, str]: # the verdict; 'more', 'none' or 'open'
-        if sorted(self.generated.digests) != sorted(self.train.digests): return verdict(*self.counts)
-        return f'The generated and the training images are the same {len(self.train):,} images: nothing is said about a generator.', 'open'
+    def words(self) -> tuple[str, str]:  # the verdict; 'more', 'none' or 'open'
+        if sorted(self.generated.digests) != sorted(self.train.digests):
+            return verdict(*self.counts)
+        return (
+            f'The generated and the training images are the same {len(self.train):,} images: nothing is said about a generator.',
+            'open',
+        )
 
     @property
-    def verdict(self) -> str: # in words
+    def verdict(self) -> str:  # in words
         return self.words[0]
 
     @cached_property
-    def notes(self) -> list[str]: # what a reader must know beside the verdict
+    def notes(self) -> list[str]:  # what a reader must know beside the verdict
         return notes_on(self)
 
     @cached_property
-    def metrics(self) -> dict[str, dict]: # name -> its id, and Estimates of the samples and of the null
+    def metrics(self) -> dict[str, dict]:  # name -> its id, and Estimates of the samples and of the null
         return metrics_of(self)
 
 # %% ../nbs/14f_audit.ipynb #0bbe5a3a
-def notes_on(audit: Audit) -> list[str]: # sentences
+def notes_on(audit: Audit) -> list[str]:  # sentences
     "What a reader must know beside the verdict."
     out, known = [], set(audit.train.digests)
-    if exact := int(audit.rows().exact.sum()): out.append(f'{exact:,} samples are training images to the byte.')
-    if extra := len(audit.generated) - len(set(audit.generated.digests)): out.append(f'{extra:,} samples repeat another sample: there are fewer independent ones than counted, and the interval is too narrow.')
-    if twice := len(audit.train) - len(known): out.append(f'{twice:,} training images repeat another one. A copy of such an image has two near neighbours and passes the ratio rule only when it is exact; its similarity shows it.')
-    if audit.holdout is not None and (both := sum(d in known for d in audit.holdout.digests)): out.append(f'{both:,} held-out images are training images to the byte, and count as hits of the null.')
+    if exact := int(audit.rows().exact.sum()):
+        out.append(f'{exact:,} samples are training images to the byte.')
+    if extra := len(audit.generated) - len(set(audit.generated.digests)):
+        out.append(
+            f'{extra:,} samples repeat another sample: there are fewer independent ones than counted, and the interval is too narrow.'
+        )
+    if twice := len(audit.train) - len(known):
+        out.append(
+            f'{twice:,} training images repeat another one. A copy of such an image has two near neighbours and passes the ratio rule only when it is exact; its similarity shows it.'
+        )
+    if audit.holdout is not None and (both := sum(d in known for d in audit.holdout.digests)):
+        out.append(f'{both:,} held-out images are training images to the byte, and count as hits of the null.')
     for name, p in audit.sets.items():
         out += [f'{name}: {how} ({n:,} of {len(p):,}).' for how, n in p.converted.items()]
-        if p.skipped: out.append(f'{name}: {len(p.skipped):,} files did not open and are left out: {"; ".join(list(p.skipped)[:5])}{"; …" if len(p.skipped) > 5 else ""}.')
-    if card := getattr(audit.encoder, 'card', None): out += [f'The encoder {audit.encoder.name} was trained on {card["trained_on"]}.', *(f'Limit of {audit.encoder.name}: {limit}.' for limit in card['limits'])]
-    if audit.flips: out.append('Mirror images were compared too, of samples and of held-out images alike.')
-    if isinstance(audit.encoder, PixelEncoder): out.append(f'Pixels see exact and slightly changed copies. A copy that is {"" if audit.flips else "mirrored, "}shifted or recoloured is far away in pixels; an encoder may see it.')
+        if p.skipped:
+            out.append(
+                f'{name}: {len(p.skipped):,} files did not open and are left out: {"; ".join(list(p.skipped)[:5])}{"; …" if len(p.skipped) > 5 else ""}.'
+            )
+    if card := getattr(audit.encoder, 'card', None):
+        out += [
+            f'The encoder {audit.encoder.name} was trained on {card["trained_on"]}.',
+            *(f'Limit of {audit.encoder.name}: {limit}.' for limit in card['limits']),
+        ]
+    if audit.flips:
+        out.append('Mirror images were compared too, of samples and of held-out images alike.')
+    if isinstance(audit.encoder, PixelEncoder):
+        out.append(
+            f'Pixels see exact and slightly changed copies. A copy that is {"" if audit.flips else "mirrored, "}shifted or recoloured is far away in pixels; an encoder may see it.'
+        )
     return out
 
 # %% ../nbs/14f_audit.ipynb #c64479b6
-def metrics_of(audit: Audit) -> dict[str, dict]: # name -> its id, and Estimates of the samples and of the null
+def metrics_of(audit: Audit) -> dict[str, dict]:  # name -> its id, and Estimates of the samples and of the null
     "Every number of an audit, with what it is a number of."
     space = 'uint8 pixels' if isinstance(audit.encoder, PixelEncoder) else audit.encoder.id
-    ids = dict(copied=f'the same bytes as a training image, or d1/d2 < {audit.threshold:g}; RMS distance over {space}', exact='the same bytes as a training image', distance_median=f'median RMS distance to the nearest training image over {space}')
+    ids = dict(
+        copied=f'the same bytes as a training image, or d1/d2 < {audit.threshold:g}; RMS distance over {space}',
+        exact='the same bytes as a training image',
+        distance_median=f'median RMS distance to the nearest training image over {space}',
+    )
     tables = {name: audit.rows(name) for name in audit.sets if name != 'train'}
+
     def of(df):
-        found = dict(copied=wilson(int(df.memorized.sum()), len(df)), exact=wilson(int(df.exact.sum()), len(df))) | summarize(df, tables.get('holdout', df))
-        return {name: e for name, e in found.items() if name != 'memorized' and ('holdout' in tables or name != 'sim>null99')}
+        found = dict(
+            copied=wilson(int(df.memorized.sum()), len(df)), exact=wilson(int(df.exact.sum()), len(df))
+        ) | summarize(df, tables.get('holdout', df))
+        return {
+            name: e
+            for name, e in found.items()
+            if name != 'memorized' and ('holdout' in tables or name != 'sim>null99')
+        }
+
     found = {name: of(df) for name, df in tables.items()}
-    return {name: dict(id=f'{name}: {ids[name]}' if name in ids else metric_id(name, audit.encoder), **{s: e[name] for s, e in found.items()}) for name in found['generated']}
+    return {
+        name: dict(
+            id=f'{name}: {ids[name]}' if name in ids else metric_id(name, audit.encoder),
+            **{s: e[name] for s, e in found.items()},
+        )
+        for name in found['generated']
+    }
 
 # %% ../nbs/14f_audit.ipynb #d882fefa
-def summary(audit: Audit) -> dict: # JSON-able
+def summary(audit: Audit) -> dict:  # JSON-able
     "The verdict and what it is a verdict on: ids, hashes, versions."
-    sets = {name: dict(source=p.source, n=len(p), shape=list(p.pixels.shape[1:]), sha=p.sha, converted=p.converted, skipped=p.skipped) for name, p in audit.sets.items()}
+    sets = {
+        name: dict(
+            source=p.source,
+            n=len(p),
+            shape=list(p.pixels.shape[1:]),
+            sha=p.sha,
+            converted=p.converted,
+            skipped=p.skipped,
+        )
+        for name, p in audit.sets.items()
+    }
     against = {} if audit.holdout is None else dict(p=fisher(*audit.counts), excess=excess(*audit.counts).to_dict())
-    metrics = {name: {k: v.to_dict() if isinstance(v, Estimate) else v for k, v in m.items()} for name, m in audit.metrics.items()}
-    return dict(verdict=audit.verdict, threshold=audit.threshold, flips=audit.flips, **against, notes=audit.notes, sets=sets, encoder=dict(name=audit.encoder.name, id=audit.encoder.id, definition=audit.encoder.definition),
-                metrics=metrics, seconds=round(audit.seconds, 1), version=__version__, numerics=NUMERICS, **provenance())
+    metrics = {
+        name: {k: v.to_dict() if isinstance(v, Estimate) else v for k, v in m.items()}
+        for name, m in audit.metrics.items()
+    }
+    return dict(
+        verdict=audit.verdict,
+        threshold=audit.threshold,
+        flips=audit.flips,
+        **against,
+        notes=audit.notes,
+        sets=sets,
+        encoder=dict(name=audit.encoder.name, id=audit.encoder.id, definition=audit.encoder.definition),
+        metrics=metrics,
+        seconds=round(audit.seconds, 1),
+        version=__version__,
+        numerics=NUMERICS,
+        **provenance(),
+    )
 
 # %% ../nbs/14f_audit.ipynb #369333f6
-def verdict_html(audit: Audit) -> str: # HTML
+def verdict_html(audit: Audit) -> str:  # HTML
     "The verdict: what was counted in large, what it is compared with below."
     words, tone = audit.words
     first, _, rest = words.partition(': ')
     return f'<div class="verdict {tone}"><p>{escape(first)}.</p><p class="soft">{escape(rest[0].upper() + rest[1:])}</p></div>'
 
 # %% ../nbs/14f_audit.ipynb #18c8a8a2
-def numbers_html(audit: Audit) -> str: # HTML
+def numbers_html(audit: Audit) -> str:  # HTML
     "The metrics of samples and null."
-    def cell(name, e): return f'{e:.3g}' if name in ('distance_median', 'similarity_mean') else f'{percent(e.value)} ({percent(e.lo)} to {percent(e.hi)})'
+
+    def cell(name, e):
+        return (
+            f'{e:.3g}'
+            if name in ('distance_median', 'similarity_mean')
+            else f'{percent(e.value)} ({percent(e.lo)} to {percent(e.hi)})'
+        )
+
     tested = [name for name in audit.sets if name != 'train']
-    return report.table(['', *tested, 'what it is'], [[name, *(cell(name, m[s]) for s in tested), m['id']] for name, m in audit.metrics.items()])
+    return report.table(
+        ['', *tested, 'what it is'],
+        [[name, *(cell(name, m[s]) for s in tested), m['id']] for name, m in audit.metrics.items()],
+    )
 
 # %% ../nbs/14f_audit.ipynb #0c9f36f0
-def pairs_html(audit: Audit,
-               lines: pd.DataFrame, # of its table, all of one set
-              ) -> str:             # HTML
+def pairs_html(
+    audit: Audit,
+    lines: pd.DataFrame,  # of its table, all of one set
+) -> str:  # HTML
     "Each image beside its two nearest training images."
     cards = []
     for r in lines.itertuples():
-        shown = [(audit.sets[r.set], r.sample, r.name), (audit.train, r.nearest, f'{r.nearest_name}, d1 {r.d1:.3g}'), (audit.train, r.nearest2, f'{audit.train.names[r.nearest2]}, d2 {r.d2:.3g}')]
-        cards.append(report.card([report.picture(p.pixels[i], caption) for p, i, caption in shown], ('mirrored, ' if r.mirrored else '') + ('exact copy' if r.exact else f'd1/d2 = {r.ratio:.3g}') + f', similarity {r.similarity:.3f}', r.memorized))
+        shown = [
+            (audit.sets[r.set], r.sample, r.name),
+            (audit.train, r.nearest, f'{r.nearest_name}, d1 {r.d1:.3g}'),
+            (audit.train, r.nearest2, f'{audit.train.names[r.nearest2]}, d2 {r.d2:.3g}'),
+        ]
+        cards.append(
+            report.card(
+                [report.picture(p.pixels[i], caption) for p, i, caption in shown],
+                ('mirrored, ' if r.mirrored else '')
+                + ('exact copy' if r.exact else f'd1/d2 = {r.ratio:.3g}')
+                + f', similarity {r.similarity:.3f}',
+                r.memorized,
+            )
+        )
     return f'<div class="cards">{"".join(cards)}</div>'
 
 # %% ../nbs/14f_audit.ipynb #a0f90dbb
-def plots_html(audit: Audit) -> str: # HTML
+def plots_html(audit: Audit) -> str:  # HTML
     "Ratio, similarity and distance, the samples against the null."
     tables = [audit.rows(name) for name in audit.sets if name != 'train']
     space = 'pixels, 0 to 255' if isinstance(audit.encoder, PixelEncoder) else f'{audit.encoder.name} features'
-    labels = dict(ratio='d1/d2: nearest over second nearest distance', similarity=f'largest cosine similarity, {audit.encoder.name}', d1=f'd1: nearest distance, RMS over {space}')
-    return '<div class="plots">' + ''.join(report.histogram(*(df[column].to_numpy() for df in tables), xlabel=label, cut=audit.threshold if column == 'ratio' else None) for column, label in labels.items()) + '</div>'
+    labels = dict(
+        ratio='d1/d2: nearest over second nearest distance',
+        similarity=f'largest cosine similarity, {audit.encoder.name}',
+        d1=f'd1: nearest distance, RMS over {space}',
+    )
+    return (
+        '<div class="plots">'
+        + ''.join(
+            report.histogram(
+                *(df[column].to_numpy() for df in tables),
+                xlabel=label,
+                cut=audit.threshold if column == 'ratio' else None,
+            )
+            for column, label in labels.items()
+        )
+        + '</div>'
+    )
 
 # %% ../nbs/14f_audit.ipynb #9ecf6cd2
 SHOWN = 12  # pairs of a kind on the page
 
-def audit_html(audit: Audit) -> str: # a whole HTML document
+
+def audit_html(audit: Audit) -> str:  # a whole HTML document
     "The report of an audit."
-    def words(text): return f'<p class="soft">{escape(text)}</p>'
-    def pairs(title, text, lines): return [f'<h2>{title}</h2>', words(text), pairs_html(audit, lines)] if len(lines) else []
+
+    def words(text):
+        return f'<p class="soft">{escape(text)}</p>'
+
+    def pairs(title, text, lines):
+        return [f'<h2>{title}</h2>', words(text), pairs_html(audit, lines)] if len(lines) else []
+
     mine, n = audit.rows(), len(audit.generated)
     exact, near, rest = mine[mine.exact], mine[mine.memorized & ~mine.exact], mine[~mine.memorized]
-    def first(lines): return f'all {len(lines):,}' if len(lines) <= SHOWN else f'the first {SHOWN} of {len(lines):,}'
+
+    def first(lines):
+        return f'all {len(lines):,}' if len(lines) <= SHOWN else f'the first {SHOWN} of {len(lines):,}'
+
     listed = 'samples.parquet lists every sample.'
-    middle = mine.sort_values('ratio', kind='stable').iloc[max(0, n // 2 - 3):][:6]
-    parts = [f'<h1>{escape(audit.generated.source)} against {escape(audit.train.source)}</h1>', words(f'Do {n:,} samples copy {len(audit.train):,} training images? Compared in the space {audit.encoder.id}.'), verdict_html(audit),
-             '<ul>' + ''.join(f'<li>{escape(note)}</li>' for note in audit.notes) + '</ul>',
-             '<h2>How near they are</h2>', words(f'An image looks copied when it is the same to the byte as a training image, or less than {audit.threshold:.3g} times as far from its nearest training image as from the second nearest (shaded). The height is the share of images, on a logarithmic axis.'),
-             '<p class="key soft"><span class="k1"></span>samples' + ('' if audit.holdout is None else '<span class="k2"></span>held-out images, the null') + '<span class="k3"></span>looks copied</p>', plots_html(audit),
-             *pairs('Exact copies', f'A sample, its nearest and its second nearest training image; {first(exact)}. {listed}', exact.head(SHOWN)),
-             *pairs('Near copies', f'Not the same to the byte, by the ratio; {first(near)}. {listed}', near.head(SHOWN)),
-             *pairs('The next ones', 'What comes just above the threshold.', rest.head(6))]
-    if audit.holdout is not None: parts += pairs('The same for held-out images', 'The most suspicious of the images that were never trained on: what the rule finds without any copying.', audit.rows('holdout').head(6))
-    parts += [*pairs('Ordinary samples', 'From the middle of the ratios, for comparison.', middle), '<h2>Numbers</h2>', words('Shares with 95 % intervals over images. A threshold of the similarity belongs to its encoder; null99 is the 99th percentile of the held-out images.'), numbers_html(audit),
-              '<h2>What was compared</h2>', report.table(['set', 'source', 'images', 'size', 'SHA-256 of the pictures'], [[name, p.source, f'{len(p):,}', 'x'.join(map(str, p.pixels.shape[1:])), p.sha] for name, p in audit.sets.items()]),
-              words(f'Encoder {audit.encoder.id}, ambient_nb {__version__}. summary.json holds the definition of every number; samples.parquet has a line per image, from which any other threshold can be read.')]
+    middle = mine.sort_values('ratio', kind='stable').iloc[max(0, n // 2 - 3) :][:6]
+    parts = [
+        f'<h1>{escape(audit.generated.source)} against {escape(audit.train.source)}</h1>',
+        words(f'Do {n:,} samples copy {len(audit.train):,} training images? Compared in the space {audit.encoder.id}.'),
+        verdict_html(audit),
+        '<ul>' + ''.join(f'<li>{escape(note)}</li>' for note in audit.notes) + '</ul>',
+        '<h2>How near they are</h2>',
+        words(
+            f'An image looks copied when it is the same to the byte as a training image, or less than {audit.threshold:.3g} times as far from its nearest training image as from the second nearest (shaded). The height is the share of images, on a logarithmic axis.'
+        ),
+        '<p class="key soft"><span class="k1"></span>samples'
+        + ('' if audit.holdout is None else '<span class="k2"></span>held-out images, the null')
+        + '<span class="k3"></span>looks copied</p>',
+        plots_html(audit),
+        *pairs(
+            'Exact copies',
+            f'A sample, its nearest and its second nearest training image; {first(exact)}. {listed}',
+            exact.head(SHOWN),
+        ),
+        *pairs('Near copies', f'Not the same to the byte, by the ratio; {first(near)}. {listed}', near.head(SHOWN)),
+        *pairs('The next ones', 'What comes just above the threshold.', rest.head(6)),
+    ]
+    if audit.holdout is not None:
+        parts += pairs(
+            'The same for held-out images',
+            'The most suspicious of the images that were never trained on: what the rule finds without any copying.',
+            audit.rows('holdout').head(6),
+        )
+    parts += [
+        *pairs('Ordinary samples', 'From the middle of the ratios, for comparison.', middle),
+        '<h2>Numbers</h2>',
+        words(
+            'Shares with 95 % intervals over images. A threshold of the similarity belongs to its encoder; null99 is the 99th percentile of the held-out images.'
+        ),
+        numbers_html(audit),
+        '<h2>What was compared</h2>',
+        report.table(
+            ['set', 'source', 'images', 'size', 'SHA-256 of the pictures'],
+            [
+                [name, p.source, f'{len(p):,}', 'x'.join(map(str, p.pixels.shape[1:])), p.sha]
+                for name, p in audit.sets.items()
+            ],
+        ),
+        words(
+            f'Encoder {audit.encoder.id}, ambient_nb {__version__}. summary.json holds the definition of every number; samples.parquet has a line per image, from which any other threshold can be read.'
+        ),
+    ]
     return report.page(f'Audit of {audit.generated.source}', ''.join(parts))
 
 # %% ../nbs/14f_audit.ipynb #4bac39e4
 FILES = ('report.html', 'samples.parquet', 'summary.json')
 
-def report_dir(out: str | Path, # where the report shall go
-              ) -> Path:        # the same; BadInput where it cannot go there
+
+def report_dir(
+    out: str | Path,  # where the report shall go
+) -> Path:  # the same; BadInput where it cannot go there
     "A place for a report: new, empty, or holding an earlier one."
-    out = Path(out).expanduser(); above = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
-    if above.is_dir() and out.is_dir() and sorted(p.name for p in out.iterdir()) in ([], list(FILES)): above = above.parent
-    elif above == out.absolute(): raise BadInput('out', str(out), f'a new or empty folder, or an earlier report ({", ".join(FILES)} and nothing else)')
-    if not (above.is_dir() and os.access(above, os.W_OK)): raise BadInput('out', str(out), 'in a folder that can be written to')
+    out = Path(out).expanduser()
+    above = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
+    if above.is_dir() and out.is_dir() and sorted(p.name for p in out.iterdir()) in ([], list(FILES)):
+        above = above.parent
+    elif above == out.absolute():
+        raise BadInput(
+            'out', str(out), f'a new or empty folder, or an earlier report ({", ".join(FILES)} and nothing else)'
+        )
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        raise BadInput('out', str(out), 'in a folder that can be written to')
     return out
 
 # %% ../nbs/14f_audit.ipynb #a3a37baa
-def write_report(audit: Audit,
-                 out: str | Path, # a new or empty folder, or an earlier report, which is replaced
-                ) -> Path:        # the same
+def write_report(
+    audit: Audit,
+    out: str | Path,  # a new or empty folder, or an earlier report, which is replaced
+) -> Path:  # the same
     "Write report.html, samples.parquet and summary.json, all or none."
-    out = report_dir(out); part, old = (out.absolute().with_name(f'.{out.absolute().name}.{os.getpid()}.{end}') for end in ('part', 'old'))
-    audit.table.assign(memorized=looks_copied(audit.table, audit.threshold)).to_parquet(table := io.BytesIO(), index=False)
-    content = dict(zip(FILES, (audit_html(audit), table.getvalue(), json.dumps(summary(audit), indent=1, allow_nan=False))))
+    out = report_dir(out)
+    part, old = (out.absolute().with_name(f'.{out.absolute().name}.{os.getpid()}.{end}') for end in ('part', 'old'))
+    audit.table.assign(memorized=looks_copied(audit.table, audit.threshold)).to_parquet(
+        table := io.BytesIO(), index=False
+    )
+    content = dict(
+        zip(FILES, (audit_html(audit), table.getvalue(), json.dumps(summary(audit), indent=1, allow_nan=False)))
+    )
     try:
-        for name, data in content.items(): write_atomic(part/name, data)
-        if out.exists(): os.replace(out, old)
+        for name, data in content.items():
+            write_atomic(part / name, data)
+        if out.exists():
+            os.replace(out, old)
         os.replace(part, out)
     finally:
-        if old.exists() and not out.exists(): os.replace(old, out)
-        for folder in (part, old): shutil.rmtree(folder, ignore_errors=True)
+        if old.exists() and not out.exists():
+            os.replace(old, out)
+        for folder in (part, old):
+            shutil.rmtree(folder, ignore_errors=True)
     return out
 
 # %% ../nbs/14f_audit.ipynb #404de17c
-def some_of(pictures: Pictures) -> Images: # the first ones, as many as memory has room for
+def some_of(pictures: Pictures) -> Images:  # the first ones, as many as memory has room for
     "Training images whose mean the pixels are centred with."
     n = min(len(pictures), max(1, PART // 8 // pictures.pixels[0].numel()))
     return Images(pictures.pixels[:n], None, torch.arange(n), pictures.source)
 
 # %% ../nbs/14f_audit.ipynb #36df50e7
-def audit(generated,    # samples: folder, zip, tar, .npy, .npz; or data.Images, uint8 tensor or array
-          train,        # the training images, at least two
-          holdout=None, # images that were never trained on: the null
-          encoder: str | Encoder = 'pixels', # a name for `encoder_named`, or an encoder
-          out: str | Path | None = None, # folder for report.html, samples.parquet, summary.json; None to write nothing
-          *, weights: str | Path | None = None, # file or folder of the encoder's weights, where it needs any
-          threshold: float = 1/3, # of d1/d2, in (0, 1]
-          flips: bool = False,    # compare mirror images too, of samples and of held-out images alike
-          size: int | None = None, # bring all pictures to this side in pixels
-          skip_bad: bool = False, # leave out files that do not open
-          device: str | None = None, # for encoders and distances; None for the best one
-          cache: str | Path | None = None, # where features are kept; None for `audit` in the runs folder
-         ) -> Audit:
+def audit(
+    generated,  # samples: folder, zip, tar, .npy, .npz; or data.Images, uint8 tensor or array
+    train,  # the training images, at least two
+    holdout=None,  # images that were never trained on: the null
+    encoder: str | Encoder = 'pixels',  # a name for `encoder_named`, or an encoder
+    out: str | Path | None = None,  # folder for report.html, samples.parquet, summary.json; None to write nothing
+    *,
+    weights: str | Path | None = None,  # file or folder of the encoder's weights, where it needs any
+    threshold: float = 1 / 3,  # of d1/d2, in (0, 1]
+    flips: bool = False,  # compare mirror images too, of samples and of held-out images alike
+    size: int | None = None,  # bring all pictures to this side in pixels
+    skip_bad: bool = False,  # leave out files that do not open
+    device: str | None = None,  # for encoders and distances; None for the best one
+    cache: str | Path | None = None,  # where features are kept; None for `audit` in the runs folder
+) -> Audit:
     "Does a generator copy its training set?"
-    began, device, threshold = time.perf_counter(), pick_device(device), check_float('threshold', threshold, 0, 1, open_lo=True, open_hi=False)
-    if isinstance(encoder, str) and encoder != 'pixels': encoder = encoder_named(encoder, weights=weights, device=device)
-    if out is not None: report_dir(out)
-    cache = writable_dir(cache or runs_dir()/'audit', 'cache')
-    sets = {name: read_pictures(source, name, size=size, skip_bad=skip_bad, folder=cache) for name, source in dict(generated=generated, train=train, holdout=holdout).items() if source is not None}
+    began, device, threshold = (
+        time.perf_counter(),
+        pick_device(device),
+        check_float('threshold', threshold, 0, 1, open_lo=True, open_hi=False),
+    )
+    if isinstance(encoder, str) and encoder != 'pixels':
+        encoder = encoder_named(encoder, weights=weights, device=device)
+    if out is not None:
+        report_dir(out)
+    cache = writable_dir(cache or runs_dir() / 'audit', 'cache')
+    sets = {
+        name: read_pictures(source, name, size=size, skip_bad=skip_bad, folder=cache)
+        for name, source in dict(generated=generated, train=train, holdout=holdout).items()
+        if source is not None
+    }
     for name, p in sets.items():
-        if p.pixels.shape[2:] != (want := sets['generated'].pixels.shape[2:]): raise BadInput(name, f'{p.source}: {p.pixels.shape[-1]}x{p.pixels.shape[-2]}', f'of one side with the generated images, {want[1]}x{want[0]}; with `size` all are brought to one side')
-    if len(sets['train']) < 2: raise BadInput('train', sets['train'].source, 'at least two images: the 1/3 rule needs a second neighbour')
-    if len({p.pixels.shape[1] for p in sets.values()}) > 1: sets = {name: p.as_rgb() for name, p in sets.items()}
-    if encoder == 'pixels': encoder = encoder_named(encoder, some_of(sets['train']), weights=weights)
+        if p.pixels.shape[2:] != (want := sets['generated'].pixels.shape[2:]):
+            raise BadInput(
+                name,
+                f'{p.source}: {p.pixels.shape[-1]}x{p.pixels.shape[-2]}',
+                f'of one side with the generated images, {want[1]}x{want[0]}; with `size` all are brought to one side',
+            )
+    if len(sets['train']) < 2:
+        raise BadInput('train', sets['train'].source, 'at least two images: the 1/3 rule needs a second neighbour')
+    if len({p.pixels.shape[1] for p in sets.values()}) > 1:
+        sets = {name: p.as_rgb() for name, p in sets.items()}
+    if encoder == 'pixels':
+        encoder = encoder_named(encoder, some_of(sets['train']), weights=weights)
     base = spaces(sets['train'], encoder, cache)
-    def lines(name, p): return compare(p, sets['train'], spaces(p, encoder, cache), base, device=device, desc=name)
-    def both(name, p): return either_way(lines(name, p), lines(name, mirrored(p, cache))) if flips else lines(name, p)
+
+    def lines(name, p):
+        return compare(p, sets['train'], spaces(p, encoder, cache), base, device=device, desc=name)
+
+    def both(name, p):
+        return either_way(lines(name, p), lines(name, mirrored(p, cache))) if flips else lines(name, p)
+
     table = pd.concat([both(name, p) for name, p in sets.items() if name != 'train'], ignore_index=True)
-    found = Audit(sets['generated'], sets['train'], sets.get('holdout'), encoder, base, table, threshold, flips, time.perf_counter() - began)
-    if out is not None: write_report(found, out)
+    found = Audit(
+        sets['generated'],
+        sets['train'],
+        sets.get('holdout'),
+        encoder,
+        base,
+        table,
+        threshold,
+        flips,
+        time.perf_counter() - began,
+    )
+    if out is not None:
+        write_report(found, out)
     return found

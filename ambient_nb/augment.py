@@ -14,95 +14,159 @@ import torch.nn.functional as F
 from .core import BadInput, check_float
 
 # %% ../nbs/06_augment.ipynb #ad945b26
-VALUES = dict(xflip=1, yflip=1, rotate_int=1, translate_int=2, scale=1, rotate_frac=1, aniso=3, translate_frac=2,
-              brightness=1, contrast=1, lumaflip=1, hue=1, saturation=1) # transform: how many numbers it needs beside its coin
-DRAWS = sum(VALUES.values()) + len(VALUES) # normal numbers per image
-PAIRED = 'rotate_int', 'translate_int', 'rotate_frac', 'aniso', 'translate_frac', 'hue' # those with two labels
+VALUES = dict(
+    xflip=1,
+    yflip=1,
+    rotate_int=1,
+    translate_int=2,
+    scale=1,
+    rotate_frac=1,
+    aniso=3,
+    translate_frac=2,
+    brightness=1,
+    contrast=1,
+    lumaflip=1,
+    hue=1,
+    saturation=1,
+)  # transform: how many numbers it needs beside its coin
+DRAWS = sum(VALUES.values()) + len(VALUES)  # normal numbers per image
+PAIRED = 'rotate_int', 'translate_int', 'rotate_frac', 'aniso', 'translate_frac', 'hue'  # those with two labels
 
 # %% ../nbs/06_augment.ipynb #a64cff0b
-def uniform(z: torch.Tensor, # N(0,1), any shape
-            n: int = 1,      # 1 for [0,1], else whole numbers 0..n-1
-           ) -> torch.Tensor: # same shape
+def uniform(
+    z: torch.Tensor,  # N(0,1), any shape
+    n: int = 1,  # 1 for [0,1], else whole numbers 0..n-1
+) -> torch.Tensor:  # same shape
     "Uniform numbers from normal ones."
     u = torch.special.ndtr(z)
     return u if n == 1 else (u * n).floor().clamp(max=n - 1)
 
 # %% ../nbs/06_augment.ipynb #ff1b0ba8
-def matrix(*rows: tuple, # 3 or 4 rows of numbers or (B,) tensors
-           like: torch.Tensor, # (B,): its length, dtype and device
-          ) -> torch.Tensor:   # (B,3,3) or (B,4,4)
+def matrix(
+    *rows: tuple,  # 3 or 4 rows of numbers or (B,) tensors
+    like: torch.Tensor,  # (B,): its length, dtype and device
+) -> torch.Tensor:  # (B,3,3) or (B,4,4)
     "A batch of matrices from their entries."
-    return torch.stack([torch.stack([torch.as_tensor(v, dtype=like.dtype, device=like.device).expand(len(like)) for v in row], 1) for row in rows], 1)
+    return torch.stack(
+        [
+            torch.stack([torch.as_tensor(v, dtype=like.dtype, device=like.device).expand(len(like)) for v in row], 1)
+            for row in rows
+        ],
+        1,
+    )
 
 # %% ../nbs/06_augment.ipynb #db8e1bcd
-def turn(angle: torch.Tensor, # (B,), radians, clockwise on the screen
-        ) -> torch.Tensor:    # (B,3,3)
+def turn(
+    angle: torch.Tensor,  # (B,), radians, clockwise on the screen
+) -> torch.Tensor:  # (B,3,3)
     "Rotation about the centre."
     c, s = angle.cos(), angle.sin()
     return matrix((c, -s, 0), (s, c, 0), (0, 0, 1), like=angle)
 
 # %% ../nbs/06_augment.ipynb #dae882c9
-def stretch(sx: torch.Tensor, # (B,), factor along x
-            sy: torch.Tensor, # (B,), factor along y
-           ) -> torch.Tensor: # (B,3,3)
+def stretch(
+    sx: torch.Tensor,  # (B,), factor along x
+    sy: torch.Tensor,  # (B,), factor along y
+) -> torch.Tensor:  # (B,3,3)
     "Scaling about the centre."
     return matrix((sx, 0, 0), (0, sy, 0), (0, 0, 1), like=sx)
 
 # %% ../nbs/06_augment.ipynb #aab4c3f7
-def shift(tx: torch.Tensor, # (B,), px
-          ty: torch.Tensor, # (B,), px
-         ) -> torch.Tensor: # (B,3,3)
+def shift(
+    tx: torch.Tensor,  # (B,), px
+    ty: torch.Tensor,  # (B,), px
+) -> torch.Tensor:  # (B,3,3)
     "Translation."
     return matrix((1, 0, tx), (0, 1, ty), (0, 0, 1), like=tx)
 
 # %% ../nbs/06_augment.ipynb #e5148949
-def inverse_matrix(params: dict, # from `AugmentPipe.params`
-                   shape: tuple, # (...,H,W) of the images
-                  ) -> torch.Tensor: # (B,3,3)
+def inverse_matrix(
+    params: dict,  # from `AugmentPipe.params`
+    shape: tuple,  # (...,H,W) of the images
+) -> torch.Tensor:  # (B,3,3)
     "All geometric transforms as one matrix from output to input pixels."
     size, angle, along = params['scale'].exp2().reciprocal(), params['rotate_frac'], params['aniso'][:, 1]
     longer, move = params['aniso'][:, 0].exp2(), params['translate_frac'] * params['scale'].new_tensor(shape[:-3:-1])
-    return stretch(size, size) @ turn(angle) @ turn(-along) @ stretch(1 / longer, longer) @ turn(along) @ shift(-move[:, 0], -move[:, 1])
+    return (
+        stretch(size, size)
+        @ turn(angle)
+        @ turn(-along)
+        @ stretch(1 / longer, longer)
+        @ turn(along)
+        @ shift(-move[:, 0], -move[:, 1])
+    )
 
 # %% ../nbs/06_augment.ipynb #a81819cd
-SYM6 = (.015404109327027373, .0034907120842174702, -.11799011114819057, -.048311742585633, .4910559419267466, .787641141030194,
-        .3379294217276218, -.07263752278646252, -.021060292512300564, .04472490177066578, .0017677118642428036, -.007800708325034148) # Daubechies' 12-tap symlet
+SYM6 = (
+    0.015404109327027373,
+    0.0034907120842174702,
+    -0.11799011114819057,
+    -0.048311742585633,
+    0.4910559419267466,
+    0.787641141030194,
+    0.3379294217276218,
+    -0.07263752278646252,
+    -0.021060292512300564,
+    0.04472490177066578,
+    0.0017677118642428036,
+    -0.007800708325034148,
+)  # Daubechies' 12-tap symlet
 
-def doubling(n: int,        # pixels
-             like: torch.Tensor, # its dtype and device
-            ) -> torch.Tensor: # (2n,n)
+
+def doubling(
+    n: int,  # pixels
+    like: torch.Tensor,  # its dtype and device
+) -> torch.Tensor:  # (2n,n)
     "The matrix that doubles the resolution of a row of pixels."
     taps = torch.tensor(SYM6, dtype=like.dtype, device=like.device)
-    return F.conv_transpose1d(torch.eye(n, dtype=like.dtype, device=like.device)[:, None], taps[None, None], stride=2, padding=5)[:, 0].T
+    return F.conv_transpose1d(
+        torch.eye(n, dtype=like.dtype, device=like.device)[:, None], taps[None, None], stride=2, padding=5
+    )[:, 0].T
 
 # %% ../nbs/06_augment.ipynb #b4224a47
-def warp(images: torch.Tensor, # (B,C,H,W)
-         inverse: torch.Tensor, # (B,3,3), px from the centre: where an output pixel is read in the input
-        ) -> torch.Tensor:     # (B,C,H,W)
+def warp(
+    images: torch.Tensor,  # (B,C,H,W)
+    inverse: torch.Tensor,  # (B,3,3), px from the centre: where an output pixel is read in the input
+) -> torch.Tensor:  # (B,C,H,W)
     "Move pixels; the image continues as its mirror image beyond the border."
     height, width, rim = *images.shape[2:], len(SYM6) // 4
     centre = images.new_tensor([(width - 1) / 2, (height - 1) / 2])
     corners = torch.cat([images.new_tensor([[-1, 1, 1, -1], [-1, -1, 1, 1]]) * centre[:, None], images.new_ones(1, 4)])
-    reach = (inverse @ corners)[:, :2].transpose(0, 1).flatten(1) # (2, 4B): x and y of all corners
+    reach = (inverse @ corners)[:, :2].transpose(0, 1).flatten(1)  # (2, 4B): x and y of all corners
     extra = torch.cat([-reach.amin(1), reach.amax(1)]) - centre.repeat(2) + 2 * rim
     left, top, right, bottom = (min(max(math.ceil(e), 0), n - 1) for e, n in zip(extra.tolist(), (width, height) * 2))
     images = F.pad(images, (left, right, top, bottom), mode='reflect')
     up_y, up_x = doubling(images.shape[2], images), doubling(images.shape[3], images)
     down_y, down_x = (doubling(n + 2 * rim, images)[:, rim:-rim] for n in (height, width))
     one = inverse.new_ones(len(inverse))
-    inverse = shift(one * (left - right) / 2, one * (top - bottom) / 2) @ inverse # from the centre of the padded image
-    inverse = shift(-.5 * one, -.5 * one) @ stretch(2 * one, 2 * one) @ inverse @ stretch(.5 * one, .5 * one) @ shift(.5 * one, .5 * one) # in half pixels
-    inverse = stretch(one / len(up_x), one / len(up_y)) @ stretch(2 * one, 2 * one) @ inverse @ stretch(one * len(down_x) / 2, one * len(down_y) / 2) # to [-1,1]
+    inverse = shift(one * (left - right) / 2, one * (top - bottom) / 2) @ inverse  # from the centre of the padded image
+    inverse = (
+        shift(-0.5 * one, -0.5 * one)
+        @ stretch(2 * one, 2 * one)
+        @ inverse
+        @ stretch(0.5 * one, 0.5 * one)
+        @ shift(0.5 * one, 0.5 * one)
+    )  # in half pixels
+    inverse = (
+        stretch(one / len(up_x), one / len(up_y))
+        @ stretch(2 * one, 2 * one)
+        @ inverse
+        @ stretch(one * len(down_x) / 2, one * len(down_y) / 2)
+    )  # to [-1,1]
     grid = F.affine_grid(inverse[:, :2], [len(images), images.shape[1], len(down_y), len(down_x)], align_corners=False)
     moved = F.grid_sample(up_y @ images @ up_x.T, grid, mode='bilinear', padding_mode='zeros', align_corners=False)
     return down_y.T @ moved @ down_x
 
 # %% ../nbs/06_augment.ipynb #67ca7143
-def move_pixels(images: torch.Tensor, # (B,C,H,W), square where there are quarter turns
-                params: dict,         # from `AugmentPipe.params`
-               ) -> torch.Tensor:     # (B,C,H,W)
+def move_pixels(
+    images: torch.Tensor,  # (B,C,H,W), square where there are quarter turns
+    params: dict,  # from `AugmentPipe.params`
+) -> torch.Tensor:  # (B,C,H,W)
     "Flips, quarter turns and whole-pixel shifts."
-    def where(mask, moved): return torch.where(mask[:, None, None, None], moved, images)
+
+    def where(mask, moved):
+        return torch.where(mask[:, None, None, None], moved, images)
+
     turns, (height, width) = params['rotate_int'], images.shape[2:]
     images = where(params['xflip'] == 1, images.flip(3))
     images = where(params['yflip'] == 1, images.flip(2))
@@ -111,21 +175,31 @@ def move_pixels(images: torch.Tensor, # (B,C,H,W), square where there are quarte
         images = where((turns == 2) | (turns == 3), images.flip(2))
         images = where((turns == 1) | (turns == 3), images.transpose(2, 3))
     if params['translate_int'].any():
-        def mirrored(n, move): return n - 1 - (n - 1 - (torch.arange(n, device=move.device) - move[:, None].round()) % (2 * n - 2)).abs()
+
+        def mirrored(n, move):
+            return n - 1 - (n - 1 - (torch.arange(n, device=move.device) - move[:, None].round()) % (2 * n - 2)).abs()
+
         right, up = params['translate_int'].unbind(1)
         x, y = mirrored(width, right * width).long(), mirrored(height, -up * height).long()
-        images = images.gather(3, x[:, None, None, :].expand(images.shape)).gather(2, y[:, None, :, None].expand(images.shape))
+        images = images.gather(3, x[:, None, None, :].expand(images.shape)).gather(
+            2, y[:, None, :, None].expand(images.shape)
+        )
     return images
 
 # %% ../nbs/06_augment.ipynb #cf839ce9
-def colour_matrix(params: dict) -> torch.Tensor: # (B,4,4), from the params of `AugmentPipe`
+def colour_matrix(params: dict) -> torch.Tensor:  # (B,4,4), from the params of `AugmentPipe`
     "All colour transforms as one matrix, applied in the order of the list."
     w, eye = params['brightness'], torch.eye(4, dtype=params['brightness'].dtype, device=params['brightness'].device)
     v = torch.tensor([1, 1, 1, 0], dtype=w.dtype, device=w.device) / math.sqrt(3)
     grey, plane = v.outer(v), torch.diag(torch.tensor([1, 1, 1, 0], dtype=w.dtype, device=w.device)) - v.outer(v)
-    cross = torch.tensor([[0, -1, 1, 0], [1, 0, -1, 0], [-1, 1, 0, 0], [0, 0, 0, 0]], dtype=w.dtype, device=w.device) / math.sqrt(3)
-    last = eye - grey - plane # the homogeneous coordinate
-    def col(name): return params[name][:, None, None]
+    cross = torch.tensor(
+        [[0, -1, 1, 0], [1, 0, -1, 0], [-1, 1, 0, 0], [0, 0, 0, 0]], dtype=w.dtype, device=w.device
+    ) / math.sqrt(3)
+    last = eye - grey - plane  # the homogeneous coordinate
+
+    def col(name):
+        return params[name][:, None, None]
+
     brighten = matrix((1, 0, 0, w), (0, 1, 0, w), (0, 0, 1, w), (0, 0, 0, 1), like=w)
     contrast = (grey + plane) * col('contrast').exp2() + last
     flip = eye - 2 * grey * col('lumaflip')
@@ -134,12 +208,15 @@ def colour_matrix(params: dict) -> torch.Tensor: # (B,4,4), from the params of `
     return saturate @ hue @ flip @ contrast @ brighten
 
 # %% ../nbs/06_augment.ipynb #af6fd729
-def apply_colour(images: torch.Tensor, # (B,1,H,W) or (B,3,H,W)
-                 matrices: torch.Tensor, # (B,4,4)
-                ) -> torch.Tensor:     # same shape
+def apply_colour(
+    images: torch.Tensor,  # (B,1,H,W) or (B,3,H,W)
+    matrices: torch.Tensor,  # (B,4,4)
+) -> torch.Tensor:  # same shape
     "Colours through their matrix; a grey image keeps the mean of the three."
-    if images.shape[1] == 3: return (matrices[:, :3, :3] @ images.flatten(2) + matrices[:, :3, 3:]).view_as(images)
-    if images.shape[1] != 1: raise BadInput('images', tuple(images.shape), 'grey or RGB for colour transforms')
+    if images.shape[1] == 3:
+        return (matrices[:, :3, :3] @ images.flatten(2) + matrices[:, :3, 3:]).view_as(images)
+    if images.shape[1] != 1:
+        raise BadInput('images', tuple(images.shape), 'grey or RGB for colour transforms')
     row = matrices[:, :3].mean(1)
     return images * row[:, :3].sum(1)[:, None, None, None] + row[:, 3][:, None, None, None]
 
@@ -147,97 +224,128 @@ def apply_colour(images: torch.Tensor, # (B,1,H,W) or (B,3,H,W)
 @dataclass(frozen=True)
 class AugmentPipe:
     "Which transforms, how likely, how strong; the defaults are EDM's set for unconditional CIFAR-10."
-    p: float = .12             # probability that a transform is applied, times the factor of each
-    xflip: float = 1e8         # mirror left and right: so large that every image takes part, half of them are mirrored
-    yflip: float = 1.          # mirror top and bottom
-    rotate_int: float = 0.     # quarter turns
-    translate_int: float = 0.  # whole pixels
-    scale: float = 1.          # both axes alike
-    rotate_frac: float = 1.    # any angle
-    aniso: float = 1.          # one axis longer, the other shorter
-    translate_frac: float = 1. # parts of pixels
-    brightness: float = 0.     # add to all colours
-    contrast: float = 0.       # multiply all colours
-    lumaflip: float = 0.       # mirror brightness, keep hue
-    hue: float = 0.            # turn about the grey axis
-    saturation: float = 0.     # stretch away from the grey axis
-    translate_int_max: float = .125 # largest, share of the image
-    scale_std: float = .2      # std of the log2 factor
-    rotate_frac_max: float = 1. # largest, half turns
-    aniso_std: float = .2      # std of the log2 factor
-    aniso_rotate_prob: float = .5 # share of them along a random direction instead of the axes
-    translate_frac_std: float = .125 # std, share of the image
-    brightness_std: float = .2 # std, in units of [-1,1]
-    contrast_std: float = .5   # std of the log2 factor
-    hue_max: float = 1.        # largest, half turns
-    saturation_std: float = 1. # std of the log2 factor
+
+    p: float = 0.12  # probability that a transform is applied, times the factor of each
+    xflip: float = 1e8  # mirror left and right: so large that every image takes part, half of them are mirrored
+    yflip: float = 1.0  # mirror top and bottom
+    rotate_int: float = 0.0  # quarter turns
+    translate_int: float = 0.0  # whole pixels
+    scale: float = 1.0  # both axes alike
+    rotate_frac: float = 1.0  # any angle
+    aniso: float = 1.0  # one axis longer, the other shorter
+    translate_frac: float = 1.0  # parts of pixels
+    brightness: float = 0.0  # add to all colours
+    contrast: float = 0.0  # multiply all colours
+    lumaflip: float = 0.0  # mirror brightness, keep hue
+    hue: float = 0.0  # turn about the grey axis
+    saturation: float = 0.0  # stretch away from the grey axis
+    translate_int_max: float = 0.125  # largest, share of the image
+    scale_std: float = 0.2  # std of the log2 factor
+    rotate_frac_max: float = 1.0  # largest, half turns
+    aniso_std: float = 0.2  # std of the log2 factor
+    aniso_rotate_prob: float = 0.5  # share of them along a random direction instead of the axes
+    translate_frac_std: float = 0.125  # std, share of the image
+    brightness_std: float = 0.2  # std, in units of [-1,1]
+    contrast_std: float = 0.5  # std of the log2 factor
+    hue_max: float = 1.0  # largest, half turns
+    saturation_std: float = 1.0  # std of the log2 factor
 
     def __post_init__(self):
         for f in fields(self):
             is_share, is_size = f.name in ('p', 'aniso_rotate_prob'), f.name.endswith(('_std', '_max'))
-            check_float(f.name, getattr(self, f.name), 0, 1 if is_share else float('inf'), open_lo=is_size, open_hi=not is_share)
+            check_float(
+                f.name, getattr(self, f.name), 0, 1 if is_share else float('inf'), open_lo=is_size, open_hi=not is_share
+            )
 
     @property
-    def active(self) -> list: # names, in the order they are applied
+    def active(self) -> list:  # names, in the order they are applied
         "The transforms that can happen."
         return [name for name in VALUES if getattr(self, name) > 0]
 
     @property
-    def label_dim(self) -> int: # 9 for the defaults
+    def label_dim(self) -> int:  # 9 for the defaults
         "Labels per image."
         return sum(2 if name in PAIRED else 1 for name in self.active)
 
-    def params(self,
-               normals: torch.Tensor, # (B,DRAWS), N(0,1)
-               shape: tuple,          # (...,H,W) of the images
-              ) -> dict:              # transform: (B,) or (B,2), zero where nothing is done
+    def params(
+        self,
+        normals: torch.Tensor,  # (B,DRAWS), N(0,1)
+        shape: tuple,  # (...,H,W) of the images
+    ) -> dict:  # transform: (B,) or (B,2), zero where nothing is done
         "What is done to each image."
-        if normals.ndim != 2 or normals.shape[1] != DRAWS: raise BadInput('normals', tuple(normals.shape), f'of shape (B,{DRAWS})')
-        size, params, columns = normals.new_tensor(shape[:-3:-1]), {}, iter(normals.unbind(1)) # size: W, H
-        def signed(z): return uniform(z) * 2 - 1
+        if normals.ndim != 2 or normals.shape[1] != DRAWS:
+            raise BadInput('normals', tuple(normals.shape), f'of shape (B,{DRAWS})')
+        size, params, columns = normals.new_tensor(shape[:-3:-1]), {}, iter(normals.unbind(1))  # size: W, H
+
+        def signed(z):
+            return uniform(z) * 2 - 1
+
         for name, count in VALUES.items():
             z, coin = torch.stack([next(columns) for _ in range(count)], 1), next(columns)
-            if name in ('xflip', 'yflip', 'lumaflip'): w = uniform(z, 2)
-            elif name == 'rotate_int': w = uniform(z, 4)
-            elif name == 'translate_int': w = (signed(z) * size * self.translate_int_max).round() / size
-            elif name in ('rotate_frac', 'hue'): w = signed(z) * math.pi * getattr(self, f'{name}_max')
-            elif name == 'aniso': w = torch.stack([z[:, 0] * self.aniso_std, signed(z[:, 1]) * math.pi * (uniform(z[:, 2]) < self.aniso_rotate_prob)], 1)
-            else: w = z * getattr(self, f'{name}_std')
+            if name in ('xflip', 'yflip', 'lumaflip'):
+                w = uniform(z, 2)
+            elif name == 'rotate_int':
+                w = uniform(z, 4)
+            elif name == 'translate_int':
+                w = (signed(z) * size * self.translate_int_max).round() / size
+            elif name in ('rotate_frac', 'hue'):
+                w = signed(z) * math.pi * getattr(self, f'{name}_max')
+            elif name == 'aniso':
+                w = torch.stack(
+                    [z[:, 0] * self.aniso_std, signed(z[:, 1]) * math.pi * (uniform(z[:, 2]) < self.aniso_rotate_prob)],
+                    1,
+                )
+            else:
+                w = z * getattr(self, f'{name}_std')
             params[name] = (w * (uniform(coin) < getattr(self, name) * self.p)[:, None]).squeeze(1)
         return params
 
-    def labels(self,
-               params: dict,   # from `params`
-              ) -> torch.Tensor: # (B,label_dim), float32; all zero where nothing is done
+    def labels(
+        self,
+        params: dict,  # from `params`
+    ) -> torch.Tensor:  # (B,label_dim), float32; all zero where nothing is done
         "What the network is told."
         told = []
         for name in self.active:
             w = params[name]
-            if name == 'rotate_int': w = torch.stack([(w == 1) | (w == 2), (w == 2) | (w == 3)], 1)
-            elif name in ('rotate_frac', 'hue'): w = torch.stack([w.cos() - 1, w.sin()], 1)
-            elif name == 'aniso': w = w[:, :1] / self.aniso_std * torch.stack([w[:, 1].cos(), w[:, 1].sin()], 1)
-            elif name == 'translate_int': w = w / self.translate_int_max
-            elif name not in ('xflip', 'yflip', 'lumaflip'): w = w / getattr(self, f'{name}_std')
+            if name == 'rotate_int':
+                w = torch.stack([(w == 1) | (w == 2), (w == 2) | (w == 3)], 1)
+            elif name in ('rotate_frac', 'hue'):
+                w = torch.stack([w.cos() - 1, w.sin()], 1)
+            elif name == 'aniso':
+                w = w[:, :1] / self.aniso_std * torch.stack([w[:, 1].cos(), w[:, 1].sin()], 1)
+            elif name == 'translate_int':
+                w = w / self.translate_int_max
+            elif name not in ('xflip', 'yflip', 'lumaflip'):
+                w = w / getattr(self, f'{name}_std')
             told.append(w.reshape(len(w), -1).float())
         return torch.cat(told, 1) if told else torch.zeros(len(params['xflip']), 0)
 
-    def transform(self,
-                  images: torch.Tensor, # (B,C,H,W)
-                  params: dict,         # from `params`
-                 ) -> torch.Tensor:     # (B,C,H,W)
+    def transform(
+        self,
+        images: torch.Tensor,  # (B,C,H,W)
+        params: dict,  # from `params`
+    ) -> torch.Tensor:  # (B,C,H,W)
         "Do it: whole pixels first, then geometry, then colour."
         params = {name: w.to(images.device) for name, w in params.items()}
         images = move_pixels(images, params)
-        geometry = torch.cat([params[name].reshape(len(images), -1) for name in ('scale', 'rotate_frac', 'aniso', 'translate_frac')], 1)
-        rows = geometry.any(1).nonzero()[:, 0] # the others keep their bits
-        if len(rows): images = images.index_copy(0, rows, warp(images[rows], inverse_matrix({k: v[rows] for k, v in params.items()}, images.shape)))
+        geometry = torch.cat(
+            [params[name].reshape(len(images), -1) for name in ('scale', 'rotate_frac', 'aniso', 'translate_frac')], 1
+        )
+        rows = geometry.any(1).nonzero()[:, 0]  # the others keep their bits
+        if len(rows):
+            images = images.index_copy(
+                0, rows, warp(images[rows], inverse_matrix({k: v[rows] for k, v in params.items()}, images.shape))
+            )
         colour = torch.stack([params[name] for name in ('brightness', 'contrast', 'lumaflip', 'hue', 'saturation')], 1)
         return apply_colour(images, colour_matrix(params)) if colour.any() else images
 
-    def __call__(self,
-                 images: torch.Tensor, # (B,C,H,W) in [-1,1]
-                 *, generator: torch.Generator, # on the CPU
-                ) -> tuple:            # images (B,C,H,W), labels (B,label_dim)
+    def __call__(
+        self,
+        images: torch.Tensor,  # (B,C,H,W) in [-1,1]
+        *,
+        generator: torch.Generator,  # on the CPU
+    ) -> tuple:  # images (B,C,H,W), labels (B,label_dim)
         "Augment a batch."
         params = self.params(torch.randn(len(images), DRAWS, generator=generator), images.shape)
         return self.transform(images, params), self.labels(params).to(images.device)

@@ -25,247 +25,396 @@ from .features import CifarEncoder, DigitsEncoder, Encoder, PixelEncoder
 @dataclass(frozen=True)
 class Preprocess:
     "What happens to an image before a network sees it."
-    size: int | None = None       # px, of the shorter side after resizing; None leaves the image alone
-    square: bool = False          # the longer side gets `size` too
-    mode: str = 'bilinear'        # or 'bicubic'; both with antialiasing
-    levels: bool = False          # after each of the two passes of resizing, rounded to whole levels from 0 to 255
-    crop: int | None = None       # px, side of the central square that is kept
-    pad: int | None = None        # reflected outwards to a multiple of this, half on each side
-    mean: tuple = (0., 0., 0.)    # per channel, of values in [0,1]
-    std: tuple = (1., 1., 1.)     # per channel
 
-    def __call__(self,
-                 u: torch.Tensor, # (B,1,H,W) or (B,3,H,W) uint8
-                ) -> torch.Tensor: # (B,3,h,w) float32
+    size: int | None = None  # px, of the shorter side after resizing; None leaves the image alone
+    square: bool = False  # the longer side gets `size` too
+    mode: str = 'bilinear'  # or 'bicubic'; both with antialiasing
+    levels: bool = False  # after each of the two passes of resizing, rounded to whole levels from 0 to 255
+    crop: int | None = None  # px, side of the central square that is kept
+    pad: int | None = None  # reflected outwards to a multiple of this, half on each side
+    mean: tuple = (0.0, 0.0, 0.0)  # per channel, of values in [0,1]
+    std: tuple = (1.0, 1.0, 1.0)  # per channel
+
+    def __call__(
+        self,
+        u: torch.Tensor,  # (B,1,H,W) or (B,3,H,W) uint8
+    ) -> torch.Tensor:  # (B,3,h,w) float32
         "What the network sees."
-        if u.dtype != torch.uint8 or u.ndim != 4 or u.shape[1] not in (1, 3): raise BadInput('images', f'{u.dtype} {tuple(u.shape)}', 'uint8 of shape (N,1,H,W) or (N,3,H,W)')
+        if u.dtype != torch.uint8 or u.ndim != 4 or u.shape[1] not in (1, 3):
+            raise BadInput('images', f'{u.dtype} {tuple(u.shape)}', 'uint8 of shape (N,1,H,W) or (N,3,H,W)')
         x = u.expand(-1, 3, -1, -1).float()
         if self.size:
             short = min(x.shape[2:])
             h, w = (self.size if self.square else self.size * side // short for side in x.shape[2:])
-            for shape in ((x.shape[2], w), (h, w)): # along rows first, as PIL does
+            for shape in ((x.shape[2], w), (h, w)):  # along rows first, as PIL does
                 x = F.interpolate(x, size=shape, mode=self.mode, antialias=True)
-                if self.levels: x = (x + .5).floor().clamp(0, 255)
+                if self.levels:
+                    x = (x + 0.5).floor().clamp(0, 255)
         if self.crop:
             top, left = (round((side - self.crop) / 2) for side in x.shape[2:])
-            x = x[:, :, top:top + self.crop, left:left + self.crop]
+            x = x[:, :, top : top + self.crop, left : left + self.crop]
         if self.pad:
             high, wide = (-side % self.pad for side in x.shape[2:])
-            if high >= 2 * x.shape[2] - 1 or wide >= 2 * x.shape[3] - 1: raise BadInput('images', tuple(u.shape), f'large enough to be reflected outwards to a multiple of {self.pad} px')
+            if high >= 2 * x.shape[2] - 1 or wide >= 2 * x.shape[3] - 1:
+                raise BadInput(
+                    'images', tuple(u.shape), f'large enough to be reflected outwards to a multiple of {self.pad} px'
+                )
             x = F.pad(x, (wide // 2, wide - wide // 2, high // 2, high - high // 2), mode='reflect')
         mean, std = (torch.tensor(v, device=x.device)[:, None, None] for v in (self.mean, self.std))
         return (x / 255 - mean) / std
 
 # %% ../nbs/12a_backbones.ipynb #dc74e358
-IMAGENET = dict(mean=(.485, .456, .406), std=(.229, .224, .225))
-CLIP_SCALE = dict(mean=(.48145466, .4578275, .40821073), std=(.26862954, .26130258, .27577711))
+IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+CLIP_SCALE = dict(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
 
 # %% ../nbs/12a_backbones.ipynb #6da36580
-DINO_VIEWS = dict(main=Preprocess(pad=14), tweedie=Preprocess(size=224, square=True), intended=Preprocess(size=256, mode='bicubic', levels=True, crop=224, **IMAGENET))
-SSCD_VIEWS = dict(dcr=Preprocess(size=256, levels=True, crop=224, mean=(.5,) * 3, std=(.5,) * 3), publisher=Preprocess(size=288, levels=True, **IMAGENET))
+DINO_VIEWS = dict(
+    main=Preprocess(pad=14),
+    tweedie=Preprocess(size=224, square=True),
+    intended=Preprocess(size=256, mode='bicubic', levels=True, crop=224, **IMAGENET),
+)
+SSCD_VIEWS = dict(
+    dcr=Preprocess(size=256, levels=True, crop=224, mean=(0.5,) * 3, std=(0.5,) * 3),
+    publisher=Preprocess(size=288, levels=True, **IMAGENET),
+)
 
 # %% ../nbs/12a_backbones.ipynb #d3e7e768
-def find_weights(wanted: str,  # the name of a file, or of a folder with config.json and model.safetensors
-                 source: str,  # where the publisher keeps it, for the errors
-                 download,     # called without arguments when it is nowhere here; returns the path
-                 weights: str | Path | None = None, # the file or folder, or the folder that holds it
-                ) -> Path:     # of the file or the folder
+def find_weights(
+    wanted: str,  # the name of a file, or of a folder with config.json and model.safetensors
+    source: str,  # where the publisher keeps it, for the errors
+    download,  # called without arguments when it is nowhere here; returns the path
+    weights: str | Path | None = None,  # the file or folder, or the folder that holds it
+) -> Path:  # of the file or the folder
     "Where an encoder's weights are."
-    def there(path): return path.is_file() if '.' in wanted else all((path/f).is_file() for f in ('config.json', 'model.safetensors'))
+
+    def there(path):
+        return (
+            path.is_file() if '.' in wanted else all((path / f).is_file() for f in ('config.json', 'model.safetensors'))
+        )
+
     what = wanted if '.' in wanted else f'the folder {wanted} with config.json and model.safetensors'
     if weights is not None:
         place = Path(weights).expanduser()
-        for path in (place, place/wanted):
-            if there(path): return path
+        for path in (place, place / wanted):
+            if there(path):
+                return path
         raise BadInput('weights', str(weights), f'{what}, or a folder that holds it; it comes from {source}')
     folder = os.environ.get('AMBIENT_NB_WEIGHTS')
-    if folder and there(path := Path(folder).expanduser()/wanted): return path
-    try: return Path(download())
-    except Exception as e: # each hub and each kind of missing network raises its own
-        raise BadInput('weights', None, f'the path of {what}, or of a folder that holds it, as $AMBIENT_NB_WEIGHTS may be: {source} could not be fetched ({type(e).__name__})') from e
+    if folder and there(path := Path(folder).expanduser() / wanted):
+        return path
+    try:
+        return Path(download())
+    except Exception as e:  # each hub and each kind of missing network raises its own
+        raise BadInput(
+            'weights',
+            None,
+            f'the path of {what}, or of a folder that holds it, as $AMBIENT_NB_WEIGHTS may be: {source} could not be fetched ({type(e).__name__})',
+        ) from e
 
 # %% ../nbs/12a_backbones.ipynb #f53da2a3
-def check_sha(file: Path,         # the weights
-              sha256: str | None, # expected, or its first digits; None where it is not known
-             ) -> str:            # 64 hex digits
+def check_sha(
+    file: Path,  # the weights
+    sha256: str | None,  # expected, or its first digits; None where it is not known
+) -> str:  # 64 hex digits
     "The hash of a weights file, refused when it is not the expected one."
     found = file_sha(file)
-    if sha256 is not None and (len(sha256) < 8 or not found.startswith(sha256.lower())): raise BadInput('weights', str(file), f'the file whose sha256 begins with {sha256}; this one has {found}')
+    if sha256 is not None and (len(sha256) < 8 or not found.startswith(sha256.lower())):
+        raise BadInput('weights', str(file), f'the file whose sha256 begins with {sha256}; this one has {found}')
     return found
 
 # %% ../nbs/12a_backbones.ipynb #2e663bc7
-def library(name: str,    # to import
-            encoder: str, # who needs it, for the error
-            install: str, # how to get it
-           ):             # the module
+def library(
+    name: str,  # to import
+    encoder: str,  # who needs it, for the error
+    install: str,  # how to get it
+):  # the module
     "Import what an encoder needs, or say how to install it."
-    try: return import_module(name)
-    except (ImportError, RuntimeError) as e: raise BadInput('encoder', encoder, f'one whose libraries are installed: {name} does not import ({e}). Try: pip install {install}') from e
+    try:
+        return import_module(name)
+    except (ImportError, RuntimeError) as e:
+        raise BadInput(
+            'encoder',
+            encoder,
+            f'one whose libraries are installed: {name} does not import ({e}). Try: pip install {install}',
+        ) from e
 
 # %% ../nbs/12a_backbones.ipynb #e8cf1b0c
 class Backbone(Encoder):
     "A pretrained network with one preprocessing."
+
     block = 32
-    def __init__(self,
-                 name: str,              # for people
-                 net: nn.Module,         # bytes prepared to features
-                 view: Preprocess | None, # None: the network takes bytes and owns its preprocessing
-                 file: Path,             # of the weights
-                 *, sha256: str | None = None, # of that file, checked when given
-                 device: str | torch.device | None = None, # None for the best there is
-                 **definition,           # what else the features depend on
-                ):
-        self.definition = dict(kind=name, weights=check_sha(file, sha256), preprocessing=asdict(view) if view else 'the network\'s own', **definition)
+
+    def __init__(
+        self,
+        name: str,  # for people
+        net: nn.Module,  # bytes prepared to features
+        view: Preprocess | None,  # None: the network takes bytes and owns its preprocessing
+        file: Path,  # of the weights
+        *,
+        sha256: str | None = None,  # of that file, checked when given
+        device: str | torch.device | None = None,  # None for the best there is
+        **definition,  # what else the features depend on
+    ):
+        self.definition = dict(
+            kind=name,
+            weights=check_sha(file, sha256),
+            preprocessing=asdict(view) if view else 'the network\'s own',
+            **definition,
+        )
         self.name, self.view, self.device = name, view, pick_device(device)
         self.net = net.float().eval().to(self.device)
-        for p in self.net.parameters(): p.requires_grad_(False) # a ScriptModule has no requires_grad_ of its own
-        with torch.no_grad(): self.dim = self.embed(self.prepare(torch.zeros(1, 3, 64, 64, dtype=torch.uint8, device=self.device))).shape[1]
+        for p in self.net.parameters():
+            p.requires_grad_(False)  # a ScriptModule has no requires_grad_ of its own
+        with torch.no_grad():
+            self.dim = self.embed(self.prepare(torch.zeros(1, 3, 64, 64, dtype=torch.uint8, device=self.device))).shape[
+                1
+            ]
 
     def prepare(self, u):
-        if u.shape[1] not in (1, 3): raise BadInput('images', tuple(u.shape), 'of shape (N,1,H,W) or (N,3,H,W)')
+        if u.shape[1] not in (1, 3):
+            raise BadInput('images', tuple(u.shape), 'of shape (N,1,H,W) or (N,3,H,W)')
         return self.view(u) if self.view else u.expand(-1, 3, -1, -1)
 
-    def embed(self, x): return self.net(x)
+    def embed(self, x):
+        return self.net(x)
 
 # %% ../nbs/12a_backbones.ipynb #6c225c22
-def from_hub(repo: str,    # a model on the Hugging Face hub
-             kind: str,    # its class in transformers
-             weights: str | Path | None, # its folder, or the folder that holds it
-            ) -> tuple[nn.Module, Path]: # the network, its folder
+def from_hub(
+    repo: str,  # a model on the Hugging Face hub
+    kind: str,  # its class in transformers
+    weights: str | Path | None,  # its folder, or the folder that holds it
+) -> tuple[nn.Module, Path]:  # the network, its folder
     "A network in transformers' format."
     transformers = library('transformers', repo, '"ambient_nb[features]"')
-    def download(): return library('huggingface_hub', repo, '"ambient_nb[features]"').snapshot_download(repo, allow_patterns=['*.json', 'model.safetensors', 'merges.txt'])
+
+    def download():
+        return library('huggingface_hub', repo, '"ambient_nb[features]"').snapshot_download(
+            repo, allow_patterns=['*.json', 'model.safetensors', 'merges.txt']
+        )
+
     folder = find_weights(repo.split('/')[1], f'huggingface.co/{repo}', download, weights)
-    with torch.random.fork_rng(devices=[]): # constructors draw weights that are overwritten
-        try: return getattr(transformers, kind).from_pretrained(folder, local_files_only=True), folder
-        except (OSError, RuntimeError, ValueError, SafetensorError) as e: raise BadInput('weights', str(folder), f'a folder from huggingface.co/{repo} ({type(e).__name__}: {str(e).splitlines()[0]})') from e
+    with torch.random.fork_rng(devices=[]):  # constructors draw weights that are overwritten
+        try:
+            return getattr(transformers, kind).from_pretrained(folder, local_files_only=True), folder
+        except (OSError, RuntimeError, ValueError, SafetensorError) as e:
+            raise BadInput(
+                'weights',
+                str(folder),
+                f'a folder from huggingface.co/{repo} ({type(e).__name__}: {str(e).splitlines()[0]})',
+            ) from e
 
 # %% ../nbs/12a_backbones.ipynb #b9277a88
-def position_grid(positions: torch.Tensor, # (1,1+M*M,d), class token first
-                  rows: int,    # patches from top to bottom
-                  columns: int, # patches from left to right
-                 ) -> torch.Tensor: # (1,1+rows*columns,d)
+def position_grid(
+    positions: torch.Tensor,  # (1,1+M*M,d), class token first
+    rows: int,  # patches from top to bottom
+    columns: int,  # patches from left to right
+) -> torch.Tensor:  # (1,1+rows*columns,d)
     "Position embeddings for another number of patches, as DINOv2's own code resamples them."
-    M = round((positions.shape[1] - 1)**.5)
-    if rows == columns == M: return positions
+    M = round((positions.shape[1] - 1) ** 0.5)
+    if rows == columns == M:
+        return positions
     grid = positions[:, 1:].reshape(1, M, M, -1).permute(0, 3, 1, 2)
-    grid = F.interpolate(grid, scale_factor=((rows + .1) / M, (columns + .1) / M), mode='bicubic')
+    grid = F.interpolate(grid, scale_factor=((rows + 0.1) / M, (columns + 0.1) / M), mode='bicubic')
     return torch.cat([positions[:, :1], grid.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
 
 # %% ../nbs/12a_backbones.ipynb #b75089c8
-DINO = dict(vits14='facebook/dinov2-small', vitb14='facebook/dinov2-base', vitl14='facebook/dinov2-large', vitg14='facebook/dinov2-giant')
+DINO = dict(
+    vits14='facebook/dinov2-small',
+    vitb14='facebook/dinov2-base',
+    vitl14='facebook/dinov2-large',
+    vitg14='facebook/dinov2-giant',
+)
+
 
 class DINOv2(Backbone):
     "The class token of a DINOv2 network."
-    def __init__(self,
-                 size: str = 'vitg14', # vits14, vitb14, vitl14, vitg14
-                 view: str = 'main',   # main, tweedie, intended: the preprocessing
-                 *, weights: str | Path | None = None, # the folder of the network, or the folder that holds it
-                 sha256: str | None = None, # of model.safetensors, checked when given
-                 device: str | torch.device | None = None, # None for the best there is
-                ):
+
+    def __init__(
+        self,
+        size: str = 'vitg14',  # vits14, vitb14, vitl14, vitg14
+        view: str = 'main',  # main, tweedie, intended: the preprocessing
+        *,
+        weights: str | Path | None = None,  # the folder of the network, or the folder that holds it
+        sha256: str | None = None,  # of model.safetensors, checked when given
+        device: str | torch.device | None = None,  # None for the best there is
+    ):
         repo, preprocess = DINO[check_choice('size', size, DINO)], DINO_VIEWS[check_choice('view', view, DINO_VIEWS)]
         net, folder = from_hub(repo, 'Dinov2Model', weights)
         side = net.config.patch_size
-        net.embeddings.interpolate_pos_encoding = lambda tokens, height, width: position_grid(net.embeddings.position_embeddings, height // side, width // side)
-        super().__init__(f'dinov2-{size}-{view}', net, preprocess, folder/'model.safetensors', sha256=sha256, device=device, feature='class token', positions='resampled by (s + 0.1) / M')
+        net.embeddings.interpolate_pos_encoding = lambda tokens, height, width: position_grid(
+            net.embeddings.position_embeddings, height // side, width // side
+        )
+        super().__init__(
+            f'dinov2-{size}-{view}',
+            net,
+            preprocess,
+            folder / 'model.safetensors',
+            sha256=sha256,
+            device=device,
+            feature='class token',
+            positions='resampled by (s + 0.1) / M',
+        )
 
-    def embed(self, x): return self.net(pixel_values=x).last_hidden_state[:, 0]
+    def embed(self, x):
+        return self.net(pixel_values=x).last_hidden_state[:, 0]
 
 # %% ../nbs/12a_backbones.ipynb #c2cdc1be
 SSCD_URL = 'https://dl.fbaipublicfiles.com/sscd-copy-detection/'
 
+
 class SSCD(Backbone):
     "A descriptor for copy detection."
-    def __init__(self,
-                 kind: str = 'large', # large (ResNeXt-101), mixup (ResNet-50)
-                 view: str = 'dcr',   # dcr, publisher: the preprocessing
-                 *, weights: str | Path | None = None, # the TorchScript file, or the folder that holds it
-                 sha256: str | None = None, # of the file, checked when given
-                 device: str | torch.device | None = None, # None for the best there is
-                ):
-        wanted, preprocess = f'sscd_disc_{check_choice("kind", kind, ("large", "mixup"))}.torchscript.pt', SSCD_VIEWS[check_choice('view', view, SSCD_VIEWS)]
+
+    def __init__(
+        self,
+        kind: str = 'large',  # large (ResNeXt-101), mixup (ResNet-50)
+        view: str = 'dcr',  # dcr, publisher: the preprocessing
+        *,
+        weights: str | Path | None = None,  # the TorchScript file, or the folder that holds it
+        sha256: str | None = None,  # of the file, checked when given
+        device: str | torch.device | None = None,  # None for the best there is
+    ):
+        wanted, preprocess = (
+            f'sscd_disc_{check_choice("kind", kind, ("large", "mixup"))}.torchscript.pt',
+            SSCD_VIEWS[check_choice('view', view, SSCD_VIEWS)],
+        )
+
         def download():
-            file = Path(torch.hub.get_dir())/'checkpoints'/wanted
-            if not file.is_file(): file.parent.mkdir(parents=True, exist_ok=True); torch.hub.download_url_to_file(SSCD_URL + wanted, str(file), progress=False)
+            file = Path(torch.hub.get_dir()) / 'checkpoints' / wanted
+            if not file.is_file():
+                file.parent.mkdir(parents=True, exist_ok=True)
+                torch.hub.download_url_to_file(SSCD_URL + wanted, str(file), progress=False)
             return file
+
         file = find_weights(wanted, SSCD_URL + wanted, download, weights)
-        check_sha(file, sha256) # before it is run
-        try: net = torch.jit.load(str(file), map_location='cpu')
-        except RuntimeError as e: raise BadInput('weights', str(file), f'a TorchScript file ({str(e).splitlines()[0]})') from e
-        super().__init__(f'sscd-{kind}-{view}', net, preprocess, file, device=device, feature='output of the TorchScript file')
+        check_sha(file, sha256)  # before it is run
+        try:
+            net = torch.jit.load(str(file), map_location='cpu')
+        except RuntimeError as e:
+            raise BadInput('weights', str(file), f'a TorchScript file ({str(e).splitlines()[0]})') from e
+        super().__init__(
+            f'sscd-{kind}-{view}', net, preprocess, file, device=device, feature='output of the TorchScript file'
+        )
 
 # %% ../nbs/12a_backbones.ipynb #57d08b02
 class Inception(Backbone):
     "The 2,048 pooled features of Inception-v3, as FID uses them."
-    def __init__(self,
-                 *, weights: str | Path | None = None, # the .pth file, or the folder that holds it
-                 sha256: str | None = '6726825d', # of the file: the digits in its published name; None to take any
-                 device: str | torch.device | None = None, # None for the best there is
-                ):
+
+    def __init__(
+        self,
+        *,
+        weights: str | Path | None = None,  # the .pth file, or the folder that holds it
+        sha256: str | None = '6726825d',  # of the file: the digits in its published name; None to take any
+        device: str | torch.device | None = None,  # None for the best there is
+    ):
         port = library('torch_fidelity.feature_extractor_inceptionv3', 'inception', 'torch-fidelity')
         wanted = port.URL_INCEPTION_V3.rpartition('/')[2]
+
         def download():
-            file = Path(torch.hub.get_dir())/'checkpoints'/wanted
-            if not file.is_file(): file.parent.mkdir(parents=True, exist_ok=True); torch.hub.download_url_to_file(port.URL_INCEPTION_V3, str(file), hash_prefix='6726825d', progress=False)
+            file = Path(torch.hub.get_dir()) / 'checkpoints' / wanted
+            if not file.is_file():
+                file.parent.mkdir(parents=True, exist_ok=True)
+                torch.hub.download_url_to_file(port.URL_INCEPTION_V3, str(file), hash_prefix='6726825d', progress=False)
             return file
+
         file = find_weights(wanted, port.URL_INCEPTION_V3, download, weights)
-        check_sha(file, sha256) # before it is unpickled
-        with torch.random.fork_rng(devices=[]): net = port.FeatureExtractorInceptionV3('inception', ['2048'], feature_extractor_weights_path=str(file))
+        check_sha(file, sha256)  # before it is unpickled
+        with torch.random.fork_rng(devices=[]):
+            net = port.FeatureExtractorInceptionV3('inception', ['2048'], feature_extractor_weights_path=str(file))
         super().__init__('inception', net, None, file, device=device, feature='2048, torch-fidelity')
 
-    def embed(self, x): return self.net(x)[0]
+    def embed(self, x):
+        return self.net(x)[0]
 
 # %% ../nbs/12a_backbones.ipynb #ba048a42
 CLIP_REPOS = dict(vitb32='openai/clip-vit-base-patch32', vitl14='openai/clip-vit-large-patch14')
 
+
 class CLIP(Backbone):
     "The projected features of a CLIP network, for images and for texts."
-    def __init__(self,
-                 size: str = 'vitl14', # vitb32, vitl14
-                 *, weights: str | Path | None = None, # the folder of the network, or the folder that holds it
-                 sha256: str | None = None, # of model.safetensors, checked when given
-                 device: str | torch.device | None = None, # None for the best there is
-                ):
+
+    def __init__(
+        self,
+        size: str = 'vitl14',  # vitb32, vitl14
+        *,
+        weights: str | Path | None = None,  # the folder of the network, or the folder that holds it
+        sha256: str | None = None,  # of model.safetensors, checked when given
+        device: str | torch.device | None = None,  # None for the best there is
+    ):
         repo = CLIP_REPOS[check_choice('size', size, CLIP_REPOS)]
         net, folder = from_hub(repo, 'CLIPModel', weights)
         side = net.config.vision_config.image_size
-        if not any(all((folder/f).is_file() for f in files) for files in (['tokenizer.json'], ['vocab.json', 'merges.txt'])): raise BadInput('weights', str(folder), f'a folder that also holds tokenizer.json from huggingface.co/{repo}')
+        if not any(
+            all((folder / f).is_file() for f in files) for files in (['tokenizer.json'], ['vocab.json', 'merges.txt'])
+        ):
+            raise BadInput(
+                'weights', str(folder), f'a folder that also holds tokenizer.json from huggingface.co/{repo}'
+            )
         self.tokenizer = import_module('transformers').CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-        super().__init__(f'clip-{size}', net, Preprocess(size=side, mode='bicubic', levels=True, crop=side, **CLIP_SCALE), folder/'model.safetensors', sha256=sha256, device=device, feature='projected')
+        super().__init__(
+            f'clip-{size}',
+            net,
+            Preprocess(size=side, mode='bicubic', levels=True, crop=side, **CLIP_SCALE),
+            folder / 'model.safetensors',
+            sha256=sha256,
+            device=device,
+            feature='projected',
+        )
 
-    def embed(self, x): return self.net.visual_projection(self.net.vision_model(pixel_values=x).pooler_output)
+    def embed(self, x):
+        return self.net.visual_projection(self.net.vision_model(pixel_values=x).pooler_output)
 
     @torch.no_grad()
-    def text(self,
-             texts: list[str], # any length; what exceeds the network's context is cut off
-            ) -> torch.Tensor: # (N,dim) float32
+    def text(
+        self,
+        texts: list[str],  # any length; what exceeds the network's context is cut off
+    ) -> torch.Tensor:  # (N,dim) float32
         "The features of texts, in the space of the images."
-        if isinstance(texts, str) or not all(isinstance(t, str) for t in texts): raise BadInput('texts', texts, 'a list of strings')
+        if isinstance(texts, str) or not all(isinstance(t, str) for t in texts):
+            raise BadInput('texts', texts, 'a list of strings')
         out = torch.empty(len(texts), self.dim)
         for start in range(0, len(texts), self.block):
-            part = list(texts[start:start + self.block])
-            tokens = self.tokenizer(part + part[:1] * (self.block - len(part)), padding='max_length', truncation=True, max_length=self.net.config.text_config.max_position_embeddings, return_tensors='pt').to(self.device)
-            pooled = self.net.text_model(input_ids=tokens['input_ids'], attention_mask=tokens['attention_mask']).pooler_output
-            out[start:start + len(part)] = self.net.text_projection(pooled)[:len(part)]
+            part = list(texts[start : start + self.block])
+            tokens = self.tokenizer(
+                part + part[:1] * (self.block - len(part)),
+                padding='max_length',
+                truncation=True,
+                max_length=self.net.config.text_config.max_position_embeddings,
+                return_tensors='pt',
+            ).to(self.device)
+            pooled = self.net.text_model(
+                input_ids=tokens['input_ids'], attention_mask=tokens['attention_mask']
+            ).pooler_output
+            out[start : start + len(part)] = self.net.text_projection(pooled)[: len(part)]
         return out
 
 # %% ../nbs/12a_backbones.ipynb #68aa005f
-BACKBONES = {**{f'dinov2-{size}-{view}': partial(DINOv2, size, view) for size in DINO for view in DINO_VIEWS}, **{f'sscd-{kind}-{view}': partial(SSCD, kind, view) for kind in ('large', 'mixup') for view in SSCD_VIEWS},
-             'inception': Inception, **{f'clip-{size}': partial(CLIP, size) for size in CLIP_REPOS}}
+BACKBONES = {
+    **{f'dinov2-{size}-{view}': partial(DINOv2, size, view) for size in DINO for view in DINO_VIEWS},
+    **{f'sscd-{kind}-{view}': partial(SSCD, kind, view) for kind in ('large', 'mixup') for view in SSCD_VIEWS},
+    'inception': Inception,
+    **{f'clip-{size}': partial(CLIP, size) for size in CLIP_REPOS},
+}
 OWN = ('pixels', 'digits-cnn', 'cifar10-cnn')
 
 # %% ../nbs/12a_backbones.ipynb #0001bcd8
-def encoder_named(name: str, # one of OWN or BACKBONES
-                  reference: Images | None = None, # for pixels: whose mean is subtracted
-                  *, weights: str | Path | None = None, # of a backbone: file or folder
-                  sha256: str | None = None, # of a backbone's weights, checked when given
-                  device: str | torch.device | None = None, # None for the best there is
-                 ) -> Encoder:
+def encoder_named(
+    name: str,  # one of OWN or BACKBONES
+    reference: Images | None = None,  # for pixels: whose mean is subtracted
+    *,
+    weights: str | Path | None = None,  # of a backbone: file or folder
+    sha256: str | None = None,  # of a backbone's weights, checked when given
+    device: str | torch.device | None = None,  # None for the best there is
+) -> Encoder:
     "An encoder by its name."
-    if check_choice('encoder', name, (*OWN, *BACKBONES)) in BACKBONES: return BACKBONES[name](weights=weights, device=device, **({} if sha256 is None else dict(sha256=sha256)))
-    if (weights, sha256) != (None, None): raise BadInput('weights', str(weights or sha256), f'left out for {name}, which comes with the package')
-    if name == 'cifar10-cnn': return CifarEncoder(device=device)
-    if name == 'digits-cnn': return DigitsEncoder()
-    if reference is None: raise BadInput('reference', None, 'the images whose mean the pixels are measured from')
+    if check_choice('encoder', name, (*OWN, *BACKBONES)) in BACKBONES:
+        return BACKBONES[name](weights=weights, device=device, **({} if sha256 is None else dict(sha256=sha256)))
+    if (weights, sha256) != (None, None):
+        raise BadInput('weights', str(weights or sha256), f'left out for {name}, which comes with the package')
+    if name == 'cifar10-cnn':
+        return CifarEncoder(device=device)
+    if name == 'digits-cnn':
+        return DigitsEncoder()
+    if reference is None:
+        raise BadInput('reference', None, 'the images whose mean the pixels are measured from')
     return PixelEncoder(reference)

@@ -20,177 +20,257 @@ from .neighbours import nearest
 from .stats import Estimate, wilson
 
 # %% ../nbs/14b_calibration.ipynb #618f6af5
-def noisy(x: torch.Tensor, # (N,C,H,W) uint8
-          generator: torch.Generator, # draws the noise
-         ) -> torch.Tensor:
+def noisy(
+    x: torch.Tensor,  # (N,C,H,W) uint8
+    generator: torch.Generator,  # draws the noise
+) -> torch.Tensor:
     "With Gaussian noise of eight levels."
     return (x + 8 * torch.randn(x.shape, generator=generator)).round().clamp(0, 255).to(torch.uint8)
 
 # %% ../nbs/14b_calibration.ipynb #87f99aba
-def jpeg(x: torch.Tensor, # (N,C,H,W) uint8, C = 1 or 3
-        ) -> torch.Tensor:
+def jpeg(
+    x: torch.Tensor,  # (N,C,H,W) uint8, C = 1 or 3
+) -> torch.Tensor:
     "After a round trip through JPEG of quality 75."
+
     def trip(image):
         Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file := io.BytesIO(), 'JPEG', quality=75)
         return np.asarray(Image.open(file)).reshape(image.shape)
+
     return torch.from_numpy(np.stack([trip(i) for i in x.permute(0, 2, 3, 1).numpy()])).permute(0, 3, 1, 2).contiguous()
 
 # %% ../nbs/14b_calibration.ipynb #61806e77
 KINDS = ('exact', 'shift', 'flip', 'noise', 'jpeg')
 
-def near_copy(images: torch.Tensor, # (N,C,H,W) uint8, N >= 1
-              kind: str,            # one of KINDS
-              *, generator: torch.Generator, # for the noise
-             ) -> torch.Tensor:     # the same shape
+
+def near_copy(
+    images: torch.Tensor,  # (N,C,H,W) uint8, N >= 1
+    kind: str,  # one of KINDS
+    *,
+    generator: torch.Generator,  # for the noise
+) -> torch.Tensor:  # the same shape
     "Copies under a disguise."
     check_choice('kind', kind, KINDS)
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images): raise BadInput('images', f'{images.dtype} {tuple(images.shape)}', 'uint8 of shape (N,1,H,W) or (N,3,H,W), at least one')
-    if kind == 'shift': return torch.cat([images[..., :1], images[..., :-1]], dim=3)
-    if kind == 'flip': return images.flip(3)
-    return {'exact': lambda: images.clone(), 'noise': lambda: noisy(images, generator), 'jpeg': lambda: jpeg(images)}[kind]()
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
+        raise BadInput(
+            'images', f'{images.dtype} {tuple(images.shape)}', 'uint8 of shape (N,1,H,W) or (N,3,H,W), at least one'
+        )
+    if kind == 'shift':
+        return torch.cat([images[..., :1], images[..., :-1]], dim=3)
+    if kind == 'flip':
+        return images.flip(3)
+    return {'exact': lambda: images.clone(), 'noise': lambda: noisy(images, generator), 'jpeg': lambda: jpeg(images)}[
+        kind
+    ]()
 
 # %% ../nbs/14b_calibration.ipynb #3a3fa58c
-def one_third(images: torch.Tensor, # (Q,C,H,W) uint8
-              train: torch.Tensor,  # (N,C,H,W) uint8
-             ) -> np.ndarray:       # (Q,) booleans
+def one_third(
+    images: torch.Tensor,  # (Q,C,H,W) uint8
+    train: torch.Tensor,  # (N,C,H,W) uint8
+) -> np.ndarray:  # (Q,) booleans
     "Which images pass the 1/3 rule?"
     d = nearest(images, train)[0].numpy()
     return is_memorized(d[:, 0], d[:, 1])
 
 # %% ../nbs/14b_calibration.ipynb #20f62b87
-RATES = (.001, .01, .1, .5)
+RATES = (0.001, 0.01, 0.1, 0.5)
 
-def planted(train: torch.Tensor,   # (N,C,H,W) uint8
-            heldout: torch.Tensor, # (n,C,H,W) uint8, never trained on
-            rule=one_third,        # (images, train) -> booleans
-            *, kinds=KINDS,        # of copies
-            rates=RATES,           # contamination: copies among the n samples, as a share
-            generator: torch.Generator, # which images are planted, and their noise
-           ) -> pd.DataFrame:      # a line per kind and rate: copies, and the Estimates recall, false_positive, flagged
+
+def planted(
+    train: torch.Tensor,  # (N,C,H,W) uint8
+    heldout: torch.Tensor,  # (n,C,H,W) uint8, never trained on
+    rule=one_third,  # (images, train) -> booleans
+    *,
+    kinds=KINDS,  # of copies
+    rates=RATES,  # contamination: copies among the n samples, as a share
+    generator: torch.Generator,  # which images are planted, and their noise
+) -> pd.DataFrame:  # a line per kind and rate: copies, and the Estimates recall, false_positive, flagged
     "What a rule finds of copies whose number is known."
     n, counts = len(heldout), {}
     for rate in rates:
         counts[rate] = round(check_float('rates', rate, 0, 1, open_lo=True) * n)
-        if not 1 <= counts[rate] <= min(len(train), n - 1): raise BadInput('rates', rate, f'such that 1 to {min(len(train), n - 1):,} of the {n:,} samples are copies')
+        if not 1 <= counts[rate] <= min(len(train), n - 1):
+            raise BadInput('rates', rate, f'such that 1 to {min(len(train), n - 1):,} of the {n:,} samples are copies')
     innocent, records = np.asarray(rule(heldout, train)), []
     for kind in kinds:
-        rows = torch.randperm(len(train), generator=generator)[:max(counts.values())]
+        rows = torch.randperm(len(train), generator=generator)[: max(counts.values())]
         caught = np.asarray(rule(near_copy(train[rows], kind, generator=generator), train))
         for rate, c in counts.items():
-            found, accused = int(caught[:c].sum()), int(innocent[torch.randperm(n, generator=generator)[c:].numpy()].sum())
-            records.append(dict(kind=kind, rate=c / n, copies=c, recall=wilson(found, c), false_positive=wilson(accused, n - c), flagged=wilson(found + accused, n)))
+            found, accused = (
+                int(caught[:c].sum()),
+                int(innocent[torch.randperm(n, generator=generator)[c:].numpy()].sum()),
+            )
+            records.append(
+                dict(
+                    kind=kind,
+                    rate=c / n,
+                    copies=c,
+                    recall=wilson(found, c),
+                    false_positive=wilson(accused, n - c),
+                    flagged=wilson(found + accused, n),
+                )
+            )
     return pd.DataFrame(records)
 
 # %% ../nbs/14b_calibration.ipynb #db957a68
-def authentic(generated: torch.Tensor, # (Q,…) uint8 images or (Q,d) features
-              train: torch.Tensor,     # (N,…) of the same kind, N >= 2
-             ) -> pd.DataFrame:        # a line per sample: d1, nearest, own, authentic
+def authentic(
+    generated: torch.Tensor,  # (Q,…) uint8 images or (Q,d) features
+    train: torch.Tensor,  # (N,…) of the same kind, N >= 2
+) -> pd.DataFrame:  # a line per sample: d1, nearest, own, authentic
     "Is each sample farther from its nearest training image than that image is from the other ones?"
-    if len(train) < 2: raise BadInput('train', f'{len(train)} images', 'at least two images: each needs another one beside it')
+    if len(train) < 2:
+        raise BadInput('train', f'{len(train)} images', 'at least two images: each needs another one beside it')
     d, i = nearest(generated, train, 1)
     rows, back = i[:, 0].unique(return_inverse=True)
     own = nearest(train[rows], train, 2)[0][:, 1][back]  # the first is the image itself, or its double, at zero
-    return pd.DataFrame(dict(sample=np.arange(len(generated)), d1=d[:, 0].numpy(), nearest=i[:, 0].numpy(), own=own.numpy(), authentic=(d[:, 0] > own).numpy()))
+    return pd.DataFrame(
+        dict(
+            sample=np.arange(len(generated)),
+            d1=d[:, 0].numpy(),
+            nearest=i[:, 0].numpy(),
+            own=own.numpy(),
+            authentic=(d[:, 0] > own).numpy(),
+        )
+    )
 
 # %% ../nbs/14b_calibration.ipynb #1da3ca34
-def auth_pct(df: pd.DataFrame, # from `authentic`
-            ) -> Estimate:     # in [0,1], over images
+def auth_pct(
+    df: pd.DataFrame,  # from `authentic`
+) -> Estimate:  # in [0,1], over images
     "The share of authentic samples."
     return wilson(int(df.authentic.sum()), len(df))
 
 # %% ../nbs/14b_calibration.ipynb #dd9f0e9b
-def z_u(generated: np.ndarray, # (m,) distances to the training set
-        heldout: np.ndarray,   # (n,) the same for held-out images
-       ) -> float:             # about N(0,1) when both have one law; below zero: generated ones are nearer
+def z_u(
+    generated: np.ndarray,  # (m,) distances to the training set
+    heldout: np.ndarray,  # (n,) the same for held-out images
+) -> float:  # about N(0,1) when both have one law; below zero: generated ones are nearer
     "The Mann-Whitney U statistic as a z-score, corrected for ties."
     m, n, ordered = len(generated), len(heldout), np.sort(heldout)
     u = (np.searchsorted(ordered, generated, 'left') + np.searchsorted(ordered, generated, 'right')).sum() / 2
     t = np.unique(np.concatenate([generated, heldout]), return_counts=True)[1].astype(np.float64)
     variance = m * n / 12 * (m + n + 1 - (t**3 - t).sum() / ((m + n) * (m + n - 1)))
-    return float((u - m * n / 2) / np.sqrt(variance)) if variance > 0 else 0.
+    return float((u - m * n / 2) / np.sqrt(variance)) if variance > 0 else 0.0
 
 # %% ../nbs/14b_calibration.ipynb #4d02424e
-def cells_of(x: torch.Tensor,       # (Q,…) uint8 images or features
-             centres: torch.Tensor, # (c,…) of the same kind
-            ) -> np.ndarray:        # (Q,) which centre is nearest
+def cells_of(
+    x: torch.Tensor,  # (Q,…) uint8 images or features
+    centres: torch.Tensor,  # (c,…) of the same kind
+) -> np.ndarray:  # (Q,) which centre is nearest
     "The cell of each image."
     return nearest(x, centres, 1)[1][:, 0].numpy()
 
 # %% ../nbs/14b_calibration.ipynb #5e191941
-def c_t(generated: torch.Tensor, # (m,…) uint8 images or (m,d) features
-        train: torch.Tensor,     # (N,…) of the same kind
-        heldout: torch.Tensor,   # (n,…) of the same kind, never trained on
-        *, cells: int = 1,       # around training images drawn at random; 1 for the whole space
-        least: int = 20,         # generated and held-out images that a cell must hold to count
-        n_boot: int = 200,       # resamples of both sets
-        level: float = .95,      # coverage aimed at
-        generator: torch.Generator, # draws the centres and the resamples
-       ) -> Estimate:            # the average z-score, over images; n is the number of generated ones
+def c_t(
+    generated: torch.Tensor,  # (m,…) uint8 images or (m,d) features
+    train: torch.Tensor,  # (N,…) of the same kind
+    heldout: torch.Tensor,  # (n,…) of the same kind, never trained on
+    *,
+    cells: int = 1,  # around training images drawn at random; 1 for the whole space
+    least: int = 20,  # generated and held-out images that a cell must hold to count
+    n_boot: int = 200,  # resamples of both sets
+    level: float = 0.95,  # coverage aimed at
+    generator: torch.Generator,  # draws the centres and the resamples
+) -> Estimate:  # the average z-score, over images; n is the number of generated ones
     "The C_T statistic: far below zero, the generator copies."
     level, cells = check_float('level', level, 0, 1, open_lo=True), check_int('cells', cells, 1, len(train))
     a, b = (nearest(x, train, 1)[0][:, 0].numpy() for x in (generated, heldout))
     centres = train[torch.randperm(len(train), generator=generator)[:cells]]
     cell_a, cell_b = (cells_of(x, centres) if cells > 1 else np.zeros(len(x), dtype=int) for x in (generated, heldout))
     kinds = [c for c in range(cells) if min((cell_a == c).sum(), (cell_b == c).sum()) >= least]
-    if not kinds: raise BadInput('least', least, f'small enough that some cell holds as many of the {len(a)} generated and {len(b)} held-out images')
+    if not kinds:
+        raise BadInput(
+            'least',
+            least,
+            f'small enough that some cell holds as many of the {len(a)} generated and {len(b)} held-out images',
+        )
     pairs = [(a[cell_a == c], b[cell_b == c]) for c in kinds]
     weights = np.array([len(y) for _, y in pairs], dtype=np.float64) / sum(len(y) for _, y in pairs)
-    def resample(x): return x[torch.randint(len(x), (len(x),), generator=generator).numpy()]
+
+    def resample(x):
+        return x[torch.randint(len(x), (len(x),), generator=generator).numpy()]
+
     value = float(weights @ [z_u(x, y) for x, y in pairs])
-    draws = [weights @ [z_u(resample(x), resample(y)) for x, y in pairs] for _ in range(check_int('n_boot', n_boot, 10))]
+    draws = [
+        weights @ [z_u(resample(x), resample(y)) for x, y in pairs] for _ in range(check_int('n_boot', n_boot, 10))
+    ]
     lo, hi = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return Estimate(value, min(float(lo), value), max(float(hi), value), len(a), level=level)
 
 # %% ../nbs/14b_calibration.ipynb #0f230104
-def crossing(sizes: np.ndarray,  # (g,) rising
-             ratios: np.ndarray, # (…,g) memorized shares
-             level: float = .9,  # what counts as memorizing
-            ) -> np.ndarray:     # (…), inf where the last size is at the level, 0 where none is
+def crossing(
+    sizes: np.ndarray,  # (g,) rising
+    ratios: np.ndarray,  # (…,g) memorized shares
+    level: float = 0.9,  # what counts as memorizing
+) -> np.ndarray:  # (…), inf where the last size is at the level, 0 where none is
     "The largest size at the level, by linear interpolation."
     above = ratios >= level
     last = above.shape[-1] - 1 - above[..., ::-1].argmax(-1)  # of those at the level
     right = np.minimum(last + 1, len(sizes) - 1)
     high, low = (np.take_along_axis(ratios, i[..., None], -1)[..., 0] for i in (last, right))
     inner = sizes[last] + (sizes[right] - sizes[last]) * (high - level) / np.where(high > low, high - low, 1)
-    return np.where(~above.any(-1), 0., np.where(last == len(sizes) - 1, np.inf, inner))
+    return np.where(~above.any(-1), 0.0, np.where(last == len(sizes) - 1, np.inf, inner))
 
 # %% ../nbs/14b_calibration.ipynb #91035912
 @dataclass(frozen=True)
 class EMM:
     "The largest training-set size that is memorized; a bound outside the grid is None."
-    value: float | None # None where the grid does not hold it
-    lo: float | None    # lower bound; None: below the smallest size
-    hi: float | None    # upper bound; None: beyond the largest size
-    smallest: int       # of the grid
-    largest: int        # of the grid
-    beyond: bool        # the largest size is still memorized
-    level: float = .95  # coverage aimed at
 
-    def __str__(self) -> str: # "1,234 [1,180, 1,290]", "≥ 4,000" or "< 500"
-        def shown(v, outside): return f'{v:,.0f}' if v is not None else outside
+    value: float | None  # None where the grid does not hold it
+    lo: float | None  # lower bound; None: below the smallest size
+    hi: float | None  # upper bound; None: beyond the largest size
+    smallest: int  # of the grid
+    largest: int  # of the grid
+    beyond: bool  # the largest size is still memorized
+    level: float = 0.95  # coverage aimed at
+
+    def __str__(self) -> str:  # "1,234 [1,180, 1,290]", "≥ 4,000" or "< 500"
+        def shown(v, outside):
+            return f'{v:,.0f}' if v is not None else outside
+
         less, more = f'< {self.smallest:,}', f'≥ {self.largest:,}'
         value = shown(self.value, more if self.beyond else less)
         sure = self.value is None and (self.lo == self.largest or self.hi == self.smallest)
         return value if sure else f'{value} [{shown(self.lo, less)}, {shown(self.hi, more)}]'
 
 # %% ../nbs/14b_calibration.ipynb #7e574582
-def emm(sizes,        # (g,) rising training-set sizes, at least two
-        ratios,       # (g,) Estimates of the memorized share, each with an interval
-        *, ratio: float = .9, # what counts as memorizing, in (0, 1]
-        n_boot: int = 2000,   # drawn curves
-        level: float = .95,   # coverage aimed at
-        generator: torch.Generator, # draws the curves
-       ) -> EMM:
+def emm(
+    sizes,  # (g,) rising training-set sizes, at least two
+    ratios,  # (g,) Estimates of the memorized share, each with an interval
+    *,
+    ratio: float = 0.9,  # what counts as memorizing, in (0, 1]
+    n_boot: int = 2000,  # drawn curves
+    level: float = 0.95,  # coverage aimed at
+    generator: torch.Generator,  # draws the curves
+) -> EMM:
     "Effective model memorization from a grid of sizes."
     sizes, ratios = np.asarray(sizes, dtype=np.float64), list(ratios)
-    if sizes.ndim != 1 or len(sizes) < 2 or (np.diff(sizes) <= 0).any() or sizes[0] < 1 or len(ratios) != len(sizes): raise BadInput('sizes', sizes.tolist(), f'at least two rising sizes, one for each of the {len(ratios)} ratios')
-    if any(r.lo is None or not 0 <= r.value <= 1 for r in ratios): raise BadInput('ratios', [str(r) for r in ratios], 'shares in [0,1] with intervals: one seed has none')
-    ratio, level = check_float('ratio', ratio, 0, 1, open_lo=True, open_hi=False), check_float('level', level, 0, 1, open_lo=True)
+    if sizes.ndim != 1 or len(sizes) < 2 or (np.diff(sizes) <= 0).any() or sizes[0] < 1 or len(ratios) != len(sizes):
+        raise BadInput('sizes', sizes.tolist(), f'at least two rising sizes, one for each of the {len(ratios)} ratios')
+    if any(r.lo is None or not 0 <= r.value <= 1 for r in ratios):
+        raise BadInput('ratios', [str(r) for r in ratios], 'shares in [0,1] with intervals: one seed has none')
+    ratio, level = (
+        check_float('ratio', ratio, 0, 1, open_lo=True, open_hi=False),
+        check_float('level', level, 0, 1, open_lo=True),
+    )
     middle = np.array([r.value for r in ratios])
-    below, above = (np.array([(r.value - r.lo if side < 0 else r.hi - r.value) / NormalDist().inv_cdf((1 + r.level) / 2) for r in ratios]) for side in (-1, 1))
+    below, above = (
+        np.array(
+            [(r.value - r.lo if side < 0 else r.hi - r.value) / NormalDist().inv_cdf((1 + r.level) / 2) for r in ratios]
+        )
+        for side in (-1, 1)
+    )
     z = torch.randn(check_int('n_boot', n_boot, 100), len(sizes), generator=generator, dtype=torch.float64).numpy()
     draws = np.sort(crossing(sizes, (middle + np.where(z < 0, below, above) * z).clip(0, 1), ratio))
     value = float(crossing(sizes, middle, ratio))
     lo, hi = (float(draws[round(q * (len(draws) - 1))]) for q in ((1 - level) / 2, (1 + level) / 2))
-    lo, hi, ends = min(lo, value), max(hi, value), {0.: float(sizes[0]), np.inf: float(sizes[-1])}
-    return EMM(None if value in ends else value, None if lo == 0 else ends.get(lo, lo), None if hi == np.inf else ends.get(hi, hi), int(sizes[0]), int(sizes[-1]), value == np.inf, level)
+    lo, hi, ends = min(lo, value), max(hi, value), {0.0: float(sizes[0]), np.inf: float(sizes[-1])}
+    return EMM(
+        None if value in ends else value,
+        None if lo == 0 else ends.get(lo, lo),
+        None if hi == np.inf else ends.get(hi, hi),
+        int(sizes[0]),
+        int(sizes[-1]),
+        value == np.inf,
+        level,
+    )

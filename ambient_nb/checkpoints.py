@@ -14,52 +14,64 @@ from .core import content_hash, write_atomic
 # %% ../nbs/10_checkpoints.ipynb #9ca36ed4
 class Damaged(RuntimeError):
     "A stored file is not what was written; it is never silently reused."
-    def __init__(self,
-                 path: Path, # the file
-                 why: str,   # what is wrong with it
-                 cure: str = 'Delete it to have it made again.', # what to do about it
-                ):
+
+    def __init__(
+        self,
+        path: Path,  # the file
+        why: str,  # what is wrong with it
+        cure: str = 'Delete it to have it made again.',  # what to do about it
+    ):
         super().__init__(f'{path} is damaged ({why}). {cure}')
         self.path = path
 
 # %% ../nbs/10_checkpoints.ipynb #9acbe8a0
-def save_json(path: Path, # where; NAME.json
-              content: dict, # JSON-able
-             ) -> Path:
+def save_json(
+    path: Path,  # where; NAME.json
+    content: dict,  # JSON-able
+) -> Path:
     "Write a JSON file that carries its own hash."
     return write_atomic(path, json.dumps(dict(content, hash=content_hash(content)), indent=1, allow_nan=False) + '\n')
 
 # %% ../nbs/10_checkpoints.ipynb #c50237f5
-def load_json(path: Path) -> dict: # the content, without its hash; Damaged otherwise
+def load_json(path: Path) -> dict:  # the content, without its hash; Damaged otherwise
     "Read a JSON file and check its hash."
-    try: content = json.loads(Path(path).read_text())
-    except (ValueError, UnicodeDecodeError): raise Damaged(path, 'not JSON') from None
-    if not isinstance(content, dict) or content.pop('hash', None) != content_hash(content): raise Damaged(path, 'its hash does not fit its content')
+    try:
+        content = json.loads(Path(path).read_text())
+    except (ValueError, UnicodeDecodeError):
+        raise Damaged(path, 'not JSON') from None
+    if not isinstance(content, dict) or content.pop('hash', None) != content_hash(content):
+        raise Damaged(path, 'its hash does not fit its content')
     return content
 
 # %% ../nbs/10_checkpoints.ipynb #9be8d094
-def save_checkpoint(path: Path,        # folder/NAME, without an ending
-                    tensors: dict,     # name -> tensor
-                    meta: dict | None = None, # anything JSON-able: config, iteration, metrics
-                   ) -> Path:          # the JSON file, written last
+def save_checkpoint(
+    path: Path,  # folder/NAME, without an ending
+    tensors: dict,  # name -> tensor
+    meta: dict | None = None,  # anything JSON-able: config, iteration, metrics
+) -> Path:  # the JSON file, written last
     "Write tensors and their description, atomically."
     path, blob = Path(path), save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
     write_atomic(path.with_name(path.name + '.safetensors'), blob)
     return save_json(path.with_name(path.name + '.json'), dict(meta or {}, sha256=hashlib.sha256(blob).hexdigest()))
 
 # %% ../nbs/10_checkpoints.ipynb #cb85ad1e
-def load_tensors(file: Path,  # NAME.safetensors
-                 sha256: str, # 64 hex digits, of the file as it was written
-                ) -> dict:    # name -> tensor; Damaged otherwise
+def load_tensors(
+    file: Path,  # NAME.safetensors
+    sha256: str,  # 64 hex digits, of the file as it was written
+) -> dict:  # name -> tensor; Damaged otherwise
     "Read tensors and check that they are all there."
-    try: blob = Path(file).read_bytes()
-    except FileNotFoundError: raise Damaged(file, 'it is missing') from None
-    if hashlib.sha256(blob).hexdigest() != sha256: raise Damaged(file, 'its hash is not the one in the JSON beside it')
+    try:
+        blob = Path(file).read_bytes()
+    except FileNotFoundError:
+        raise Damaged(file, 'it is missing') from None
+    if hashlib.sha256(blob).hexdigest() != sha256:
+        raise Damaged(file, 'its hash is not the one in the JSON beside it')
     return load(blob)
 
 # %% ../nbs/10_checkpoints.ipynb #d000ebfc
-def load_checkpoint(path: Path, # folder/NAME, without an ending
-                   ) -> tuple[dict, dict]: # (tensors, meta); Damaged otherwise
+def load_checkpoint(
+    path: Path,  # folder/NAME, without an ending
+) -> tuple[dict, dict]:  # (tensors, meta); Damaged otherwise
     "Read a checkpoint and check that it is whole."
     path = Path(path)
     meta = load_json(path.with_name(path.name + '.json'))

@@ -16,7 +16,13 @@ from .checkpoints import Damaged
 from .core import BadInput
 
 # %% ../nbs/20_cli.ipynb #ba72ac03
-app = typer.Typer(name='ambient-nb', help='Memorization in diffusion models, reproduced.', no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    name='ambient-nb',
+    help='Memorization in diffusion models, reproduced.',
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
 
 # %% ../nbs/20_cli.ipynb #c7aeb19d
 data_app = typer.Typer(help='Make data sets.', no_args_is_help=True)
@@ -30,67 +36,116 @@ def version():
 
 # %% ../nbs/20_cli.ipynb #24625654
 @data_app.command('make')
-def data_make(src: Path = typer.Argument(..., help='A folder, zip, CIFAR batches, Tiny-ImageNet tree, parquet, .npz or .npy.'),
-              out: Path = typer.Argument(..., help='The EDM zip to write.'),
-              kind: str = typer.Option(None, help='A recipe or layout; found out from SRC when not given.'),
-              size: int = typer.Option(None, help='Side of the images, px.'),
-              crop: str = typer.Option(None, help='"center" cuts a centred square first.'),
-              per_class: int = typer.Option(None, help='Images per class.'),
-              n: int = typer.Option(None, help='Images in all.'),
-              seed: int = typer.Option(0, help='Shuffle by this seed; -1 keeps the order of SRC.')):
+def data_make(
+    src: Path = typer.Argument(..., help='A folder, zip, CIFAR batches, Tiny-ImageNet tree, parquet, .npz or .npy.'),
+    out: Path = typer.Argument(..., help='The EDM zip to write.'),
+    kind: str = typer.Option(None, help='A recipe or layout; found out from SRC when not given.'),
+    size: int = typer.Option(None, help='Side of the images, px.'),
+    crop: str = typer.Option(None, help='"center" cuts a centred square first.'),
+    per_class: int = typer.Option(None, help='Images per class.'),
+    n: int = typer.Option(None, help='Images in all.'),
+    seed: int = typer.Option(0, help='Shuffle by this seed; -1 keeps the order of SRC.'),
+):
     "Make an EDM zip out of images in any common layout."
     from ambient_nb.datamake import make_zip
-    for name, value in make_zip(src, out, kind=kind, size=size, crop=crop, per_class=per_class, n=n, seed=None if seed < 0 else seed).items(): typer.echo(f'{name}: {value}')
+
+    for name, value in make_zip(
+        src, out, kind=kind, size=size, crop=crop, per_class=per_class, n=n, seed=None if seed < 0 else seed
+    ).items():
+        typer.echo(f'{name}: {value}')
 
 # %% ../nbs/20_cli.ipynb #4a4ff35c
 @app.command()
-def convert(src: Path = typer.Argument(..., help='An EDM network pickle, such as network-snapshot-200000.pkl. Nothing in it is run.'),
-            dst: Path = typer.Argument(..., help='The .safetensors file to write; its description goes beside it as .json.')):
+def convert(
+    src: Path = typer.Argument(
+        ..., help='An EDM network pickle, such as network-snapshot-200000.pkl. Nothing in it is run.'
+    ),
+    dst: Path = typer.Argument(..., help='The .safetensors file to write; its description goes beside it as .json.'),
+):
     "Read an official EDM pickle; write its EMA weights as safetensors and its settings as JSON."
     from ambient_nb.interop import convert
+
     typer.echo(f'wrote {dst} and {convert(src, dst)}')
 
 # %% ../nbs/20_cli.ipynb #5807edd0
 @app.command()
-def audit(generated: Path = typer.Argument(..., help='Samples: a folder, zip or tar of pictures, or one .npy or .npz array.'),
-          train: Path = typer.Argument(..., help='The training images, in the same forms.'),
-          holdout: Path = typer.Option(None, help='Images that were never trained on: the null.'),
-          encoder: str = typer.Option('pixels', help='pixels, digits-cnn, cifar10-cnn; with weights also dinov2-vitb14-intended and others.'),
-          out: Path = typer.Option('report', help='Folder for report.html, samples.parquet and summary.json; an earlier report there is replaced.'),
-          weights: Path = typer.Option(None, help="File or folder of the encoder's weights."),
-          threshold: float = typer.Option(1/3, help='A sample nearer to its nearest training image than this times the second nearest looks copied.', show_default='1/3'),
-          flips: bool = typer.Option(False, '--flips', help='Compare mirror images too.'),
-          size: int = typer.Option(None, help='Bring all pictures to this side, px; without it all must have one size.'),
-          skip_bad: bool = typer.Option(False, '--skip-bad', help='Leave out files that do not open.'),
-          device: str = typer.Option(None, help='cpu, cuda, cuda:1; the best one when not given.'),
-          cache: Path = typer.Option(None, help='Folder for features; AMBIENT_NB_RUNS/audit when not given.')):
+def audit(
+    generated: Path = typer.Argument(..., help='Samples: a folder, zip or tar of pictures, or one .npy or .npz array.'),
+    train: Path = typer.Argument(..., help='The training images, in the same forms.'),
+    holdout: Path = typer.Option(None, help='Images that were never trained on: the null.'),
+    encoder: str = typer.Option(
+        'pixels', help='pixels, digits-cnn, cifar10-cnn; with weights also dinov2-vitb14-intended and others.'
+    ),
+    out: Path = typer.Option(
+        'report', help='Folder for report.html, samples.parquet and summary.json; an earlier report there is replaced.'
+    ),
+    weights: Path = typer.Option(None, help="File or folder of the encoder's weights."),
+    threshold: float = typer.Option(
+        1 / 3,
+        help='A sample nearer to its nearest training image than this times the second nearest looks copied.',
+        show_default='1/3',
+    ),
+    flips: bool = typer.Option(False, '--flips', help='Compare mirror images too.'),
+    size: int = typer.Option(None, help='Bring all pictures to this side, px; without it all must have one size.'),
+    skip_bad: bool = typer.Option(False, '--skip-bad', help='Leave out files that do not open.'),
+    device: str = typer.Option(None, help='cpu, cuda, cuda:1; the best one when not given.'),
+    cache: Path = typer.Option(None, help='Folder for features; AMBIENT_NB_RUNS/audit when not given.'),
+):
     "Does a generator copy its training set? Write a report with a verdict."
     from ambient_nb.audit import audit
-    found = audit(generated, train, holdout, encoder, out, weights=weights, threshold=threshold, flips=flips, size=size, skip_bad=skip_bad, device=device, cache=cache)
-    typer.echo('\n'.join([found.verdict, *(f'Note: {note}' for note in found.notes), f"wrote {out/'report.html'}"]))
+
+    found = audit(
+        generated,
+        train,
+        holdout,
+        encoder,
+        out,
+        weights=weights,
+        threshold=threshold,
+        flips=flips,
+        size=size,
+        skip_bad=skip_bad,
+        device=device,
+        cache=cache,
+    )
+    typer.echo('\n'.join([found.verdict, *(f'Note: {note}' for note in found.notes), f"wrote {out / 'report.html'}"]))
 
 # %% ../nbs/20_cli.ipynb #c939ceb3
 @app.command()
-def reproduce(notebook: str = typer.Argument(None, help='Name of a notebook in nbs/, such as repro_table1; none for the whole suite.'),
-              profile: str = typer.Option('auto', help='smoke, quick, paper or auto.'),
-              only: str = typer.Option(None, help='Of the suite, the notebooks with this key: diffmem, theory, table1, …'),
-              parameter: list[str] = typer.Option([], '-p', '--parameter', help='NAME=VALUE for one notebook, as often as needed.'),
-              out: Path = typer.Option(None, help='Folder for runs, rows and executed notebooks.'),
-              publish: bool = typer.Option(False, '--publish', help='Copy outputs and rows back into nbs/.')):
+def reproduce(
+    notebook: str = typer.Argument(
+        None, help='Name of a notebook in nbs/, such as repro_table1; none for the whole suite.'
+    ),
+    profile: str = typer.Option('auto', help='smoke, quick, paper or auto.'),
+    only: str = typer.Option(None, help='Of the suite, the notebooks with this key: diffmem, theory, table1, …'),
+    parameter: list[str] = typer.Option(
+        [], '-p', '--parameter', help='NAME=VALUE for one notebook, as often as needed.'
+    ),
+    out: Path = typer.Option(None, help='Folder for runs, rows and executed notebooks.'),
+    publish: bool = typer.Option(False, '--publish', help='Copy outputs and rows back into nbs/.'),
+):
     "Run a reproduction notebook, or all that are missing; trainings that are cached are not repeated."
     from ambient_nb.publish import run_notebook, run_suite
+
     for p in parameter:
         name, equals, _ = p.partition('=')
-        if not (name.strip() and equals): raise BadInput('parameter', p, 'of the form NAME=VALUE')
-        if name in ('profile', 'out'): raise BadInput('parameter', p, f'another name: this one is given as --{name}')
+        if not (name.strip() and equals):
+            raise BadInput('parameter', p, 'of the form NAME=VALUE')
+        if name in ('profile', 'out'):
+            raise BadInput('parameter', p, f'another name: this one is given as --{name}')
     if notebook is not None:
-        if only is not None: raise BadInput('only', only, 'left out where a notebook is named')
-        typer.echo(f'wrote {run_notebook(notebook, dict((p.split("=", 1) for p in parameter), profile=profile), out=out, publish=publish)}')
+        if only is not None:
+            raise BadInput('only', only, 'left out where a notebook is named')
+        typer.echo(
+            f'wrote {run_notebook(notebook, dict((p.split("=", 1) for p in parameter), profile=profile), out=out, publish=publish)}'
+        )
         return
-    if parameter: raise BadInput('parameter', ', '.join(parameter), 'given with the name of a notebook')
+    if parameter:
+        raise BadInput('parameter', ', '.join(parameter), 'given with the name of a notebook')
     table = run_suite(profile, only, out=out, publish=publish, say=typer.echo)
     typer.echo(table.to_string())
-    if table.state.str.startswith('failed').any(): raise typer.Exit(1)
+    if table.state.str.startswith('failed').any():
+        raise typer.Exit(1)
 
 # %% ../nbs/20_cli.ipynb #adf3e62f
 claims_app = typer.Typer(help='What the papers print.', no_args_is_help=True)
@@ -98,9 +153,15 @@ app.add_typer(claims_app, name='claims')
 
 # %% ../nbs/20_cli.ipynb #f139b0a5
 @claims_app.command('set')
-def claims_set(file: Path = typer.Argument(..., help='A JSON file: claim id -> printed value, or {"printed": value, "reading_error": error}. Shares are in [0,1].')):
+def claims_set(
+    file: Path = typer.Argument(
+        ...,
+        help='A JSON file: claim id -> printed value, or {"printed": value, "reading_error": error}. Shares are in [0,1].',
+    ),
+):
     "Take printed values from a reader's file."
     from ambient_nb.papers import set_printed
+
     typer.echo(f'{set_printed(file)} printed values are known on this machine now')
 
 # %% ../nbs/20_cli.ipynb #e6d574ef
@@ -108,26 +169,41 @@ def claims_set(file: Path = typer.Argument(..., help='A JSON file: claim id -> p
 def claims_show(key: str = typer.Argument('', help='Only claims whose id begins so.')):
     "List the claims, and what is printed of them."
     from ambient_nb.papers import known
+
     found = [c for id, c in known().items() if id.startswith(key)]
     items = sorted({id.split('/')[0] for id in known()})
-    if not found: raise BadInput('key', key, f'how a claim id begins: {", ".join(get_close_matches(key, [*items, *known()]) or items)}')
-    for c in found: typer.echo(f'{c.id}: {c.printed_text if c.kind == "value" else c.statement}')
+    if not found:
+        raise BadInput(
+            'key', key, f'how a claim id begins: {", ".join(get_close_matches(key, [*items, *known()]) or items)}'
+        )
+    for c in found:
+        typer.echo(f'{c.id}: {c.printed_text if c.kind == "value" else c.statement}')
 
 # %% ../nbs/20_cli.ipynb #e3645d1c
-def as_typed(message: str, # of a BadInput
-            ) -> str:      # the same, its parameters spelled as the options of the command that was typed
+def as_typed(
+    message: str,  # of a BadInput
+) -> str:  # the same, its parameters spelled as the options of the command that was typed
     "An error in the words of the command line."
     command = typer.main.get_command(app)
-    for word in sys.argv[1:]: command = getattr(command, 'commands', {}).get(word, command)
-    for p in command.params: message = re.sub(rf'^{p.name}(?==)|(?<=not allowed: ){p.name}(?= must be)|`{p.name}`', p.opts[-1], message)
+    for word in sys.argv[1:]:
+        command = getattr(command, 'commands', {}).get(word, command)
+    for p in command.params:
+        message = re.sub(rf'^{p.name}(?==)|(?<=not allowed: ){p.name}(?= must be)|`{p.name}`', p.opts[-1], message)
     return message
 
 # %% ../nbs/20_cli.ipynb #630abb19
-def main() -> None: # exit code 2 where a parameter is not allowed, 1 for a damaged file
+def main() -> None:  # exit code 2 where a parameter is not allowed, 1 for a damaged file
     "The entry point of the command `ambient-nb`."
-    try: app()
-    except BadInput as e: typer.echo(f'Error: {as_typed(str(e))}', err=True); sys.exit(2)
-    except Damaged as e: typer.echo(f'Error: {e}', err=True); sys.exit(1)
-    except Exception as e:   # papermill wraps what a notebook raised
-        if getattr(e, 'ename', None) not in ('BadInput', 'Damaged'): raise
-        typer.echo(f'Error: {as_typed(e.evalue)}', err=True); sys.exit(2 if e.ename == 'BadInput' else 1)
+    try:
+        app()
+    except BadInput as e:
+        typer.echo(f'Error: {as_typed(str(e))}', err=True)
+        sys.exit(2)
+    except Damaged as e:
+        typer.echo(f'Error: {e}', err=True)
+        sys.exit(1)
+    except Exception as e:  # papermill wraps what a notebook raised
+        if getattr(e, 'ename', None) not in ('BadInput', 'Damaged'):
+            raise
+        typer.echo(f'Error: {as_typed(e.evalue)}', err=True)
+        sys.exit(2 if e.ename == 'BadInput' else 1)

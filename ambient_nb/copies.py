@@ -25,29 +25,38 @@ from .stats import Estimate, wilson
 @dataclass(frozen=True, eq=False)
 class Space:
     "Images as rows of numbers, made part by part."
-    of: torch.Tensor # (N,…) pixels or features
-    rows: Callable   # part of it -> (n,d)
-    width: int       # d
-    def __len__(self): return len(self.of)
-    def __getitem__(self, part: slice | torch.Tensor) -> torch.Tensor: return self.rows(self.of[part]).contiguous()
+
+    of: torch.Tensor  # (N,…) pixels or features
+    rows: Callable  # part of it -> (n,d)
+    width: int  # d
+
+    def __len__(self):
+        return len(self.of)
+
+    def __getitem__(self, part: slice | torch.Tensor) -> torch.Tensor:
+        return self.rows(self.of[part]).contiguous()
 
 # %% ../nbs/14e_copies.ipynb #b41ab321
 PART = 2**25  # numbers of queries, and of the set that is searched, in memory at a time
 
-def search(queries: Space, # Q images
-           base: Space,    # N >= k images of the same space
-           k: int = 2,     # neighbours
-           *, device: torch.device | str = 'cpu', # where distances are computed
-           desc: str = 'searching', # of the progress bar
-          ) -> tuple[torch.Tensor, torch.Tensor]: # distances (Q,k) float64, rising; positions (Q,k)
+
+def search(
+    queries: Space,  # Q images
+    base: Space,  # N >= k images of the same space
+    k: int = 2,  # neighbours
+    *,
+    device: torch.device | str = 'cpu',  # where distances are computed
+    desc: str = 'searching',  # of the progress bar
+) -> tuple[torch.Tensor, torch.Tensor]:  # distances (Q,k) float64, rising; positions (Q,k)
     "The k nearest of `base` to each query, exactly, part by part."
     step, found = max(1, PART // base.width), []
     bar = progress(total=-(-len(queries) // step) * -(-len(base) // step), desc=desc)
     for q in range(0, len(queries), step):
-        some, parts = queries[q:q + step].to(device), []
+        some, parts = queries[q : q + step].to(device), []
         for b in range(0, len(base), step):
-            d, i = nearest(some, part := base[b:b + step].to(device), min(k, len(part)))
-            parts.append((d.cpu(), b + i.cpu())); bar.update()
+            d, i = nearest(some, part := base[b : b + step].to(device), min(k, len(part)))
+            parts.append((d.cpu(), b + i.cpu()))
+            bar.update()
         d, i = (torch.cat(t, dim=1) for t in zip(*parts))
         best = d.sort(dim=1, stable=True)
         found.append((best.values[:, :k], i.gather(1, best.indices[:, :k])))
@@ -55,82 +64,133 @@ def search(queries: Space, # Q images
     return torch.cat([d for d, _ in found]), torch.cat([i for _, i in found])
 
 # %% ../nbs/14e_copies.ipynb #ee4a84d7
-def spaces(pictures: Pictures, # of one set
-           encoder: Encoder,   # the space
-           cache: Path | None, # where features are kept
-          ) -> tuple[Space, Space]: # for distances; for cosine similarity, rows of length 1
+def spaces(
+    pictures: Pictures,  # of one set
+    encoder: Encoder,  # the space
+    cache: Path | None,  # where features are kept
+) -> tuple[Space, Space]:  # for distances; for cosine similarity, rows of length 1
     "A set in the two spaces it is compared in."
-    def unit(x): return F.normalize(x, dim=1)
+
+    def unit(x):
+        return F.normalize(x, dim=1)
+
     if isinstance(encoder, PixelEncoder):
         d = pictures.pixels[0].numel()
-        return Space(pictures.pixels, lambda u: u.flatten(1), d), Space(pictures.pixels, lambda u: unit(encoder.embed(to_float(u))), d)
+        return Space(pictures.pixels, lambda u: u.flatten(1), d), Space(
+            pictures.pixels, lambda u: unit(encoder.embed(to_float(u))), d
+        )
     of = features(pictures, encoder, cache=cache)
     return Space(of, lambda x: x, encoder.dim), Space(of, unit, encoder.dim)
 
 # %% ../nbs/14e_copies.ipynb #7d50062b
-def looks_copied(df: pd.DataFrame, # from `compare`
-                 threshold: float = 1/3, # of d1/d2
-                ) -> pd.Series:    # booleans
+def looks_copied(
+    df: pd.DataFrame,  # from `compare`
+    threshold: float = 1 / 3,  # of d1/d2
+) -> pd.Series:  # booleans
     "Exact, or much nearer to one training image than to any other."
     return df.exact | is_memorized(df.d1, df.d2, threshold)
 
 # %% ../nbs/14e_copies.ipynb #78b8b033
-def compare(queries: Pictures,    # generated or held-out images
-            train: Pictures,      # at least two
-            of: tuple[Space, Space], # of the queries, from `spaces`
-            base: tuple[Space, Space], # of the training images
-            *, device: torch.device | str = 'cpu', # where distances are computed
-            desc: str = 'generated', # which set this is
-           ) -> pd.DataFrame:     # a line per query
+def compare(
+    queries: Pictures,  # generated or held-out images
+    train: Pictures,  # at least two
+    of: tuple[Space, Space],  # of the queries, from `spaces`
+    base: tuple[Space, Space],  # of the training images
+    *,
+    device: torch.device | str = 'cpu',  # where distances are computed
+    desc: str = 'generated',  # which set this is
+) -> pd.DataFrame:  # a line per query
     "Each image with its nearest and its most similar training image."
     d, near = search(of[0], base[0], 2, device=device, desc=f'{desc}: distances')
-    rms = (d / of[0].width**.5).numpy()
+    rms = (d / of[0].width ** 0.5).numpy()
     alike = search(of[1], base[1], 1, device=device, desc=f'{desc}: similarity')[1][:, 0]
-    def unit(x): return F.normalize(x.double(), dim=1)
-    cosine = torch.cat([(unit(of[1][part]) * unit(base[1][alike[part]])).sum(1) for part in torch.arange(len(queries)).split(1024)]).clamp(-1, 1)
+
+    def unit(x):
+        return F.normalize(x.double(), dim=1)
+
+    cosine = torch.cat(
+        [(unit(of[1][part]) * unit(base[1][alike[part]])).sum(1) for part in torch.arange(len(queries)).split(1024)]
+    ).clamp(-1, 1)
     known = set(train.digests)
-    df = pd.DataFrame(dict(set=desc, sample=np.arange(len(queries)), name=queries.names, d1=rms[:, 0], d2=rms[:, 1], ratio=np.divide(rms[:, 0], rms[:, 1], out=np.zeros(len(rms)), where=rms[:, 0] > 0),
-                           nearest=near[:, 0].numpy(), nearest2=near[:, 1].numpy(), nearest_name=[train.names[i] for i in near[:, 0]], similarity=cosine.numpy(), most_similar=alike.numpy(), exact=[x in known for x in queries.digests]))
+    df = pd.DataFrame(
+        dict(
+            set=desc,
+            sample=np.arange(len(queries)),
+            name=queries.names,
+            d1=rms[:, 0],
+            d2=rms[:, 1],
+            ratio=np.divide(rms[:, 0], rms[:, 1], out=np.zeros(len(rms)), where=rms[:, 0] > 0),
+            nearest=near[:, 0].numpy(),
+            nearest2=near[:, 1].numpy(),
+            nearest_name=[train.names[i] for i in near[:, 0]],
+            similarity=cosine.numpy(),
+            most_similar=alike.numpy(),
+            exact=[x in known for x in queries.digests],
+        )
+    )
     return df.assign(memorized=looks_copied(df), mirrored=False)
 
 # %% ../nbs/14e_copies.ipynb #5358e8a1
-def either_way(straight: pd.DataFrame, # from `compare`
-               flipped: pd.DataFrame,  # the same for the mirror images of the same queries
-              ) -> pd.DataFrame:       # `mirrored` where it was the mirror image
+def either_way(
+    straight: pd.DataFrame,  # from `compare`
+    flipped: pd.DataFrame,  # the same for the mirror images of the same queries
+) -> pd.DataFrame:  # `mirrored` where it was the mirror image
     "The nearer of an image and its mirror image, line by line."
     better = (flipped.exact & ~straight.exact) | (~straight.exact & (flipped.d1 < straight.d1))
     return flipped.where(better, straight).astype(straight.dtypes).assign(mirrored=better)
 
 # %% ../nbs/14e_copies.ipynb #f8d6bd64
-def fisher(k: int, n: int, # hits among the samples
-           h: int, m: int, # hits among held-out images
-          ) -> float:      # in [0,1]
+def fisher(
+    k: int,
+    n: int,  # hits among the samples
+    h: int,
+    m: int,  # hits among held-out images
+) -> float:  # in [0,1]
     "How likely at least `k` hits are among `n` samples, were they drawn like the held-out images."
     from scipy.stats import hypergeom
+
     return float(hypergeom.sf(k - 1, n + m, k + h, n))
 
 # %% ../nbs/14e_copies.ipynb #769f9081
-def excess(k: int, n: int, # hits among the samples
-           h: int, m: int, # hits among held-out images
-          ) -> Estimate:   # the difference of the shares, over images
+def excess(
+    k: int,
+    n: int,  # hits among the samples
+    h: int,
+    m: int,  # hits among held-out images
+) -> Estimate:  # the difference of the shares, over images
     "How many more samples than held-out images look copied, as a share."
-    a, b = wilson(k, n), wilson(h, m); d = a.value - b.value
+    a, b = wilson(k, n), wilson(h, m)
+    d = a.value - b.value
     return Estimate(d, d - np.hypot(a.value - a.lo, b.hi - b.value), d + np.hypot(a.hi - a.value, b.value - b.lo), n)
 
 # %% ../nbs/14e_copies.ipynb #6ed7c26f
-def percent(x: float) -> str: # "0.053 %"
+def percent(x: float) -> str:  # "0.053 %"
     "A share in per cent, two digits."
     x = 100 * x
     return f'{x:.{max(0, 1 - int(np.floor(np.log10(abs(x)))))}f} %' if x else '0 %'
 
 # %% ../nbs/14e_copies.ipynb #e3fe6913
-def verdict(k: int, n: int,   # samples that look copied, of how many
-            h: int | None = None, m: int | None = None, # the same of held-out images, where there are any
-           ) -> tuple[str, str]: # in words; 'more', 'none' or 'open'
+def verdict(
+    k: int,
+    n: int,  # samples that look copied, of how many
+    h: int | None = None,
+    m: int | None = None,  # the same of held-out images, where there are any
+) -> tuple[str, str]:  # in words; 'more', 'none' or 'open'
     "What an audit found, in words."
     share = wilson(k, n)
-    if m is None: return f'{k:,} of {n:,} look copied ({percent(share.value)}, 95 % interval {percent(share.lo)} to {percent(share.hi)}): without held-out images nothing says whether that is many.', 'open'
+    if m is None:
+        return (
+            f'{k:,} of {n:,} look copied ({percent(share.value)}, 95 % interval {percent(share.lo)} to {percent(share.hi)}): without held-out images nothing says whether that is many.',
+            'open',
+        )
     p, e = fisher(k, n, h, m), excess(k, n, h, m)
     null = f'{h:,} of {m:,} held-out images ({percent(h / m)}) pass the same rule'
-    if p < .05: return f'{k:,} of {n:,} look copied ({percent(share.value)}), more than the null (p = {p:.2g}): {null}. Excess {percent(e.value)}, 95 % interval {percent(e.lo)} to {percent(e.hi)}.', 'more'
-    return f'{k:,} of {n:,} look copied ({percent(share.value)}), no more than the null (p = {p:.2g}): {null}. An excess above {percent(e.hi)} is excluded at 95 %.', 'none'
+    if p < 0.05:
+        return (
+            f'{k:,} of {n:,} look copied ({percent(share.value)}), more than the null (p = {p:.2g}): {null}. Excess {percent(e.value)}, 95 % interval {percent(e.lo)} to {percent(e.hi)}.',
+            'more',
+        )
+    return (
+        f'{k:,} of {n:,} look copied ({percent(share.value)}), no more than the null (p = {p:.2g}): {null}. An excess above {percent(e.hi)} is excluded at 95 %.',
+        'none',
+    )

@@ -13,43 +13,55 @@ import torch
 from .core import BadInput, bcast, check_float, check_int, rng
 
 # %% ../nbs/04_corruptions.ipynb #ad8359b7
-def check_ids(ids, # what the user gave
-             ) -> torch.Tensor: # (B,) int64
+def check_ids(
+    ids,  # what the user gave
+) -> torch.Tensor:  # (B,) int64
     "Image numbers: a list of whole numbers, none negative."
-    try: numbers = torch.as_tensor(ids)
-    except (TypeError, ValueError, RuntimeError, OverflowError): numbers = torch.empty(0, 0)
-    whole = not (numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool) or (ids is not None and numbers.shape == (0,))
-    if numbers.ndim != 1 or not whole or (numbers < 0).any(): raise BadInput('ids', numbers.tolist() if numbers.numel() else ids, 'a list of whole numbers >= 0')
+    try:
+        numbers = torch.as_tensor(ids)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        numbers = torch.empty(0, 0)
+    whole = not (numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool) or (
+        ids is not None and numbers.shape == (0,)
+    )
+    if numbers.ndim != 1 or not whole or (numbers < 0).any():
+        raise BadInput('ids', numbers.tolist() if numbers.numel() else ids, 'a list of whole numbers >= 0')
     return numbers.long()
 
 # %% ../nbs/04_corruptions.ipynb #6fc18dcf
-def check_batch(x: torch.Tensor, # (B,…) images or measurements
-                ids,             # (B,) their numbers
-                name: str = 'x', # the parameter's name, for the error
-               ) -> torch.Tensor: # the ids as int64; BadInput otherwise
+def check_batch(
+    x: torch.Tensor,  # (B,…) images or measurements
+    ids,  # (B,) their numbers
+    name: str = 'x',  # the parameter's name, for the error
+) -> torch.Tensor:  # the ids as int64; BadInput otherwise
     "Finite floats with one number each."
     ids = check_ids(ids)
-    if not x.is_floating_point(): raise BadInput(name, str(x.dtype), 'of a floating type, images in [-1,1]')
-    if len(ids) != len(x): raise BadInput('ids', ids.tolist(), f'{len(x)} numbers, one per image')
+    if not x.is_floating_point():
+        raise BadInput(name, str(x.dtype), 'of a floating type, images in [-1,1]')
+    if len(ids) != len(x):
+        raise BadInput('ids', ids.tolist(), f'{len(x)} numbers, one per image')
     broken = [int(i) for i, ok in zip(ids, x.isfinite().flatten(1).all(1)) if not ok] if len(x) else []
-    if broken: raise BadInput(name, f'images {broken} with NaN or infinity', 'finite')
+    if broken:
+        raise BadInput(name, f'images {broken} with NaN or infinity', 'finite')
     return ids
 
 # %% ../nbs/04_corruptions.ipynb #b0040117
-def per_image(ids,             # (B,) image numbers
-              draw: Callable,  # generator -> the tensor of one image
-              seed: int,       # of the corruption, not of the training run
-              *name,           # what is drawn: 'noise', or 'mask' and a draw number
-             ) -> torch.Tensor: # (B,…) on the CPU
+def per_image(
+    ids,  # (B,) image numbers
+    draw: Callable,  # generator -> the tensor of one image
+    seed: int,  # of the corruption, not of the training run
+    *name,  # what is drawn: 'noise', or 'mask' and a draw number
+) -> torch.Tensor:  # (B,…) on the CPU
     "One draw per image, a function of (seed, name, image id) alone."
     draws = [draw(rng(seed, *name, int(i))) for i in check_ids(ids)]
     return torch.stack(draws) if draws else draw(rng(seed, *name, 0))[None][:0]
 
 # %% ../nbs/04_corruptions.ipynb #9a144dbc
-def fixed_normal(ids: torch.Tensor,    # (B,) image numbers, int64
-                 shape: tuple,         # (C,H,W)
-                 seed: int,            # of the corruption, not of the training run
-                ) -> torch.Tensor:     # (B,C,H,W) float32, N(0, I), on the CPU
+def fixed_normal(
+    ids: torch.Tensor,  # (B,) image numbers, int64
+    shape: tuple,  # (C,H,W)
+    seed: int,  # of the corruption, not of the training run
+) -> torch.Tensor:  # (B,C,H,W) float32, N(0, I), on the CPU
     "One standard normal draw per image, a function of (seed, image id) alone."
     return per_image(ids, lambda g: torch.randn(*shape, generator=g), seed, 'noise')
 
@@ -57,49 +69,63 @@ def fixed_normal(ids: torch.Tensor,    # (B,) image numbers, int64
 @dataclass(frozen=True)
 class GaussianNoise:
     "Each image's one noisy copy, and noisier copies of that copy."
-    sigma_n: float # std of the fixed noise, >= 0
+
+    sigma_n: float  # std of the fixed noise, >= 0
     seed: int = 0  # of the corruption
-    sigma_further: float | None = None # std in all after `further`, >= sigma_n; None for sigma_n: nothing is added
+    sigma_further: float | None = None  # std in all after `further`, >= sigma_n; None for sigma_n: nothing is added
 
     def __post_init__(self):
         check_float('sigma_n', self.sigma_n, 0)
-        if self.sigma_further is not None: check_float('sigma_further', self.sigma_further, self.sigma_n)
+        if self.sigma_further is not None:
+            check_float('sigma_further', self.sigma_further, self.sigma_n)
 
-    def corrupt(self,
-                x: torch.Tensor,   # (B,C,H,W) clean images
-                ids: torch.Tensor, # (B,) their numbers
-               ) -> torch.Tensor:  # (B,C,H,W)
+    def corrupt(
+        self,
+        x: torch.Tensor,  # (B,C,H,W) clean images
+        ids: torch.Tensor,  # (B,) their numbers
+    ) -> torch.Tensor:  # (B,C,H,W)
         "The fixed noisy copies."
         return x + self.sigma_n * fixed_normal(check_batch(x, ids), x.shape[1:], self.seed).to(x)
 
-    def further(self,
-                y: torch.Tensor,   # (B,C,H,W) copies with noise sigma_n
-                ids: torch.Tensor, # (B,) their numbers
-                draw: int = 0,     # which further noise
-               ) -> torch.Tensor:  # (B,C,H,W) copies with noise sigma_further in all
+    def further(
+        self,
+        y: torch.Tensor,  # (B,C,H,W) copies with noise sigma_n
+        ids: torch.Tensor,  # (B,) their numbers
+        draw: int = 0,  # which further noise
+    ) -> torch.Tensor:  # (B,C,H,W) copies with noise sigma_further in all
         "Noise a copy further, with draws that hang on the image as well."
-        z = per_image(check_batch(y, ids, 'y'), lambda g: torch.randn(*y.shape[1:], generator=g), self.seed, 'further', check_int('draw', draw, 0))
+        z = per_image(
+            check_batch(y, ids, 'y'),
+            lambda g: torch.randn(*y.shape[1:], generator=g),
+            self.seed,
+            'further',
+            check_int('draw', draw, 0),
+        )
         return self.noised_to(y, self.sigma_n if self.sigma_further is None else self.sigma_further, z.to(y))
 
-    def noised_to(self,
-                  y: torch.Tensor,     # (B,C,H,W) copies with noise sigma_n
-                  sigma: torch.Tensor, # (B,) or a number, >= sigma_n
-                  z: torch.Tensor,     # (B,C,H,W) standard normal
-                 ) -> torch.Tensor:    # (B,C,H,W) copies with noise sigma in all
+    def noised_to(
+        self,
+        y: torch.Tensor,  # (B,C,H,W) copies with noise sigma_n
+        sigma: torch.Tensor,  # (B,) or a number, >= sigma_n
+        z: torch.Tensor,  # (B,C,H,W) standard normal
+    ) -> torch.Tensor:  # (B,C,H,W) copies with noise sigma in all
         "Noise a copy further, up to level sigma, with a given draw."
         sigma = bcast(sigma, y)
-        if (sigma < self.sigma_n).any(): raise BadInput('sigma', sigma.min().item(), f'at least sigma_n={self.sigma_n:g}')
+        if (sigma < self.sigma_n).any():
+            raise BadInput('sigma', sigma.min().item(), f'at least sigma_n={self.sigma_n:g}')
         return y + (sigma**2 - self.sigma_n**2).sqrt() * z
 
 # %% ../nbs/04_corruptions.ipynb #e801f9e4
 @dataclass(frozen=True)
 class Mask:
     "What all masks have in common; a kind of mask says how one image's A is drawn."
-    _: KW_ONLY
-    delta: float = .1 # probability that `further` drops a pixel, in [0,1)
-    seed: int = 0     # of the corruption
 
-    def __post_init__(self): check_float('delta', self.delta, 0, 1)
+    _: KW_ONLY
+    delta: float = 0.1  # probability that `further` drops a pixel, in [0,1)
+    seed: int = 0  # of the corruption
+
+    def __post_init__(self):
+        check_float('delta', self.delta, 0, 1)
 
     def draw_mask(self, shape: tuple, generator: torch.Generator) -> torch.Tensor:
         "A of one image of shape (C,H,W): zeros and ones, (1 or C,H,W)."
@@ -109,45 +135,54 @@ class Mask:
         "B of one image, given its A: zeros and ones, the shape of A."
         return (torch.rand(mask.shape, generator=generator) >= self.delta).float()
 
-    def mask(self,
-             ids: torch.Tensor, # (B,) image numbers
-             shape: tuple,      # (C,H,W)
-             draw: int = 0,     # which mask; `corrupt` uses 0
-            ) -> torch.Tensor:  # (B,1,H,W) or (B,C,H,W) float32: 1 shown, 0 hidden, on the CPU
+    def mask(
+        self,
+        ids: torch.Tensor,  # (B,) image numbers
+        shape: tuple,  # (C,H,W)
+        draw: int = 0,  # which mask; `corrupt` uses 0
+    ) -> torch.Tensor:  # (B,1,H,W) or (B,C,H,W) float32: 1 shown, 0 hidden, on the CPU
         "A of each image."
-        if len(shape) != 3: raise BadInput('shape', tuple(shape), 'the (C,H,W) of one image')
+        if len(shape) != 3:
+            raise BadInput('shape', tuple(shape), 'the (C,H,W) of one image')
         return per_image(ids, lambda g: self.draw_mask(tuple(shape), g), self.seed, 'mask', check_int('draw', draw, 0))
 
-    def further_mask(self,
-                     ids: torch.Tensor,  # (B,) image numbers
-                     shape: tuple,       # (C,H,W)
-                     draw: int = 0,      # which B
-                     mask_draw: int = 0, # which A
-                    ) -> torch.Tensor:   # like `mask`: 1 where B and A both show
+    def further_mask(
+        self,
+        ids: torch.Tensor,  # (B,) image numbers
+        shape: tuple,  # (C,H,W)
+        draw: int = 0,  # which B
+        mask_draw: int = 0,  # which A
+    ) -> torch.Tensor:  # like `mask`: 1 where B and A both show
         "A~ = B A of each image."
         mask = self.mask(ids, shape, mask_draw)
-        more = [self.draw_further(a, rng(self.seed, 'further', check_int('draw', draw, 0), int(i))) for a, i in zip(mask, check_ids(ids))]
+        more = [
+            self.draw_further(a, rng(self.seed, 'further', check_int('draw', draw, 0), int(i)))
+            for a, i in zip(mask, check_ids(ids))
+        ]
         return mask * torch.stack(more) if more else mask
 
-    def corrupt(self,
-                x: torch.Tensor,   # (B,C,H,W) clean images
-                ids: torch.Tensor, # (B,) their numbers
-               ) -> torch.Tensor:  # (B,C,H,W), hidden pixels 0
+    def corrupt(
+        self,
+        x: torch.Tensor,  # (B,C,H,W) clean images
+        ids: torch.Tensor,  # (B,) their numbers
+    ) -> torch.Tensor:  # (B,C,H,W), hidden pixels 0
         "A x."
         return x * self.mask(check_batch(x, ids), x.shape[1:]).to(x)
 
-    def further(self,
-                y: torch.Tensor,   # (B,C,H,W) masked images
-                ids: torch.Tensor, # (B,) their numbers
-                draw: int = 0,     # which B
-               ) -> torch.Tensor:  # (B,C,H,W), more pixels 0
+    def further(
+        self,
+        y: torch.Tensor,  # (B,C,H,W) masked images
+        ids: torch.Tensor,  # (B,) their numbers
+        draw: int = 0,  # which B
+    ) -> torch.Tensor:  # (B,C,H,W), more pixels 0
         "B y: with y = A x, that is A~ x."
         return y * self.further_mask(check_batch(y, ids, 'y'), y.shape[1:], draw).to(y)
 
-    def adjoint(self,
-                y: torch.Tensor,   # (B,C,H,W) masked images
-                ids: torch.Tensor, # (B,) their numbers
-               ) -> torch.Tensor:  # (B,C,H,W)
+    def adjoint(
+        self,
+        y: torch.Tensor,  # (B,C,H,W) masked images
+        ids: torch.Tensor,  # (B,) their numbers
+    ) -> torch.Tensor:  # (B,C,H,W)
         "A^T y: a mask is its own adjoint."
         return self.corrupt(y, ids)
 
@@ -155,46 +190,58 @@ class Mask:
 @dataclass(frozen=True)
 class PixelMask(Mask):
     "Hides each pixel with probability p; `further` hides each of the rest with probability delta."
-    p: float # probability of a hidden pixel, in [0,1)
-    _: KW_ONLY
-    shared_channels: bool = True # all channels of a pixel together; else each by itself
 
-    def __post_init__(self): super().__post_init__(); check_float('p', self.p, 0, 1)
+    p: float  # probability of a hidden pixel, in [0,1)
+    _: KW_ONLY
+    shared_channels: bool = True  # all channels of a pixel together; else each by itself
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_float('p', self.p, 0, 1)
 
     def draw_mask(self, shape: tuple, generator: torch.Generator) -> torch.Tensor:
         "Each pixel by itself."
         return (torch.rand(1 if self.shared_channels else shape[0], *shape[1:], generator=generator) >= self.p).float()
 
 # %% ../nbs/04_corruptions.ipynb #4685956e
-def observed_share(p: float,     # probability of a hidden pixel, in [0,1)
-                   delta: float, # probability that `further` drops it, in [0,1)
-                  ) -> float:    # in [0,1); 0 exactly when delta is 0
+def observed_share(
+    p: float,  # probability of a hidden pixel, in [0,1)
+    delta: float,  # probability that `further` drops it, in [0,1)
+) -> float:  # in [0,1); 0 exactly when delta is 0
     "P(A_ii=1 | A~_ii=0) of a PixelMask: how often a pixel hidden from the network is graded."
     p, delta = check_float('p', p, 0, 1), check_float('delta', delta, 0, 1)
     hidden = 1 - (1 - p) * (1 - delta)
-    return (1 - p) * delta / hidden if hidden else 0.
+    return (1 - p) * delta / hidden if hidden else 0.0
 
 # %% ../nbs/04_corruptions.ipynb #98a54f6e
-def square(shape: tuple,  # (C,H,W) of an image
-           size: int,     # side, px, from 1 to the smaller of H and W
-           generator: torch.Generator | None = None, # draws the place, uniform; None for the middle
-          ) -> torch.Tensor: # (1,H,W): 1 inside, 0 outside
+def square(
+    shape: tuple,  # (C,H,W) of an image
+    size: int,  # side, px, from 1 to the smaller of H and W
+    generator: torch.Generator | None = None,  # draws the place, uniform; None for the middle
+) -> torch.Tensor:  # (1,H,W): 1 inside, 0 outside
     "A square at a random place, or in the middle."
     height, width = shape[1:]
     check_int('size', size, 1, min(height, width))
-    top, left = (int(torch.randint(n - size + 1, (), generator=generator)) if generator else (n - size) // 2 for n in (height, width))
-    inside = torch.zeros(1, height, width); inside[:, top:top + size, left:left + size] = 1
+    top, left = (
+        int(torch.randint(n - size + 1, (), generator=generator)) if generator else (n - size) // 2
+        for n in (height, width)
+    )
+    inside = torch.zeros(1, height, width)
+    inside[:, top : top + size, left : left + size] = 1
     return inside
 
 # %% ../nbs/04_corruptions.ipynb #2a8f366d
 @dataclass(frozen=True)
 class RandomBox(Mask):
     "Hides a square at a random place; `further` hides another, apart from the first."
-    size: int # side of the square, px
-    _: KW_ONLY
-    delta: float = 1. # probability that `further` hides a second square, in [0,1]
 
-    def __post_init__(self): check_int('size', self.size, 1); check_float('delta', self.delta, 0, 1, open_hi=False)
+    size: int  # side of the square, px
+    _: KW_ONLY
+    delta: float = 1.0  # probability that `further` hides a second square, in [0,1]
+
+    def __post_init__(self):
+        check_int('size', self.size, 1)
+        check_float('delta', self.delta, 0, 1, open_hi=False)
 
     def draw_mask(self, shape: tuple, generator: torch.Generator) -> torch.Tensor:
         "One hidden square."
@@ -202,20 +249,30 @@ class RandomBox(Mask):
 
     def draw_further(self, mask: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         "A second one, uniform over the places that are apart from the first."
-        if torch.rand((), generator=generator) >= self.delta: return torch.ones_like(mask)
-        if max((side - self.size + 1) // 2 for side in mask.shape[1:]) < self.size: raise BadInput('size', self.size, f'small enough that a second square fits beside one in the middle of {mask.shape[1]}x{mask.shape[2]} px')
+        if torch.rand((), generator=generator) >= self.delta:
+            return torch.ones_like(mask)
+        if max((side - self.size + 1) // 2 for side in mask.shape[1:]) < self.size:
+            raise BadInput(
+                'size',
+                self.size,
+                f'small enough that a second square fits beside one in the middle of {mask.shape[1]}x{mask.shape[2]} px',
+            )
         apart = (torch.nn.functional.avg_pool2d(1 - mask, self.size, stride=1)[0] == 0).nonzero()
         top, left = apart[torch.randint(len(apart), (), generator=generator)].tolist()
-        more = torch.ones_like(mask); more[:, top:top + self.size, left:left + self.size] = 0
+        more = torch.ones_like(mask)
+        more[:, top : top + self.size, left : left + self.size] = 0
         return more
 
 # %% ../nbs/04_corruptions.ipynb #4bc315ed
 @dataclass(frozen=True)
 class FixedBox(Mask):
     "Hides the same square in the middle of every image; `further` drops pixels of the rest."
-    size: int # side of the square, px
 
-    def __post_init__(self): super().__post_init__(); check_int('size', self.size, 1)
+    size: int  # side of the square, px
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_int('size', self.size, 1)
 
     def draw_mask(self, shape: tuple, generator: torch.Generator) -> torch.Tensor:
         "The square in the middle; nothing is drawn."
@@ -225,9 +282,12 @@ class FixedBox(Mask):
 @dataclass(frozen=True)
 class KeepPatch(Mask):
     "Shows one square at a random place and nothing else; `further` drops pixels of it."
-    size: int # side of the square, px
 
-    def __post_init__(self): super().__post_init__(); check_int('size', self.size, 1)
+    size: int  # side of the square, px
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_int('size', self.size, 1)
 
     def draw_mask(self, shape: tuple, generator: torch.Generator) -> torch.Tensor:
         "One shown square."

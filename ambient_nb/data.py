@@ -20,50 +20,70 @@ from .core import BadInput, canonical, check_choice, check_int, data_dir, progre
 @dataclass(frozen=True, eq=False)
 class Images:
     "Images as bytes, with labels and the number of each in its source."
-    pixels: torch.Tensor        # (N,C,H,W) uint8, H = W
-    labels: torch.Tensor | None # (N,) int64, None without classes
-    ids: torch.Tensor           # (N,) int64, stable numbers: the fixed noise hangs on them
-    name: str                   # of the data set
+
+    pixels: torch.Tensor  # (N,C,H,W) uint8, H = W
+    labels: torch.Tensor | None  # (N,) int64, None without classes
+    ids: torch.Tensor  # (N,) int64, stable numbers: the fixed noise hangs on them
+    name: str  # of the data set
+
     def __post_init__(self):
         N, *shape = self.pixels.shape
-        if self.pixels.dtype != torch.uint8 or len(shape) != 3 or shape[1] != shape[2]: raise BadInput('pixels', (self.pixels.dtype, (N, *shape)), 'uint8 of shape (N,C,H,H)')
+        if self.pixels.dtype != torch.uint8 or len(shape) != 3 or shape[1] != shape[2]:
+            raise BadInput('pixels', (self.pixels.dtype, (N, *shape)), 'uint8 of shape (N,C,H,H)')
         for key in ('labels', 'ids'):
-            if (v := getattr(self, key)) is not None and (v.dtype != torch.int64 or v.shape != (N,)): raise BadInput(key, (v.dtype, tuple(v.shape)), f'int64 of shape ({N},)')
-    def __len__(self): return len(self.pixels)
-    def __repr__(self): return f'Images({self.name}: {len(self):,} of {self.channels}x{self.resolution}x{self.resolution}, sha {self.sha[:12]})'
+            if (v := getattr(self, key)) is not None and (v.dtype != torch.int64 or v.shape != (N,)):
+                raise BadInput(key, (v.dtype, tuple(v.shape)), f'int64 of shape ({N},)')
+
+    def __len__(self):
+        return len(self.pixels)
+
+    def __repr__(self):
+        return f'Images({self.name}: {len(self):,} of {self.channels}x{self.resolution}x{self.resolution}, sha {self.sha[:12]})'
+
     @property
-    def resolution(self) -> int: return self.pixels.shape[-1]
+    def resolution(self) -> int:
+        return self.pixels.shape[-1]
+
     @property
-    def channels(self) -> int: return self.pixels.shape[1]
+    def channels(self) -> int:
+        return self.pixels.shape[1]
+
     @property
-    def classes(self) -> int: return 0 if self.labels is None else len(self.labels.unique())
+    def classes(self) -> int:
+        return 0 if self.labels is None else len(self.labels.unique())
+
     @cached_property
-    def sha(self) -> str: # 64 hex digits over shape, pixels, labels and ids
+    def sha(self) -> str:  # 64 hex digits over shape, pixels, labels and ids
         h = hashlib.sha256(canonical([list(self.pixels.shape), self.labels is not None]).encode())
         for t in (self.pixels, self.labels, self.ids):
-            if t is not None: h.update(t.cpu().contiguous().numpy())
+            if t is not None:
+                h.update(t.cpu().contiguous().numpy())
         return h.hexdigest()
-    def take(self, indices) -> 'Images': # the same images under the same ids, in the order of `indices`
+
+    def take(self, indices) -> 'Images':  # the same images under the same ids, in the order of `indices`
         i = torch.as_tensor(indices, dtype=torch.int64)
         return Images(self.pixels[i], None if self.labels is None else self.labels[i], self.ids[i], self.name)
 
 # %% ../nbs/02_data.ipynb #02925ea2
-def to_float(u: torch.Tensor,   # uint8, any shape
-            ) -> torch.Tensor:  # float32 in [-1,1]
+def to_float(
+    u: torch.Tensor,  # uint8, any shape
+) -> torch.Tensor:  # float32 in [-1,1]
     "Bytes to the range that networks see."
     return u.to(torch.float32) / 127.5 - 1
 
 # %% ../nbs/02_data.ipynb #43972acb
-def to_uint8(x: torch.Tensor,   # float, any shape, nominally in [-1,1]
-            ) -> torch.Tensor:  # uint8, rounded and clipped
+def to_uint8(
+    x: torch.Tensor,  # float, any shape, nominally in [-1,1]
+) -> torch.Tensor:  # uint8, rounded and clipped
     "Back to bytes, for files and for metrics that need them."
     return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 # %% ../nbs/02_data.ipynb #1676cece
 @lru_cache(maxsize=1)
-def digits() -> tuple[Images, Images]: # pool of 1,000, held-out 797
+def digits() -> tuple[Images, Images]:  # pool of 1,000, held-out 797
     "The scans of handwritten digits that come with scikit-learn."
     from sklearn.datasets import load_digits
+
     source = load_digits()
     u = torch.from_numpy(np.round(source.images * 255 / 16).astype(np.uint8))[:, None]
     whole = Images(u, torch.from_numpy(source.target.astype(np.int64)), torch.arange(len(u)), 'digits')
@@ -71,134 +91,216 @@ def digits() -> tuple[Images, Images]: # pool of 1,000, held-out 797
     return whole.take(shuffled[:1000]), whole.take(shuffled[1000:])
 
 # %% ../nbs/02_data.ipynb #bb3217a1
-def pick(labels: torch.Tensor | None, # (N,), what `balanced` counts
-         n: int,                      # how many, from 1 to N
-         rule: str,                   # 'first' or 'balanced'
-        ) -> torch.Tensor:            # (n,) positions, ascending
+def pick(
+    labels: torch.Tensor | None,  # (N,), what `balanced` counts
+    n: int,  # how many, from 1 to N
+    rule: str,  # 'first' or 'balanced'
+) -> torch.Tensor:  # (n,) positions, ascending
     "The positions that a rule selects."
-    if check_choice('rule', rule, ('first', 'balanced')) == 'first': return torch.arange(n)
-    if labels is None: raise BadInput('rule', rule, 'first where images have no labels')
+    if check_choice('rule', rule, ('first', 'balanced')) == 'first':
+        return torch.arange(n)
+    if labels is None:
+        raise BadInput('rule', rule, 'first where images have no labels')
     kinds = labels.unique()
     wanted = [n // len(kinds) + (k < n % len(kinds)) for k in range(len(kinds))]
     found = [(labels == kind).nonzero()[:, 0][:w] for kind, w in zip(kinds, wanted)]
     for kind, w, f in zip(kinds, wanted, found):
-        if len(f) < w: raise BadInput('n', n, f'at most what its classes hold: class {int(kind)} has {len(f)} images, {w} are needed')
+        if len(f) < w:
+            raise BadInput(
+                'n', n, f'at most what its classes hold: class {int(kind)} has {len(f)} images, {w} are needed'
+            )
     return torch.cat(found).sort().values
 
 # %% ../nbs/02_data.ipynb #954208d8
 @dataclass(frozen=True)
 class Subset:
     "Which images of a pool were taken."
+
     indices: tuple  # positions in the pool
-    rule: str       # in words
-    sha256: str     # over the pool's hash and the positions
+    rule: str  # in words
+    sha256: str  # over the pool's hash and the positions
 
 # %% ../nbs/02_data.ipynb #f50b9086
 SUBSET_RULE = dict(tinyimagenet='balanced')  # for every other data set: first
 
-def subset(images: Images,   # the pool
-           n: int,           # how many, from 1 to the pool's size
-           *, rule: str | None = None, # 'first', 'balanced'; None for the data set's own
-          ) -> tuple[Images, Subset]: # the images, and the list that says which
+
+def subset(
+    images: Images,  # the pool
+    n: int,  # how many, from 1 to the pool's size
+    *,
+    rule: str | None = None,  # 'first', 'balanced'; None for the data set's own
+) -> tuple[Images, Subset]:  # the images, and the list that says which
     "A training subset by a stated rule."
     n, rule = check_int('n', n, 1, len(images)), rule or SUBSET_RULE.get(images.name, 'first')
     positions = pick(images.labels, n, rule).tolist()
-    words = f'the first {n} of the pool' if rule == 'first' else f'balanced: {n} images over {images.classes} classes, the first of each in the order of the pool'
-    return images.take(positions), Subset(tuple(positions), words, hashlib.sha256(canonical([images.sha, positions]).encode()).hexdigest())
+    words = (
+        f'the first {n} of the pool'
+        if rule == 'first'
+        else f'balanced: {n} images over {images.classes} classes, the first of each in the order of the pool'
+    )
+    return images.take(positions), Subset(
+        tuple(positions), words, hashlib.sha256(canonical([images.sha, positions]).encode()).hexdigest()
+    )
 
 # %% ../nbs/02_data.ipynb #827b274f
 @lru_cache(maxsize=4)
-def _permutation(n, seed, epoch): return torch.randperm(n, generator=rng(seed, 'order', epoch))
+def _permutation(n, seed, epoch):
+    return torch.randperm(n, generator=rng(seed, 'order', epoch))
 
-def order(n: int,      # images in the subset
-          seed: int,   # the run's
-          start: int,  # samples the run has seen
-          count: int,  # how many more
-         ) -> torch.Tensor: # (count,) int64, positions in the subset
+
+def order(
+    n: int,  # images in the subset
+    seed: int,  # the run's
+    start: int,  # samples the run has seen
+    count: int,  # how many more
+) -> torch.Tensor:  # (count,) int64, positions in the subset
     "Which images come next: endless epochs, each in its own order."
     first, last = start // n, max(start, start + count - 1) // n
-    return torch.cat([_permutation(n, seed, e) for e in range(first, last + 1)])[start - first*n:][:count]
+    return torch.cat([_permutation(n, seed, e) for e in range(first, last + 1)])[start - first * n :][:count]
 
 # %% ../nbs/02_data.ipynb #34baf8e5
-def shrink(images: Images,  # of any resolution
-           size: int | None, # new side in pixels, at most the old one; None to leave them alone
-          ) -> Images:      # the same labels, ids and name
+def shrink(
+    images: Images,  # of any resolution
+    size: int | None,  # new side in pixels, at most the old one; None to leave them alone
+) -> Images:  # the same labels, ids and name
     "Smaller copies of all images."
     side = images.resolution
-    if size is None or check_int('size', size, 1, side) == side: return images
+    if size is None or check_int('size', size, 1, side) == side:
+        return images
     size = int(size)
-    def small(u): return F.avg_pool2d(u, side // size) if side % size == 0 else F.interpolate(u, size=(size, size), mode='bilinear', antialias=True)
+
+    def small(u):
+        return (
+            F.avg_pool2d(u, side // size)
+            if side % size == 0
+            else F.interpolate(u, size=(size, size), mode='bilinear', antialias=True)
+        )
+
     u = torch.cat([small(u.float()).round().clamp(0, 255).to(torch.uint8) for u in images.pixels.split(1000)])
     return Images(u, images.labels, images.ids, images.name)
 
 # %% ../nbs/02_data.ipynb #ec1fa488
-def stack(pictures,    # iterable of (name, (H,W) or (H,W,3) uint8 array)
-          n: int,      # how many there are
-          source: str, # the file or folder they come from, for the errors
-         ) -> tuple[torch.Tensor, int]: # (n,C,H,H) uint8, and how many grey ones were expanded to C = 3
+def stack(
+    pictures,  # iterable of (name, (H,W) or (H,W,3) uint8 array)
+    n: int,  # how many there are
+    source: str,  # the file or folder they come from, for the errors
+) -> tuple[torch.Tensor, int]:  # (n,C,H,H) uint8, and how many grey ones were expanded to C = 3
     "Pictures of one size in one tensor: one channel if all are grey, else three."
     out, grey, first = None, 0, ''
     for i, (name, a) in enumerate(pictures):
         h, w = a.shape[:2]
-        if h != w: raise BadInput('data', f'{source}: {name}', f'square, this image is {w}x{h}')
-        if out is None: out, first = np.empty((n, 3, h, w), np.uint8), name
-        if h != out.shape[-1]: raise BadInput('data', f'{source}: {name}', f'of one size, this image is {w}x{h} and {first} is {out.shape[-1]}x{out.shape[-1]}')
+        if h != w:
+            raise BadInput('data', f'{source}: {name}', f'square, this image is {w}x{h}')
+        if out is None:
+            out, first = np.empty((n, 3, h, w), np.uint8), name
+        if h != out.shape[-1]:
+            raise BadInput(
+                'data',
+                f'{source}: {name}',
+                f'of one size, this image is {w}x{h} and {first} is {out.shape[-1]}x{out.shape[-1]}',
+            )
         out[i], grey = (a, grey + 1) if a.ndim == 2 else (a.transpose(2, 0, 1), grey)
     return torch.from_numpy(out[:, :1].copy() if grey == n else out), grey % n
 
 # %% ../nbs/02_data.ipynb #88460b82
-def parse_labels(text: bytes,        # of dataset.json
-                 members: list[str], # the images beside it
-                 source: str,        # the zip, for the errors
-                ) -> list[int] | None: # the class of each member, None where there are none
+def parse_labels(
+    text: bytes,  # of dataset.json
+    members: list[str],  # the images beside it
+    source: str,  # the zip, for the errors
+) -> list[int] | None:  # the class of each member, None where there are none
     "The labels in `dataset.json`, in the order of the members."
-    def bad(allowed): return BadInput('data', f'{source}: dataset.json', allowed)
-    try: pairs = json.loads(text)['labels']
-    except (ValueError, KeyError, TypeError): raise bad('JSON with an entry "labels"') from None
-    if pairs is None: return None
-    try: labels = {str(member): label for member, label in pairs}
-    except (TypeError, ValueError): raise bad('a list of [member, class] under "labels"') from None
-    if odd := [label for label in labels.values() if type(label) is not int or label < 0]: raise bad(f'labels that are whole numbers from 0, not {odd[0]!r}')
-    if odd := sorted(set(labels) ^ set(members)): raise bad(f'one label for every image: {odd[0]} has {"a label but is no image" if odd[0] in labels else "none"}')
+
+    def bad(allowed):
+        return BadInput('data', f'{source}: dataset.json', allowed)
+
+    try:
+        pairs = json.loads(text)['labels']
+    except (ValueError, KeyError, TypeError):
+        raise bad('JSON with an entry "labels"') from None
+    if pairs is None:
+        return None
+    try:
+        labels = {str(member): label for member, label in pairs}
+    except (TypeError, ValueError):
+        raise bad('a list of [member, class] under "labels"') from None
+    if odd := [label for label in labels.values() if type(label) is not int or label < 0]:
+        raise bad(f'labels that are whole numbers from 0, not {odd[0]!r}')
+    if odd := sorted(set(labels) ^ set(members)):
+        raise bad(
+            f'one label for every image: {odd[0]} has {"a label but is no image" if odd[0] in labels else "none"}'
+        )
     return [labels[m] for m in members]
 
 # %% ../nbs/02_data.ipynb #9fbc92b3
-def read_zip(path: str | Path,     # an EDM zip
-             *, size: int | None = None, # shrink to this side
-             indices=None,         # positions among the sorted members; None for all
-             name: str | None = None, # of the data set; None for the file's
-            ) -> Images:           # ids are the positions in the zip
+def read_zip(
+    path: str | Path,  # an EDM zip
+    *,
+    size: int | None = None,  # shrink to this side
+    indices=None,  # positions among the sorted members; None for all
+    name: str | None = None,  # of the data set; None for the file's
+) -> Images:  # ids are the positions in the zip
     "Images from an EDM zip, checked."
     from PIL import Image
+
     path = Path(path).expanduser()
-    if not path.is_file(): raise BadInput('data', str(path), 'an existing zip file')
-    try: z = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as e: raise BadInput('data', str(path), f'a zip file that opens ({e})') from None
+    if not path.is_file():
+        raise BadInput('data', str(path), 'an existing zip file')
+    try:
+        z = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError) as e:
+        raise BadInput('data', str(path), f'a zip file that opens ({e})') from None
+
     def picture(member):
-        try: (image := Image.open(io.BytesIO(z.read(member)))).load()
-        except Exception as e: raise BadInput('data', f'{path}: {member}', f'an image that opens ({type(e).__name__}: {str(e).split("<")[0].strip()})') from None
-        if image.mode not in ('L', 'RGB'): raise BadInput('data', f'{path}: {member}', f'8-bit grey or RGB, not of mode {image.mode}')
+        try:
+            (image := Image.open(io.BytesIO(z.read(member)))).load()
+        except Exception as e:
+            raise BadInput(
+                'data', f'{path}: {member}', f'an image that opens ({type(e).__name__}: {str(e).split("<")[0].strip()})'
+            ) from None
+        if image.mode not in ('L', 'RGB'):
+            raise BadInput('data', f'{path}: {member}', f'8-bit grey or RGB, not of mode {image.mode}')
         return member, np.asarray(image)
+
     with z:
         members = sorted(m for m in z.namelist() if m.lower().endswith(('.png', '.jpg', '.jpeg')))
-        if not members: raise BadInput('data', str(path), 'a zip that holds PNG or JPEG images; this one has none')
+        if not members:
+            raise BadInput('data', str(path), 'a zip that holds PNG or JPEG images; this one has none')
         labels = parse_labels(z.read('dataset.json'), members, str(path)) if 'dataset.json' in z.namelist() else None
         ids = list(range(len(members)) if indices is None else indices)
-        if not ids or min(ids) < 0 or max(ids) >= len(members): raise BadInput('indices', f'{len(ids)} positions' + (f' up to {max(ids)}' if ids else ''), f'positions from 0 to {len(members) - 1}')
+        if not ids or min(ids) < 0 or max(ids) >= len(members):
+            raise BadInput(
+                'indices',
+                f'{len(ids)} positions' + (f' up to {max(ids)}' if ids else ''),
+                f'positions from 0 to {len(members) - 1}',
+            )
         u, grey = stack(map(picture, progress([members[i] for i in ids], desc=path.name)), len(ids), str(path))
-    if grey: warnings.warn(f'{path.name}: {grey} grey images of {len(ids):,} expanded to RGB', stacklevel=2)
-    return shrink(Images(u, None if labels is None else torch.tensor([labels[i] for i in ids]), torch.tensor(ids), name or path.stem), size)
+    if grey:
+        warnings.warn(f'{path.name}: {grey} grey images of {len(ids):,} expanded to RGB', stacklevel=2)
+    return shrink(
+        Images(
+            u, None if labels is None else torch.tensor([labels[i] for i in ids]), torch.tensor(ids), name or path.stem
+        ),
+        size,
+    )
 
 # %% ../nbs/02_data.ipynb #cbbb1919
-def write_zip(path: str | Path, # where; appears only when complete
-              images: Images,   # stored losslessly; their ids become 0, 1, 2, …
-              extra: dict | None = None, # more entries for dataset.json
-             ) -> Path:         # the same path
+def write_zip(
+    path: str | Path,  # where; appears only when complete
+    images: Images,  # stored losslessly; their ids become 0, 1, 2, …
+    extra: dict | None = None,  # more entries for dataset.json
+) -> Path:  # the same path
     "Write an EDM zip, the same bytes for the same images."
     from PIL import Image
-    path = Path(path).expanduser(); path.parent.mkdir(parents=True, exist_ok=True)
+
+    path = Path(path).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    def entry(name): info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)); info.create_system, info.external_attr = 3, 0o644 << 16; return info
+
+    def entry(name):
+        info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+        info.create_system, info.external_attr = 3, 0o644 << 16
+        return info
+
     members = [f'{i // 1000:05d}/img{i:08d}.png' for i in range(len(images))]
     try:
         with zipfile.ZipFile(part, 'w', zipfile.ZIP_STORED) as z:
@@ -208,54 +310,98 @@ def write_zip(path: str | Path, # where; appears only when complete
             labels = None if images.labels is None else [[m, k] for m, k in zip(members, images.labels.tolist())]
             z.writestr(entry('dataset.json'), json.dumps(dict(labels=labels, **(extra or {}))))
         os.replace(part, path)
-    finally: part.unlink(missing_ok=True)
+    finally:
+        part.unlink(missing_ok=True)
     return path
 
 # %% ../nbs/02_data.ipynb #06230aae
-ZIPS = dict(cifar10=('cifar10-32x32-train.zip', 'cifar-10-python.tar.gz'), tinyimagenet=('tinyimagenet-64x64-train.zip', 'tiny-imagenet-200.zip'),
-            ffhq=('ffhq-64x64.zip', 'thumbnails128x128'), celeba=('celeba-64x64.zip', 'img_align_celeba.zip'), afhq=('afhq-64x64-train.zip', 'afhq.zip'),
-            imagenette=('imagenette-64x64-train.zip', 'imagenette2-160.tgz'), fastmri=('fastmri-384x384.zip', 'multicoil_train'))  # name: (zip, what it is made from)
+ZIPS = dict(
+    cifar10=('cifar10-32x32-train.zip', 'cifar-10-python.tar.gz'),
+    tinyimagenet=('tinyimagenet-64x64-train.zip', 'tiny-imagenet-200.zip'),
+    ffhq=('ffhq-64x64.zip', 'thumbnails128x128'),
+    celeba=('celeba-64x64.zip', 'img_align_celeba.zip'),
+    afhq=('afhq-64x64-train.zip', 'afhq.zip'),
+    imagenette=('imagenette-64x64-train.zip', 'imagenette2-160.tgz'),
+    fastmri=('fastmri-384x384.zip', 'multicoil_train'),
+)  # name: (zip, what it is made from)
 
 # %% ../nbs/02_data.ipynb #164633f5
-def find_zip(dataset: str,            # a name in ZIPS
-             data: str | Path | None, # zip, or folder; None for $AMBIENT_NB_DATA
-            ) -> Path:                # the zip of the pool
+def find_zip(
+    dataset: str,  # a name in ZIPS
+    data: str | Path | None,  # zip, or folder; None for $AMBIENT_NB_DATA
+) -> Path:  # the zip of the pool
     "The zip of a data set, or an error that says how to make it."
     want, source = ZIPS[dataset]
     place = Path(data).expanduser() if data is not None else data_dir()
-    if place is not None and place.is_file(): return place
-    found = [] if place is None else [place/want] if (place/want).is_file() else sorted(Path(p) for p in glob.glob(glob.escape(str(place/want[:-4])) + '*.zip'))
-    if len(found) > 1: raise BadInput('data', str(place), f'one zip of {dataset}, and this folder has {", ".join(p.name for p in found)}: name one of them')
-    if not found: raise BadInput('data', data if place is None else str(place), f'a zip of {dataset}, or a folder that holds {want} (without data: the folder in $AMBIENT_NB_DATA). Make it with: ambient-nb data make {source} {want} --kind {dataset}')
+    if place is not None and place.is_file():
+        return place
+    found = (
+        []
+        if place is None
+        else [place / want]
+        if (place / want).is_file()
+        else sorted(Path(p) for p in glob.glob(glob.escape(str(place / want[:-4])) + '*.zip'))
+    )
+    if len(found) > 1:
+        raise BadInput(
+            'data',
+            str(place),
+            f'one zip of {dataset}, and this folder has {", ".join(p.name for p in found)}: name one of them',
+        )
+    if not found:
+        raise BadInput(
+            'data',
+            data if place is None else str(place),
+            f'a zip of {dataset}, or a folder that holds {want} (without data: the folder in $AMBIENT_NB_DATA). Make it with: ambient-nb data make {source} {want} --kind {dataset}',
+        )
     return found[0]
 
 # %% ../nbs/02_data.ipynb #39ed2c34
 @dataclass(frozen=True, eq=False)
 class Split:
     "What to train on, and what to compare with."
-    pool: Images    # training subsets are taken from it
-    heldout: Images # never trained on
-    name: str       # of the data set
-    rule: str       # where the held-out images come from, in words
+
+    pool: Images  # training subsets are taken from it
+    heldout: Images  # never trained on
+    name: str  # of the data set
+    rule: str  # where the held-out images come from, in words
 
 # %% ../nbs/02_data.ipynb #ec2e6600
-def load(dataset: str = 'digits',        # 'digits' or a name in ZIPS
-         data: str | Path | None = None, # zip or folder; None for $AMBIENT_NB_DATA
-         size: int | None = None,        # shrink to this side in pixels
-        ) -> Split:
+def load(
+    dataset: str = 'digits',  # 'digits' or a name in ZIPS
+    data: str | Path | None = None,  # zip or folder; None for $AMBIENT_NB_DATA
+    size: int | None = None,  # shrink to this side in pixels
+) -> Split:
     "The pool and the held-out images of a data set."
     if check_choice('dataset', dataset, ['digits', *ZIPS]) == 'digits':
-        if data is not None: raise BadInput('data', str(data), 'left out: the digits come with scikit-learn')
+        if data is not None:
+            raise BadInput('data', str(data), 'left out: the digits come with scikit-learn')
         return Split(*(shrink(images, size) for images in digits()), dataset, 'the last 797 of the shuffled 1,797')
     path = find_zip(dataset, data)
     stem, _, rest = path.name.rpartition('-train')
-    beside = sorted(p for part in ('test', 'val') for p in path.parent.glob(f'{glob.escape(stem)}-{part}*.zip')) if stem else []
+    beside = (
+        sorted(p for part in ('test', 'val') for p in path.parent.glob(f'{glob.escape(stem)}-{part}*.zip'))
+        if stem
+        else []
+    )
     pool = read_zip(path, size=size, name=dataset)
     if not beside:
         cut = len(pool) - min(10_000, -(-len(pool) // 10))
-        if cut < 1: raise BadInput('data', str(path), 'a zip of at least two images, one of them to hold out')
-        return Split(pool.take(range(cut)), pool.take(range(cut, len(pool))), dataset, f'the last {len(pool) - cut:,} of {path.name}')
-    if len(beside) > 1: raise BadInput('data', str(path), f'beside one zip of held-out images, not {", ".join(p.name for p in beside)}')
+        if cut < 1:
+            raise BadInput('data', str(path), 'a zip of at least two images, one of them to hold out')
+        return Split(
+            pool.take(range(cut)),
+            pool.take(range(cut, len(pool))),
+            dataset,
+            f'the last {len(pool) - cut:,} of {path.name}',
+        )
+    if len(beside) > 1:
+        raise BadInput('data', str(path), f'beside one zip of held-out images, not {", ".join(p.name for p in beside)}')
     heldout = read_zip(beside[0], size=size, name=dataset)
-    if heldout.pixels.shape[1:] != pool.pixels.shape[1:]: raise BadInput('data', str(beside[0]), f'of shape {tuple(pool.pixels.shape[1:])} like {path.name}, not {tuple(heldout.pixels.shape[1:])}')
+    if heldout.pixels.shape[1:] != pool.pixels.shape[1:]:
+        raise BadInput(
+            'data',
+            str(beside[0]),
+            f'of shape {tuple(pool.pixels.shape[1:])} like {path.name}, not {tuple(heldout.pixels.shape[1:])}',
+        )
     return Split(pool, heldout, dataset, f'all {len(heldout):,} of {beside[0].name}')

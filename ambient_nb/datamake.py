@@ -22,37 +22,65 @@ from .data import Images, parse_labels, pick, stack, write_zip
 @dataclass(frozen=True)
 class Recipe:
     "What is the same each time a data set is made."
+
     size: int | None = None  # side in pixels, None for the pictures' own
     crop: str | None = None  # 'center' for the centre square
-    rule: str = 'first'      # which n are taken: data.pick
-    labelled: bool = True    # sub-folders are classes
-    split: str = 'train'     # which part of a source that has parts
+    rule: str = 'first'  # which n are taken: data.pick
+    labelled: bool = True  # sub-folders are classes
+    split: str = 'train'  # which part of a source that has parts
 
 # %% ../nbs/02a_datamake.ipynb #fdac59fe
-RECIPES = {'images': Recipe(), 'cifar10': Recipe(32), 'cifar10-test': Recipe(32, split='test'),
-           'tinyimagenet': Recipe(64, rule='balanced'), 'tinyimagenet-val': Recipe(64, rule='balanced', split='val'),
-           'ffhq': Recipe(64, labelled=False), 'celeba': Recipe(64, 'center', labelled=False),
-           'afhq': Recipe(64), 'afhq-val': Recipe(64, split='val'),
-           'imagenette': Recipe(64, 'center'), 'imagenette-val': Recipe(64, 'center', split='val'), 'fastmri': Recipe()}
+RECIPES = {
+    'images': Recipe(),
+    'cifar10': Recipe(32),
+    'cifar10-test': Recipe(32, split='test'),
+    'tinyimagenet': Recipe(64, rule='balanced'),
+    'tinyimagenet-val': Recipe(64, rule='balanced', split='val'),
+    'ffhq': Recipe(64, labelled=False),
+    'celeba': Recipe(64, 'center', labelled=False),
+    'afhq': Recipe(64),
+    'afhq-val': Recipe(64, split='val'),
+    'imagenette': Recipe(64, 'center'),
+    'imagenette-val': Recipe(64, 'center', split='val'),
+    'fastmri': Recipe(),
+}
 
 # %% ../nbs/02a_datamake.ipynb #989c6ebc
-PLAIN = {'L': 'L', '1': 'L', 'LA': 'L', 'RGB': 'RGB', 'RGBA': 'RGB', 'P': 'RGB', 'PA': 'RGB', 'CMYK': 'RGB', 'YCbCr': 'RGB'}  # mode of a picture: mode it is stored in
+PLAIN = {
+    'L': 'L',
+    '1': 'L',
+    'LA': 'L',
+    'RGB': 'RGB',
+    'RGBA': 'RGB',
+    'P': 'RGB',
+    'PA': 'RGB',
+    'CMYK': 'RGB',
+    'YCbCr': 'RGB',
+}  # mode of a picture: mode it is stored in
 
-def fit(image,               # a PIL image
-        name: str,           # of the picture, for the errors
-        crop: str | None = None, # 'center' for the centre square
-        size: int | None = None, # side in pixels, None to keep it
-       ) -> np.ndarray:      # (H,H) or (H,H,3) uint8
+
+def fit(
+    image,  # a PIL image
+    name: str,  # of the picture, for the errors
+    crop: str | None = None,  # 'center' for the centre square
+    size: int | None = None,  # side in pixels, None to keep it
+) -> np.ndarray:  # (H,H) or (H,H,3) uint8
     "A picture as a square of bytes."
     from PIL.Image import LANCZOS
-    if image.mode not in PLAIN: raise BadInput('src', name, f'an 8-bit picture, not of mode {image.mode}')
-    image = image.convert(PLAIN[image.mode]); w, h = image.size
+
+    if image.mode not in PLAIN:
+        raise BadInput('src', name, f'an 8-bit picture, not of mode {image.mode}')
+    image = image.convert(PLAIN[image.mode])
+    w, h = image.size
     if w != h:
-        if crop is None: raise BadInput('crop', None, f"'center' for pictures that are not square, such as {name} ({w}x{h})")
-        s = min(w, h); left, top = (w - s) // 2, (h - s) // 2
+        if crop is None:
+            raise BadInput('crop', None, f"'center' for pictures that are not square, such as {name} ({w}x{h})")
+        s = min(w, h)
+        left, top = (w - s) // 2, (h - s) // 2
         image = image.crop((left, top, left + s, top + s))
     if size is not None:
-        if size > image.width: raise BadInput('size', size, f'at most {image.width}, the side of {name}')
+        if size > image.width:
+            raise BadInput('size', size, f'at most {image.width}, the side of {name}')
         image = image.reduce(image.width // size) if image.width % size == 0 else image.resize((size, size), LANCZOS)
     return np.asarray(image)
 
@@ -60,23 +88,35 @@ def fit(image,               # a PIL image
 @dataclass(frozen=True)
 class Tree:
     "The files of a source, wherever they are packed."
-    src: Path                     # folder, archive or file
-    names: list[str]              # of its files, sorted, with forward slashes
+
+    src: Path  # folder, archive or file
+    names: list[str]  # of its files, sorted, with forward slashes
     read: Callable[[str], bytes]  # the bytes of one
 
 # %% ../nbs/02a_datamake.ipynb #2cdf991f
-def open_tree(src: str | Path, # folder, .zip, .tar, .tar.gz, .tgz, or any other single file
-             ) -> Tree:        # hidden files left out
+def open_tree(
+    src: str | Path,  # folder, .zip, .tar, .tar.gz, .tgz, or any other single file
+) -> Tree:  # hidden files left out
     "List the files of a source."
     src = Path(src).expanduser()
-    def visible(names): return sorted(n for n in names if not any(part.startswith(('.', '__MACOSX')) for part in n.split('/')))
-    if src.is_dir(): return Tree(src, visible(p.relative_to(src).as_posix() for p in src.rglob('*') if p.is_file()), lambda name: (src/name).read_bytes())
-    if not src.is_file(): raise BadInput('src', str(src), 'an existing folder, archive or file')
+
+    def visible(names):
+        return sorted(n for n in names if not any(part.startswith(('.', '__MACOSX')) for part in n.split('/')))
+
+    if src.is_dir():
+        return Tree(
+            src,
+            visible(p.relative_to(src).as_posix() for p in src.rglob('*') if p.is_file()),
+            lambda name: (src / name).read_bytes(),
+        )
+    if not src.is_file():
+        raise BadInput('src', str(src), 'an existing folder, archive or file')
     if zipfile.is_zipfile(src) and src.suffix != '.npz':
         z = zipfile.ZipFile(src)
         return Tree(src, visible(n for n in z.namelist() if not n.endswith('/')), z.read)
     if tarfile.is_tarfile(src):
-        with tarfile.open(src) as tar: content = {m.name.removeprefix('./'): tar.extractfile(m).read() for m in tar if m.isfile()}
+        with tarfile.open(src) as tar:
+            content = {m.name.removeprefix('./'): tar.extractfile(m).read() for m in tar if m.isfile()}
         return Tree(src, visible(content), content.__getitem__)
     return Tree(src, [src.name], lambda name: src.read_bytes())
 
@@ -84,31 +124,48 @@ def open_tree(src: str | Path, # folder, .zip, .tar, .tar.gz, .tgz, or any other
 @dataclass(frozen=True)
 class Entry:
     "One picture of a source, not opened yet."
-    name: str          # for errors and for the list of sources
+
+    name: str  # for errors and for the list of sources
     label: int | None  # class
-    open: Callable     # () -> a PIL image
+    open: Callable  # () -> a PIL image
 
 # %% ../nbs/02a_datamake.ipynb #1a23fe0a
 def _decode(data: bytes):
     from PIL import Image
+
     (image := Image.open(io.BytesIO(data))).load()
     return image
 
+
 def _array(a: np.ndarray):
     from PIL import Image
+
     return Image.fromarray(np.ascontiguousarray(a))
 
 # %% ../nbs/02a_datamake.ipynb #55139fd4
 SPLITS = {'train', 'val', 'test'}
 
-def read_images(tree: Tree,  # of PNG, JPEG, WebP, BMP or TIFF files
-                split: str,  # 'train', 'val' or 'test', for a source that has them
-               ) -> tuple[list[Entry], list[str] | None]: # entries, names of the classes
+
+def read_images(
+    tree: Tree,  # of PNG, JPEG, WebP, BMP or TIFF files
+    split: str,  # 'train', 'val' or 'test', for a source that has them
+) -> tuple[list[Entry], list[str] | None]:  # entries, names of the classes
     "Pictures, with the folder they are in as their class."
-    paths = {n: n.split('/') for n in tree.names if n.lower().endswith(('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.tif', '.tiff'))}
+    paths = {
+        n: n.split('/')
+        for n in tree.names
+        if n.lower().endswith(('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.tif', '.tiff'))
+    }
+
     def strip(paths):
-        while len(heads := {p[0] for p in paths.values()}) == 1 and not heads <= SPLITS and all(len(p) > 1 for p in paths.values()): paths = {n: p[1:] for n, p in paths.items()}
+        while (
+            len(heads := {p[0] for p in paths.values()}) == 1
+            and not heads <= SPLITS
+            and all(len(p) > 1 for p in paths.values())
+        ):
+            paths = {n: p[1:] for n, p in paths.items()}
         return paths
+
     paths = strip(paths)
     if paths and (heads := {p[0] for p in paths.values()}) <= SPLITS:
         part = 'test' if split == 'val' and 'val' not in heads else split
@@ -116,182 +173,349 @@ def read_images(tree: Tree,  # of PNG, JPEG, WebP, BMP or TIFF files
     label, classes = dict.fromkeys(paths), None
     if 'dataset.json' in tree.names:
         text = tree.read('dataset.json')
-        label, classes = dict(zip(paths, parse_labels(text, list(paths), str(tree.src)) or label.values())), json.loads(text).get('classes')
+        label, classes = (
+            dict(zip(paths, parse_labels(text, list(paths), str(tree.src)) or label.values())),
+            json.loads(text).get('classes'),
+        )
     elif paths and all(len(p) > 1 for p in paths.values()):
-        classes = sorted({p[0] for p in paths.values()}); label = {n: classes.index(p[0]) for n, p in paths.items()}
-    elif any(len(p) > 1 for p in paths.values()): raise BadInput('src', str(tree.src), f'a folder of pictures, or of sub-folders that are classes; this one has both, such as {next(n for n, p in paths.items() if len(p) == 1)}')
+        classes = sorted({p[0] for p in paths.values()})
+        label = {n: classes.index(p[0]) for n, p in paths.items()}
+    elif any(len(p) > 1 for p in paths.values()):
+        raise BadInput(
+            'src',
+            str(tree.src),
+            f'a folder of pictures, or of sub-folders that are classes; this one has both, such as {next(n for n, p in paths.items() if len(p) == 1)}',
+        )
     return [Entry(n, label[n], lambda n=n: _decode(tree.read(n))) for n in paths], classes
 
 # %% ../nbs/02a_datamake.ipynb #5574c4bc
 class SafeUnpickler(pickle.Unpickler):
     "Builds plain Python values and NumPy arrays; everything else is refused."
-    known = {(f'numpy.{core}.multiarray', '_reconstruct'): np.zeros(0).__reduce__()[0] for core in ('core', '_core')} | {
-        ('numpy', 'ndarray'): np.ndarray, ('numpy', 'dtype'): np.dtype, ('_codecs', 'encode'): lambda text, encoding: text.encode('latin1')}
+
+    known = {
+        (f'numpy.{core}.multiarray', '_reconstruct'): np.zeros(0).__reduce__()[0] for core in ('core', '_core')
+    } | {
+        ('numpy', 'ndarray'): np.ndarray,
+        ('numpy', 'dtype'): np.dtype,
+        ('_codecs', 'encode'): lambda text, encoding: text.encode('latin1'),
+    }
+
     def find_class(self, module, name):
-        if (module, name) in self.known: return self.known[module, name]
+        if (module, name) in self.known:
+            return self.known[module, name]
         raise pickle.UnpicklingError(f'it asks for {module}.{name}')
 
 # %% ../nbs/02a_datamake.ipynb #4a62acc8
-def read_cifar(tree: Tree,  # cifar-10-batches-py or its tar.gz
-               split: str,  # 'train' or 'test'
-              ) -> tuple[list[Entry], list[str] | None]: # entries in the order of the batches, names of the classes
+def read_cifar(
+    tree: Tree,  # cifar-10-batches-py or its tar.gz
+    split: str,  # 'train' or 'test'
+) -> tuple[list[Entry], list[str] | None]:  # entries in the order of the batches, names of the classes
     "CIFAR-10 as published for Python."
+
     def load(name):
-        try: batch = {k.decode() if isinstance(k, bytes) else k: v for k, v in SafeUnpickler(io.BytesIO(tree.read(name)), encoding='bytes').load().items()}
-        except Exception as e: raise BadInput('src', f'{tree.src}: {name}', f'a CIFAR-10 batch ({e})') from None
+        try:
+            batch = {
+                k.decode() if isinstance(k, bytes) else k: v
+                for k, v in SafeUnpickler(io.BytesIO(tree.read(name)), encoding='bytes').load().items()
+            }
+        except Exception as e:
+            raise BadInput('src', f'{tree.src}: {name}', f'a CIFAR-10 batch ({e})') from None
         return batch
+
     entries, classes = [], None
     for name in tree.names:
         short = name.split('/')[-1]
-        if short == 'batches.meta': classes = [c.decode() for c in load(name)['label_names']]
-        if not short.startswith('data_batch_' if split == 'train' else 'test_batch'): continue
-        batch = load(name); pixels, labels = np.asarray(batch['data']), batch['labels']
-        if pixels.dtype != np.uint8 or pixels.shape != (len(labels), 3072): raise BadInput('src', f'{tree.src}: {name}', f'bytes of shape ({len(labels)}, 3072), not {pixels.dtype} {pixels.shape}')
+        if short == 'batches.meta':
+            classes = [c.decode() for c in load(name)['label_names']]
+        if not short.startswith('data_batch_' if split == 'train' else 'test_batch'):
+            continue
+        batch = load(name)
+        pixels, labels = np.asarray(batch['data']), batch['labels']
+        if pixels.dtype != np.uint8 or pixels.shape != (len(labels), 3072):
+            raise BadInput(
+                'src', f'{tree.src}: {name}', f'bytes of shape ({len(labels)}, 3072), not {pixels.dtype} {pixels.shape}'
+            )
         files = [f.decode() for f in batch.get('filenames', [])] or [f'{i:05d}' for i in range(len(labels))]
-        entries += [Entry(f'{short}/{f}', int(k), partial(_array, p.transpose(1, 2, 0))) for f, k, p in zip(files, labels, pixels.reshape(-1, 3, 32, 32))]
+        entries += [
+            Entry(f'{short}/{f}', int(k), partial(_array, p.transpose(1, 2, 0)))
+            for f, k, p in zip(files, labels, pixels.reshape(-1, 3, 32, 32))
+        ]
     return entries, classes
 
 # %% ../nbs/02a_datamake.ipynb #cb991cdb
-def read_tiny(tree: Tree,  # tiny-imagenet-200, unpacked or its zip
-              split: str,  # 'train' or 'val'
-             ) -> tuple[list[Entry], list[str]]: # entries, WordNet ids of the classes
+def read_tiny(
+    tree: Tree,  # tiny-imagenet-200, unpacked or its zip
+    split: str,  # 'train' or 'val'
+) -> tuple[list[Entry], list[str]]:  # entries, WordNet ids of the classes
     "Tiny-ImageNet as published."
     found = {n: m[1] for n in tree.names if (m := re.search(r'(?:^|/)train/([^/]+)/images/[^/]+$', n))}
     listed = next((n for n in tree.names if n.endswith('val_annotations.txt')), None)
-    held = {} if listed is None else {listed.rsplit('val_annotations.txt', 1)[0] + 'images/' + row[0]: row[1] for row in csv.reader(io.StringIO(tree.read(listed).decode()), delimiter='\t')}
+    held = (
+        {}
+        if listed is None
+        else {
+            listed.rsplit('val_annotations.txt', 1)[0] + 'images/' + row[0]: row[1]
+            for row in csv.reader(io.StringIO(tree.read(listed).decode()), delimiter='\t')
+        }
+    )
     classes = sorted(set(found.values()) | set(held.values()))
-    if lost := sorted(set(held) - set(tree.names)) if split == 'val' else []: raise BadInput('src', str(tree.src), f'a tree with every picture of val_annotations.txt; {lost[0]} is missing')
-    return [Entry(n, classes.index(k), lambda n=n: _decode(tree.read(n))) for n, k in sorted((found if split == 'train' else held).items())], classes
+    if lost := sorted(set(held) - set(tree.names)) if split == 'val' else []:
+        raise BadInput('src', str(tree.src), f'a tree with every picture of val_annotations.txt; {lost[0]} is missing')
+    return [
+        Entry(n, classes.index(k), lambda n=n: _decode(tree.read(n)))
+        for n, k in sorted((found if split == 'train' else held).items())
+    ], classes
 
 # %% ../nbs/02a_datamake.ipynb #9e8e32bc
-def read_parquet(tree: Tree,  # parquet files
-                 split: str,  # 'train', 'val' or 'test'
-                ) -> tuple[list[Entry], list[str] | None]: # entries in the order of files and rows, names of the classes where labels are words
+def read_parquet(
+    tree: Tree,  # parquet files
+    split: str,  # 'train', 'val' or 'test'
+) -> tuple[
+    list[Entry], list[str] | None
+]:  # entries in the order of files and rows, names of the classes where labels are words
     "Pictures in parquet files."
     import pyarrow as pa, pyarrow.parquet as pq
+
     names, entries = [n for n in tree.names if n.endswith('.parquet')], []
     mine = [n for n in names if n.split('/')[-1].startswith(split)]
     for name in mine or names:
-        try: table = pq.read_table(pa.BufferReader(tree.read(name)))
-        except (pa.ArrowException, OSError) as e: raise BadInput('src', f'{tree.src}: {name}', f'a parquet file that opens ({e})') from None
-        column = next((f.name for f in table.schema if pa.types.is_struct(f.type) and f.type.get_field_index('bytes') >= 0 or pa.types.is_binary(f.type)), None)
-        if column is None: raise BadInput('src', f'{tree.src}: {name}', f'a table with a column of encoded pictures; it has {", ".join(table.column_names)}')
-        labels = next((table[c].to_pylist() for c in ('label', 'labels', 'fine_label') if c in table.column_names), [None] * len(table))
-        def image(cell): value = cell.as_py(); return _decode(value['bytes'] if isinstance(value, dict) else value)
+        try:
+            table = pq.read_table(pa.BufferReader(tree.read(name)))
+        except (pa.ArrowException, OSError) as e:
+            raise BadInput('src', f'{tree.src}: {name}', f'a parquet file that opens ({e})') from None
+        column = next(
+            (
+                f.name
+                for f in table.schema
+                if pa.types.is_struct(f.type) and f.type.get_field_index('bytes') >= 0 or pa.types.is_binary(f.type)
+            ),
+            None,
+        )
+        if column is None:
+            raise BadInput(
+                'src',
+                f'{tree.src}: {name}',
+                f'a table with a column of encoded pictures; it has {", ".join(table.column_names)}',
+            )
+        labels = next(
+            (table[c].to_pylist() for c in ('label', 'labels', 'fine_label') if c in table.column_names),
+            [None] * len(table),
+        )
+
+        def image(cell):
+            value = cell.as_py()
+            return _decode(value['bytes'] if isinstance(value, dict) else value)
+
         entries += [Entry(f'{name}: row {i}', k, partial(image, table[column][i])) for i, k in enumerate(labels)]
-    if not entries or not all(isinstance(e.label, str) for e in entries): return entries, None
+    if not entries or not all(isinstance(e.label, str) for e in entries):
+        return entries, None
     classes = sorted({e.label for e in entries})
     return [replace(e, label=classes.index(e.label)) for e in entries], classes
 
 # %% ../nbs/02a_datamake.ipynb #84969f87
-def read_arrays(tree: Tree,  # one .npy or .npz file
-                split: str,  # not used: arrays have no parts
-               ) -> tuple[list[Entry], None]: # entries in the order of the array
+def read_arrays(
+    tree: Tree,  # one .npy or .npz file
+    split: str,  # not used: arrays have no parts
+) -> tuple[list[Entry], None]:  # entries in the order of the array
     "Pictures in NumPy arrays."
     name = next(n for n in tree.names if n.endswith(('.npy', '.npz')))
-    def bad(allowed): return BadInput('src', f'{tree.src}: {name}', allowed)
+
+    def bad(allowed):
+        return BadInput('src', f'{tree.src}: {name}', allowed)
+
     try:
         loaded = np.load(io.BytesIO(tree.read(name)), allow_pickle=False)
         arrays = {k: loaded[k] for k in loaded.files} if name.endswith('.npz') else dict(images=loaded)
-    except Exception as e: raise bad(f'a NumPy file without pickled objects ({e})') from None
+    except Exception as e:
+        raise bad(f'a NumPy file without pickled objects ({e})') from None
     pictures = [k for k, a in arrays.items() if a.ndim in (3, 4)]
-    if len(pictures) != 1: raise bad(f'one array of pictures; it has {", ".join(f"{k} {a.shape}" for k, a in arrays.items())}')
+    if len(pictures) != 1:
+        raise bad(f'one array of pictures; it has {", ".join(f"{k} {a.shape}" for k, a in arrays.items())}')
     u = arrays[pictures[0]]
-    if u.dtype != np.uint8: raise bad(f'bytes (uint8), not {u.dtype}')
-    if u.ndim == 4 and u.shape[-1] not in (1, 3) and u.shape[1] in (1, 3): u = u.transpose(0, 2, 3, 1)
-    if u.ndim == 4 and u.shape[-1] not in (1, 3): raise bad(f'pictures of one or three channels, not {u.shape}')
-    if u.ndim == 4 and u.shape[-1] == 1: u = u[..., 0]
-    labels = next((a.tolist() for a in arrays.values() if a.ndim == 1 and len(a) == len(u) and a.dtype.kind in 'iu'), [None] * len(u))
+    if u.dtype != np.uint8:
+        raise bad(f'bytes (uint8), not {u.dtype}')
+    if u.ndim == 4 and u.shape[-1] not in (1, 3) and u.shape[1] in (1, 3):
+        u = u.transpose(0, 2, 3, 1)
+    if u.ndim == 4 and u.shape[-1] not in (1, 3):
+        raise bad(f'pictures of one or three channels, not {u.shape}')
+    if u.ndim == 4 and u.shape[-1] == 1:
+        u = u[..., 0]
+    labels = next(
+        (a.tolist() for a in arrays.values() if a.ndim == 1 and len(a) == len(u) and a.dtype.kind in 'iu'),
+        [None] * len(u),
+    )
     return [Entry(f'{name}: {i}', k, partial(_array, a)) for i, (k, a) in enumerate(zip(labels, u))], None
 
 # %% ../nbs/02a_datamake.ipynb #04ab1b34
-def magnitude(volume,    # an open HDF5 file
-              i: int,    # slice
-             ) -> np.ndarray: # (H,W) float
+def magnitude(
+    volume,  # an open HDF5 file
+    i: int,  # slice
+) -> np.ndarray:  # (H,W) float
     "One slice of an MRI volume as a picture."
     for key in ('reconstruction_rss', 'reconstruction_esc'):
-        if key in volume: return np.asarray(volume[key][i], dtype=np.float64)
+        if key in volume:
+            return np.asarray(volume[key][i], dtype=np.float64)
     k = np.asarray(volume['kspace'][i])
-    if not np.iscomplexobj(k): k = k[..., 0] + 1j * k[..., 1]
+    if not np.iscomplexobj(k):
+        k = k[..., 0] + 1j * k[..., 1]
     x = np.fft.fftshift(np.fft.ifft2(k, norm='ortho'), axes=(-2, -1))
     return np.sqrt((np.abs(x.reshape(-1, *x.shape[-2:])) ** 2).sum(0))
 
 # %% ../nbs/02a_datamake.ipynb #4e1c1ae1
-def window(a: np.ndarray, # (H,W)
-           side: int,     # of the result
-          ) -> np.ndarray: # (side,side)
+def window(
+    a: np.ndarray,  # (H,W)
+    side: int,  # of the result
+) -> np.ndarray:  # (side,side)
     "The centre of a picture, cut or padded with zeros."
     for axis in (0, 1):
-        n = a.shape[axis]; cut = max(0, (n - side) // 2); a = np.take(a, range(cut, cut + min(n, side)), axis)
-        lack = side - a.shape[axis]; a = np.pad(a, [(lack // 2, lack - lack // 2) if ax == axis else (0, 0) for ax in (0, 1)])
+        n = a.shape[axis]
+        cut = max(0, (n - side) // 2)
+        a = np.take(a, range(cut, cut + min(n, side)), axis)
+        lack = side - a.shape[axis]
+        a = np.pad(a, [(lack // 2, lack - lack // 2) if ax == axis else (0, 0) for ax in (0, 1)])
     return a
 
 # %% ../nbs/02a_datamake.ipynb #48d57e07
-def read_fastmri(tree: Tree,  # .h5 files, in a folder or alone
-                 split: str,  # not used: a folder is one split
-                ) -> tuple[list[Entry], None]: # one entry a slice
+def read_fastmri(
+    tree: Tree,  # .h5 files, in a folder or alone
+    split: str,  # not used: a folder is one split
+) -> tuple[list[Entry], None]:  # one entry a slice
     "Slices of fastMRI volumes."
-    try: import h5py
-    except ImportError: raise BadInput('src', str(tree.src), 'readable here: HDF5 volumes need the package h5py (pip install h5py)') from None
-    if not (tree.src.is_dir() or tree.src.suffix == '.h5'): raise BadInput('src', str(tree.src), 'an unpacked folder of .h5 volumes, or one of them')
-    paths, entries = [tree.src/n if tree.src.is_dir() else tree.src for n in tree.names if n.endswith('.h5')], []
+    try:
+        import h5py
+    except ImportError:
+        raise BadInput(
+            'src', str(tree.src), 'readable here: HDF5 volumes need the package h5py (pip install h5py)'
+        ) from None
+    if not (tree.src.is_dir() or tree.src.suffix == '.h5'):
+        raise BadInput('src', str(tree.src), 'an unpacked folder of .h5 volumes, or one of them')
+    paths, entries = [tree.src / n if tree.src.is_dir() else tree.src for n in tree.names if n.endswith('.h5')], []
+
     @lru_cache(maxsize=None)
     def white(path):
-        with h5py.File(path) as volume: return max(magnitude(volume, i).max() for i in range(slices[path])) or 1.
+        with h5py.File(path) as volume:
+            return max(magnitude(volume, i).max() for i in range(slices[path])) or 1.0
+
     def image(path, i):
-        with h5py.File(path) as volume: return _array((window(magnitude(volume, i), 384) / white(path) * 255).round().astype(np.uint8))
+        with h5py.File(path) as volume:
+            return _array((window(magnitude(volume, i), 384) / white(path) * 255).round().astype(np.uint8))
+
     slices = {}
     for path in paths:
         try:
-            with h5py.File(path) as volume: slices[path] = len(next(volume[k] for k in ('reconstruction_rss', 'reconstruction_esc', 'kspace') if k in volume))
-        except (OSError, StopIteration): raise BadInput('src', str(path), 'an HDF5 volume with kspace or reconstruction_rss') from None
+            with h5py.File(path) as volume:
+                slices[path] = len(
+                    next(volume[k] for k in ('reconstruction_rss', 'reconstruction_esc', 'kspace') if k in volume)
+                )
+        except (OSError, StopIteration):
+            raise BadInput('src', str(path), 'an HDF5 volume with kspace or reconstruction_rss') from None
         entries += [Entry(f'{path.name}: slice {i}', None, partial(image, path, i)) for i in range(slices[path])]
     return entries, None
 
 # %% ../nbs/02a_datamake.ipynb #eec73dbc
-def layout(tree: Tree) -> Callable: # one of the readers
+def layout(tree: Tree) -> Callable:  # one of the readers
     "The reader for a source, by the names of its files."
     ends = {n.rsplit('.', 1)[-1].lower() for n in tree.names}
-    if any(re.search(r'(^|/)(data_batch_1|test_batch)$', n) for n in tree.names): return read_cifar
-    if any(re.search(r'(^|/)(val_annotations\.txt|train/[^/]+/images/[^/]+)$', n) for n in tree.names): return read_tiny
-    return read_parquet if 'parquet' in ends else read_fastmri if 'h5' in ends else read_arrays if ends & {'npz', 'npy'} else read_images
+    if any(re.search(r'(^|/)(data_batch_1|test_batch)$', n) for n in tree.names):
+        return read_cifar
+    if any(re.search(r'(^|/)(val_annotations\.txt|train/[^/]+/images/[^/]+)$', n) for n in tree.names):
+        return read_tiny
+    return (
+        read_parquet
+        if 'parquet' in ends
+        else read_fastmri
+        if 'h5' in ends
+        else read_arrays
+        if ends & {'npz', 'npy'}
+        else read_images
+    )
 
 # %% ../nbs/02a_datamake.ipynb #f802d15e
-def make_zip(src: str | Path,           # folder, archive or file
-             out: str | Path,           # the zip to write
-             *, kind: str | None = None, # a key of RECIPES; None to assume nothing
-             size: int | None = None,   # side in pixels; None for the recipe's
-             crop: str | None = None,   # 'center' for the centre square; None for the recipe's
-             per_class: int | None = None, # take this many of each class
-             n: int | None = None,      # or this many in all; None for everything
-             seed: int | None = 0,      # of the shuffle; None keeps the source's order
-            ) -> dict:                  # what was made: also stored in the zip, under "meta"
+def make_zip(
+    src: str | Path,  # folder, archive or file
+    out: str | Path,  # the zip to write
+    *,
+    kind: str | None = None,  # a key of RECIPES; None to assume nothing
+    size: int | None = None,  # side in pixels; None for the recipe's
+    crop: str | None = None,  # 'center' for the centre square; None for the recipe's
+    per_class: int | None = None,  # take this many of each class
+    n: int | None = None,  # or this many in all; None for everything
+    seed: int | None = 0,  # of the shuffle; None keeps the source's order
+) -> dict:  # what was made: also stored in the zip, under "meta"
     "Make an EDM zip from what a data set is published as."
-    kind = check_choice('kind', kind or 'images', RECIPES); recipe = RECIPES[kind]
-    size, crop = recipe.size if size is None else check_int('size', size, 1), check_choice('crop', crop or recipe.crop, (None, 'center'))
+    kind = check_choice('kind', kind or 'images', RECIPES)
+    recipe = RECIPES[kind]
+    size, crop = (
+        recipe.size if size is None else check_int('size', size, 1),
+        check_choice('crop', crop or recipe.crop, (None, 'center')),
+    )
     seed, out = seed if seed is None else check_int('seed', seed, 0), Path(out).expanduser()
-    if out.suffix != '.zip': raise BadInput('out', str(out), 'a file name that ends in .zip')
+    if out.suffix != '.zip':
+        raise BadInput('out', str(out), 'a file name that ends in .zip')
     tree = open_tree(src)
-    if out.resolve() == tree.src.resolve(): raise BadInput('out', str(out), 'another file than the source')
-    if kind == 'fastmri' and layout(tree) is not read_fastmri: raise BadInput('src', str(tree.src), 'a folder of .h5 volumes')
+    if out.resolve() == tree.src.resolve():
+        raise BadInput('out', str(out), 'another file than the source')
+    if kind == 'fastmri' and layout(tree) is not read_fastmri:
+        raise BadInput('src', str(tree.src), 'a folder of .h5 volumes')
     entries, classes = layout(tree)(tree, recipe.split)
-    if not entries: raise BadInput('src', str(tree.src), f'a source that holds pictures{" of the split " + recipe.split if recipe.split != "train" else ""}')
-    if seed is not None: entries = [entries[i] for i in torch.randperm(len(entries), generator=rng(seed, 'shuffle')).tolist()]
-    labels = torch.tensor([e.label for e in entries]) if recipe.labelled and all(type(e.label) is int and e.label >= 0 for e in entries) else None
-    rule, count = recipe.rule if labels is not None else 'first', len(entries) if n is None else check_int('n', n, 1, len(entries))
+    if not entries:
+        raise BadInput(
+            'src',
+            str(tree.src),
+            f'a source that holds pictures{" of the split " + recipe.split if recipe.split != "train" else ""}',
+        )
+    if seed is not None:
+        entries = [entries[i] for i in torch.randperm(len(entries), generator=rng(seed, 'shuffle')).tolist()]
+    labels = (
+        torch.tensor([e.label for e in entries])
+        if recipe.labelled and all(type(e.label) is int and e.label >= 0 for e in entries)
+        else None
+    )
+    rule, count = (
+        recipe.rule if labels is not None else 'first',
+        len(entries) if n is None else check_int('n', n, 1, len(entries)),
+    )
     if per_class is not None:
-        if n is not None: raise BadInput('n', n, 'left out where per_class is given')
-        if labels is None: raise BadInput('per_class', per_class, 'left out where pictures have no classes')
+        if n is not None:
+            raise BadInput('n', n, 'left out where per_class is given')
+        if labels is None:
+            raise BadInput('per_class', per_class, 'left out where pictures have no classes')
         sizes = labels.unique(return_counts=True)[1]
         rule, count = 'balanced', check_int('per_class', per_class, 1, int(sizes.min())) * len(sizes)
     taken = pick(labels, count, rule).tolist() if count < len(entries) else list(range(count))
+
     def picture(i):
-        try: image = entries[i].open()
-        except Exception as e: raise BadInput('src', f'{tree.src}: {entries[i].name}', f'a picture that opens ({type(e).__name__}: {str(e).split("<")[0].strip()})') from None
+        try:
+            image = entries[i].open()
+        except Exception as e:
+            raise BadInput(
+                'src',
+                f'{tree.src}: {entries[i].name}',
+                f'a picture that opens ({type(e).__name__}: {str(e).split("<")[0].strip()})',
+            ) from None
         return entries[i].name, fit(image, entries[i].name, crop, size)
+
     writable_dir(out.parent)
     pixels, grey = stack(map(picture, progress(taken, desc='reading')), count, str(tree.src))
     images = Images(pixels, None if labels is None else labels[taken], torch.arange(count), kind)
-    meta = dict(recipe=kind, source=tree.src.name, of=len(entries), n=count, rule=rule if count < len(entries) else 'all', seed=seed, crop=crop, size=images.resolution, channels=images.channels, classes=images.classes, grey_expanded=grey, sha=images.sha)
-    write_zip(out, images, dict(meta=meta, source=[entries[i].name for i in taken]) | (dict(classes=classes) if classes and labels is not None else {}))
+    meta = dict(
+        recipe=kind,
+        source=tree.src.name,
+        of=len(entries),
+        n=count,
+        rule=rule if count < len(entries) else 'all',
+        seed=seed,
+        crop=crop,
+        size=images.resolution,
+        channels=images.channels,
+        classes=images.classes,
+        grey_expanded=grey,
+        sha=images.sha,
+    )
+    write_zip(
+        out,
+        images,
+        dict(meta=meta, source=[entries[i].name for i in taken])
+        | (dict(classes=classes) if classes and labels is not None else {}),
+    )
     return dict(out=str(out), **meta)

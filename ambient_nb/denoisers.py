@@ -16,112 +16,134 @@ from .schedules import VPSchedule, iddpm_levels
 # %% ../nbs/07_denoisers.ipynb #64bc98c9
 class Coefficients(NamedTuple):
     "What a preconditioning multiplies with, at some levels."
-    skip: torch.Tensor | float # c_skip, broadcasts with sigma
-    out: torch.Tensor          # c_out
-    norm: torch.Tensor | float # 1 / c_in, the size of the input
-    noise: torch.Tensor        # c_noise
+
+    skip: torch.Tensor | float  # c_skip, broadcasts with sigma
+    out: torch.Tensor  # c_out
+    norm: torch.Tensor | float  # 1 / c_in, the size of the input
+    noise: torch.Tensor  # c_noise
 
 # %% ../nbs/07_denoisers.ipynb #4e6f2059
 class Precond(nn.Module):
     "A network as a denoiser; what the four preconditionings have in common."
-    def __init__(self,
-                 net: nn.Module,         # F(x, c_noise, labels, augment_labels), same resolution out as in
-                 sigma_min: float = 0.,  # levels that the network is made for: the smallest
-                 sigma_max: float = math.inf, # and the largest
-                ):
+
+    def __init__(
+        self,
+        net: nn.Module,  # F(x, c_noise, labels, augment_labels), same resolution out as in
+        sigma_min: float = 0.0,  # levels that the network is made for: the smallest
+        sigma_max: float = math.inf,  # and the largest
+    ):
         super().__init__()
         self.model, self.sigma_min = net, check_float('sigma_min', sigma_min, 0)
-        self.sigma_max = sigma_max if sigma_max == math.inf else check_float('sigma_max', sigma_max, self.sigma_min, open_lo=True)
+        self.sigma_max = (
+            sigma_max if sigma_max == math.inf else check_float('sigma_max', sigma_max, self.sigma_min, open_lo=True)
+        )
 
-    def coefficients(self, sigma: torch.Tensor) -> Coefficients: # levels > 0 of any shape -> four of the same
+    def coefficients(self, sigma: torch.Tensor) -> Coefficients:  # levels > 0 of any shape -> four of the same
         "The four coefficients at some levels."
         raise NotImplementedError(f'{type(self).__name__} says no coefficients; use one of its subclasses')
 
-    def round_sigma(self,
-                    sigma: torch.Tensor | float, # levels, any shape
-                   ) -> torch.Tensor:            # same shape and dtype
+    def round_sigma(
+        self,
+        sigma: torch.Tensor | float,  # levels, any shape
+    ) -> torch.Tensor:  # same shape and dtype
         "The nearest level that the network knows; the same level where it knows all."
         return torch.as_tensor(sigma)
 
     @staticmethod
-    def with_mask(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor: # (B,C,H,W) and the mask of `forward` -> (B,C+k,H,W)
+    def with_mask(
+        x: torch.Tensor, mask: torch.Tensor | None
+    ) -> torch.Tensor:  # (B,C,H,W) and the mask of `forward` -> (B,C+k,H,W)
         "What the network is shown: the image, and behind it which pixels of it are seen."
-        if mask is None: return x
-        if mask.ndim != 4 or len(mask) not in (1, len(x)) or mask.shape[2:] != x.shape[2:]: raise BadInput('mask', tuple(mask.shape), f'of shape ({len(x)} or 1,k,{x.shape[2]},{x.shape[3]})')
+        if mask is None:
+            return x
+        if mask.ndim != 4 or len(mask) not in (1, len(x)) or mask.shape[2:] != x.shape[2:]:
+            raise BadInput('mask', tuple(mask.shape), f'of shape ({len(x)} or 1,k,{x.shape[2]},{x.shape[3]})')
         return torch.cat([x, mask.to(x).expand(len(x), -1, -1, -1)], 1)
 
-    def forward(self,
-                x: torch.Tensor,      # (B,C,H,W) noisy images
-                sigma: torch.Tensor,  # (B,) or a number, > 0
-                labels: torch.Tensor | None = None,         # (B,label_dim) one-hot, or None
-                augment_labels: torch.Tensor | None = None, # (B,augment_dim), or None
-                mask: torch.Tensor | None = None, # (B or 1,k,H,W) which pixels of x are seen, for a network with k more input channels, or None
-               ) -> torch.Tensor:     # (B,C,H,W) float32, the posterior mean it believes in
+    def forward(
+        self,
+        x: torch.Tensor,  # (B,C,H,W) noisy images
+        sigma: torch.Tensor,  # (B,) or a number, > 0
+        labels: torch.Tensor | None = None,  # (B,label_dim) one-hot, or None
+        augment_labels: torch.Tensor | None = None,  # (B,augment_dim), or None
+        mask: torch.Tensor
+        | None = None,  # (B or 1,k,H,W) which pixels of x are seen, for a network with k more input channels, or None
+    ) -> torch.Tensor:  # (B,C,H,W) float32, the posterior mean it believes in
         "Denoise."
         x = x.to(torch.float32)
         c = self.coefficients(bcast(sigma, x))
         F = self.model(self.with_mask(x / c.norm, mask), c.noise.flatten().expand(len(x)), labels, augment_labels)
-        return x * c.skip + F[:, :x.shape[1]].to(torch.float32) * c.out
+        return x * c.skip + F[:, : x.shape[1]].to(torch.float32) * c.out
 
 # %% ../nbs/07_denoisers.ipynb #7fac42bc
 class EDMPrecond(Precond):
     "A network as a denoiser, preconditioned as in EDM."
-    def __init__(self,
-                 net: nn.Module,         # F(x, c_noise, labels, augment_labels), same shape out as in
-                 sigma_data: float = .5, # std of the data, > 0
-                 sigma_min: float = 0.,  # levels that the network is made for: the smallest
-                 sigma_max: float = math.inf, # and the largest
-                ):
+
+    def __init__(
+        self,
+        net: nn.Module,  # F(x, c_noise, labels, augment_labels), same shape out as in
+        sigma_data: float = 0.5,  # std of the data, > 0
+        sigma_min: float = 0.0,  # levels that the network is made for: the smallest
+        sigma_max: float = math.inf,  # and the largest
+    ):
         super().__init__(net, sigma_min, sigma_max)
         self.sigma_data = check_float('sigma_data', sigma_data, 0, open_lo=True)
 
     def coefficients(self, sigma):
         d, norm = self.sigma_data, (sigma**2 + self.sigma_data**2).sqrt()
-        return Coefficients((d / norm)**2, sigma * d / norm, norm, sigma.log() / 4)
+        return Coefficients((d / norm) ** 2, sigma * d / norm, norm, sigma.log() / 4)
 
 # %% ../nbs/07_denoisers.ipynb #c5bdfeef
 class VPPrecond(Precond):
     "A network as a denoiser, preconditioned as VP: it predicts the noise and is told the time."
-    def __init__(self,
-                 net: nn.Module,         # F(x, c_noise, labels, augment_labels), same shape out as in
-                 beta_d: float = 19.9,   # see `VPSchedule`
-                 beta_min: float = .1,   # see `VPSchedule`
-                 M: int = 1000,          # time 1 is told as M-1; >= 2
-                 epsilon_t: float = 1e-5, # smallest time of the training, in (0,1)
-                ):
+
+    def __init__(
+        self,
+        net: nn.Module,  # F(x, c_noise, labels, augment_labels), same shape out as in
+        beta_d: float = 19.9,  # see `VPSchedule`
+        beta_min: float = 0.1,  # see `VPSchedule`
+        M: int = 1000,  # time 1 is told as M-1; >= 2
+        epsilon_t: float = 1e-5,  # smallest time of the training, in (0,1)
+    ):
         self.schedule, self.M = VPSchedule(beta_d, beta_min), check_int('M', M, 2)
         self.epsilon_t = check_float('epsilon_t', epsilon_t, 0, 1, open_lo=True)
         super().__init__(net, self.schedule.sigma(epsilon_t).item(), self.schedule.sigma(1).item())
 
-    def coefficients(self, sigma): return Coefficients(1., -sigma, (sigma**2 + 1).sqrt(), (self.M - 1) * self.schedule.time(sigma))
+    def coefficients(self, sigma):
+        return Coefficients(1.0, -sigma, (sigma**2 + 1).sqrt(), (self.M - 1) * self.schedule.time(sigma))
 
 # %% ../nbs/07_denoisers.ipynb #a6a7de67
 class VEPrecond(Precond):
     "A network as a denoiser, preconditioned as VE: its input keeps its size."
-    def __init__(self,
-                 net: nn.Module,          # F(x, c_noise, labels, augment_labels), same shape out as in
-                 sigma_min: float = .02,  # smallest level of the training
-                 sigma_max: float = 100., # largest level of the training
-                ):
+
+    def __init__(
+        self,
+        net: nn.Module,  # F(x, c_noise, labels, augment_labels), same shape out as in
+        sigma_min: float = 0.02,  # smallest level of the training
+        sigma_max: float = 100.0,  # largest level of the training
+    ):
         super().__init__(net, sigma_min, sigma_max)
 
-    def coefficients(self, sigma): return Coefficients(1., sigma, 1., (sigma / 2).log())
+    def coefficients(self, sigma):
+        return Coefficients(1.0, sigma, 1.0, (sigma / 2).log())
 
 # %% ../nbs/07_denoisers.ipynb #dc2b4b88
 class iDDPMPrecond(Precond):
     "A network as a denoiser, preconditioned as iDDPM: it predicts the noise and is told the number of a level."
-    def __init__(self,
-                 net: nn.Module,    # F(x, c_noise, labels, augment_labels); output channels beyond those of x are dropped
-                 C_1: float = .001, # see `iddpm_levels`
-                 C_2: float = .008, # see `iddpm_levels`
-                 M: int = 1000,     # number of levels, >= 2
-                ):
+
+    def __init__(
+        self,
+        net: nn.Module,  # F(x, c_noise, labels, augment_labels); output channels beyond those of x are dropped
+        C_1: float = 0.001,  # see `iddpm_levels`
+        C_2: float = 0.008,  # see `iddpm_levels`
+        M: int = 1000,  # number of levels, >= 2
+    ):
         u = iddpm_levels(M, C_1, C_2)
         super().__init__(net, u[-2].item(), u[0].item())
         self.C_1, self.C_2, self.M = C_1, C_2, len(u) - 1
         self.register_buffer('u', u.float())
 
-    def nearest(self, sigma): # levels -> their numbers j, same shape
+    def nearest(self, sigma):  # levels -> their numbers j, same shape
         "The number of the nearest level; never that of 0."
         return (sigma.flatten()[:, None] - self.u[:-1].to(sigma)).abs().argmin(1).reshape(sigma.shape)
 
@@ -129,7 +151,8 @@ class iDDPMPrecond(Precond):
         sigma = torch.as_tensor(sigma)
         return self.u.to(sigma)[self.nearest(sigma)]
 
-    def coefficients(self, sigma): return Coefficients(1., -sigma, (sigma**2 + 1).sqrt(), (self.M - 1 - self.nearest(sigma)).to(sigma.dtype))
+    def coefficients(self, sigma):
+        return Coefficients(1.0, -sigma, (sigma**2 + 1).sqrt(), (self.M - 1 - self.nearest(sigma)).to(sigma.dtype))
 
 # %% ../nbs/07_denoisers.ipynb #cf822671
 PRECONDS = dict(vp=VPPrecond, ve=VEPrecond, iddpm=iDDPMPrecond, edm=EDMPrecond)

@@ -21,21 +21,34 @@ from .rows import TABLE_METRICS, Row, load_rows
 from .stats import Estimate
 
 # %% ../nbs/18d_draw.ipynb #f0b2bb2d
-STYLE = {'baseline': dict(color='#d55e00', linestyle='--', marker='s'), 'two-regime': dict(color='#0072b2', linestyle='-', marker='o'), 'held-out': dict(color='0.35', linestyle=':', marker='')}
-COLUMNS = {'memorized': '% memorized (1/3 rule)', 'sim>0.9': '% sim > .9', 'sim>0.95': '% sim > .95', 'sim>0.99': '% sim > .99', 'sim>null99': '% sim > null 99th', 'similarity_mean': 'mean similarity', 'distance_median': 'median nearest distance', 'frechet': 'Fréchet distance'}
+STYLE = {
+    'baseline': dict(color='#d55e00', linestyle='--', marker='s'),
+    'two-regime': dict(color='#0072b2', linestyle='-', marker='o'),
+    'held-out': dict(color='0.35', linestyle=':', marker=''),
+}
+COLUMNS = {
+    'memorized': '% memorized (1/3 rule)',
+    'sim>0.9': '% sim > .9',
+    'sim>0.95': '% sim > .95',
+    'sim>0.99': '% sim > .99',
+    'sim>null99': '% sim > null 99th',
+    'similarity_mean': 'mean similarity',
+    'distance_median': 'median nearest distance',
+    'frechet': 'Fréchet distance',
+}
 
 # %% ../nbs/18d_draw.ipynb #6499d47d
 ABSOLUTE = {'similarity_mean': 3, 'distance_median': 2, 'frechet': 2}  # metrics that are no shares, and their decimals
 
 # %% ../nbs/18d_draw.ipynb #b5add4d5
-def shown(metric: str, e: Estimate) -> str: # shares as percentages
+def shown(metric: str, e: Estimate) -> str:  # shares as percentages
     "An estimate as a table shows it."
     return f'{e:.{ABSOLUTE[metric]}f}' if metric in ABSOLUTE else f'{100 * e:.1f}'
 
 # %% ../nbs/18d_draw.ipynb #d0cfd8b9
-def bounded(metric: str, e: Estimate) -> Estimate: # not for differences
+def bounded(metric: str, e: Estimate) -> Estimate:  # not for differences
     "An estimate whose interval stays within what the metric can be."
-    return e if metric in ABSOLUTE or e.lo is None else replace(e, lo=max(e.lo, 0.), hi=min(e.hi, 1.))
+    return e if metric in ABSOLUTE or e.lo is None else replace(e, lo=max(e.lo, 0.0), hi=min(e.hi, 1.0))
 
 # %% ../nbs/18d_draw.ipynb #3311493b
 def table(rows: list[Row]) -> pd.DataFrame:
@@ -43,25 +56,37 @@ def table(rows: list[Row]) -> pd.DataFrame:
     lines = {}
     for r in rows:
         n, method, it, metric = r.name
-        if method == 'difference' or metric not in TABLE_METRICS: continue
+        if method == 'difference' or metric not in TABLE_METRICS:
+            continue
         line = lines.setdefault((n, it, method), {})
         line[COLUMNS[metric]] = shown(metric, bounded(metric, r.ours))
-        if (claim := known().get(r.claim)) and claim.printed is not None: line['printed'] = '; '.join(filter(None, [line.get('printed'), f'{COLUMNS[metric]} {shown(metric, Estimate(claim.printed, None, None, 1))}']))
+        if (claim := known().get(r.claim)) and claim.printed is not None:
+            line['printed'] = '; '.join(
+                filter(
+                    None,
+                    [line.get('printed'), f'{COLUMNS[metric]} {shown(metric, Estimate(claim.printed, None, None, 1))}'],
+                )
+            )
         line.setdefault('interval over', f'{r.ours.n} {r.ours.over}')
     kept = {k: v for k, v in lines.items() if k[2] not in METHODS or k[1] in budgets_of(rows, k[0])}
-    frame = pd.DataFrame({k: {'printed': 'not available' if k[2] in METHODS else ''} | v for k, v in kept.items()}).T.fillna('')
+    frame = pd.DataFrame(
+        {k: {'printed': 'not available' if k[2] in METHODS else ''} | v for k, v in kept.items()}
+    ).T.fillna('')
     frame.index.names = ['n', 'iteration', 'method']
     return frame.sort_index(level=[0, 1], sort_remaining=False)
 
 # %% ../nbs/18d_draw.ipynb #d62ebb79
-def budgets_of(rows: list[Row],
-               n: int,  # training-set size
-              ) -> list: # iterations
+def budgets_of(
+    rows: list[Row],
+    n: int,  # training-set size
+) -> list:  # iterations
     "The iterations at which a direction is judged."
-    return sorted({r.labels['it'] for r in rows if r.labels['method'] == 'difference' and r.claim and r.labels['n'] == n})
+    return sorted(
+        {r.labels['it'] for r in rows if r.labels['method'] == 'difference' and r.claim and r.labels['n'] == n}
+    )
 
 # %% ../nbs/18d_draw.ipynb #0f65db71
-def iterations(r: Row) -> str: # of both arms, where they differ
+def iterations(r: Row) -> str:  # of both arms, where they differ
     "When a row was read."
     other = r.detail.get('against', {}).get('it', r.labels['it'])
     return f'{r.labels["it"]:,}' + f' against {other:,}' * (other != r.labels['it']) if r.labels['it'] else ''
@@ -69,28 +94,69 @@ def iterations(r: Row) -> str: # of both arms, where they differ
 # %% ../nbs/18d_draw.ipynb #14d1a859
 def differences(rows: list[Row]) -> pd.DataFrame:
     "What differs between two arms, paired by seed, at each budget: the memorized share, and whatever else there is a claim about, with the verdict."
-    found = [r for r in rows if r.labels['method'] == 'difference' and r.labels['metric'] in COLUMNS and (r.claim or r.labels['metric'] == 'memorized' and r.labels['budget'] is not None)]
-    return pd.DataFrame([{'n': r.labels['n'], 'iteration': iterations(r), 'difference': r.labels.get('pair', 'two-regime − baseline'), 'of': COLUMNS[r.labels['metric']], 'paired difference': shown(r.labels['metric'], r.ours),
-                          'per seed': ', '.join(shown(r.labels['metric'], Estimate(v, None, None, 1)) for v in r.detail['values']), 'claim': r.claim or 'none', 'verdict': r.verdict} for r in found])
+    found = [
+        r
+        for r in rows
+        if r.labels['method'] == 'difference'
+        and r.labels['metric'] in COLUMNS
+        and (r.claim or r.labels['metric'] == 'memorized' and r.labels['budget'] is not None)
+    ]
+    return pd.DataFrame(
+        [
+            {
+                'n': r.labels['n'],
+                'iteration': iterations(r),
+                'difference': r.labels.get('pair', 'two-regime − baseline'),
+                'of': COLUMNS[r.labels['metric']],
+                'paired difference': shown(r.labels['metric'], r.ours),
+                'per seed': ', '.join(
+                    shown(r.labels['metric'], Estimate(v, None, None, 1)) for v in r.detail['values']
+                ),
+                'claim': r.claim or 'none',
+                'verdict': r.verdict,
+            }
+            for r in found
+        ]
+    )
 
 # %% ../nbs/18d_draw.ipynb #d4c8237e
-def crossing(points: list, # of (iteration, share), iterations rising
-             share: float, # in [0,1]
-            ) -> float | None: # the iteration, None when the share is never reached
+def crossing(
+    points: list,  # of (iteration, share), iterations rising
+    share: float,  # in [0,1]
+) -> float | None:  # the iteration, None when the share is never reached
     "When a curve first reaches a share, between two of its points by a straight line."
     for (a, low), (b, high) in zip(points, points[1:]):
-        if low < share <= high: return a + (b - a) * (share - low) / (high - low)
+        if low < share <= high:
+            return a + (b - a) * (share - low) / (high - low)
 
 # %% ../nbs/18d_draw.ipynb #ed04d59d
-def delays(rows: list[Row], shares=(.1, .25, .5)) -> pd.DataFrame:
+def delays(rows: list[Row], shares=(0.1, 0.25, 0.5)) -> pd.DataFrame:
     "How many iterations each method needs until a share of its samples is memorized, and the ratio; seed by seed."
     lines = []
     for n in sorted({r.labels['n'] for r in rows}):
-        curves = {m: sorted(pick_rows(rows, n=n, method=m, metric='memorized'), key=lambda r: r.labels['it']) for m in METHODS}
+        curves = {
+            m: sorted(pick_rows(rows, n=n, method=m, metric='memorized'), key=lambda r: r.labels['it']) for m in METHODS
+        }
         for share in shares:
-            at = [{m: crossing([(0, 0.), *((r.labels['it'], r.detail['values'][k]) for r in curves[m])], share) for m in METHODS} for k in range(len(curves['baseline'][0].detail['values']))]
-            line = {'n': n, 'share memorized': f'{share:.0%}'} | {f'{m}, iteration': ', '.join('not reached' if a[m] is None else f'{a[m]:,.0f}' for a in at) for m in METHODS}
-            lines.append(line | {'delay': ', '.join('' if None in a.values() else f'×{a["two-regime"] / a["baseline"]:.2f}' for a in at)})
+            at = [
+                {
+                    m: crossing([(0, 0.0), *((r.labels['it'], r.detail['values'][k]) for r in curves[m])], share)
+                    for m in METHODS
+                }
+                for k in range(len(curves['baseline'][0].detail['values']))
+            ]
+            line = {'n': n, 'share memorized': f'{share:.0%}'} | {
+                f'{m}, iteration': ', '.join('not reached' if a[m] is None else f'{a[m]:,.0f}' for a in at)
+                for m in METHODS
+            }
+            lines.append(
+                line
+                | {
+                    'delay': ', '.join(
+                        '' if None in a.values() else f'×{a["two-regime"] / a["baseline"]:.2f}' for a in at
+                    )
+                }
+            )
     return pd.DataFrame(lines)
 
 # %% ../nbs/18d_draw.ipynb #b42e4ede
@@ -99,38 +165,56 @@ def pick_rows(rows, **labels) -> list[Row]:
     return [r for r in rows if all(r.labels[k] == v for k, v in labels.items())]
 
 # %% ../nbs/18d_draw.ipynb #a60e3888
-def selection(folder) -> pd.DataFrame: # of select_sigma_n.*.json
+def selection(folder) -> pd.DataFrame:  # of select_sigma_n.*.json
     "How sigma_n was chosen on seed 0: two-regime minus baseline for each candidate, at each budget."
     lines = []
     for file in sorted(folder.glob('select_sigma_n.*.json')):
-        rows = load_rows(file); line = {'sigma_n': file.name[len('select_sigma_n.'):-len('.json')]}
-        for metric in ('memorized', 'frechet'): line |= {f'{COLUMNS[metric]}, iteration {r.labels["it"]:,}': shown(metric, r.ours) for r in pick_rows(rows, method='difference', metric=metric) if r.labels['it'] in budgets_of(rows, r.labels['n'])}
+        rows = load_rows(file)
+        line = {'sigma_n': file.name[len('select_sigma_n.') : -len('.json')]}
+        for metric in ('memorized', 'frechet'):
+            line |= {
+                f'{COLUMNS[metric]}, iteration {r.labels["it"]:,}': shown(metric, r.ours)
+                for r in pick_rows(rows, method='difference', metric=metric)
+                if r.labels['it'] in budgets_of(rows, r.labels['n'])
+            }
         lines.append(line)
     return pd.DataFrame(lines)
 
 # %% ../nbs/18d_draw.ipynb #a5fca727
-def printed_values(notebook: str, # its name
-                  ) -> pd.DataFrame: # one line per data set, arm and metric, one column per n; 'not available' where nobody knows
+def printed_values(
+    notebook: str,  # its name
+) -> pd.DataFrame:  # one line per data set, arm and metric, one column per n; 'not available' where nobody knows
     "What a paper prints for a table or figure, beside the error of reading it off a picture."
     cells = {}
     for c in known().values():
         if c.kind == 'value' and c.notebook == notebook:
             _, dataset, n, arm, metric = c.id.split('/')
-            cells.setdefault((dataset, arm, COLUMNS[metric]), {})[int(n)] = c.printed_text if c.printed is None else shown(metric, Estimate(c.printed, None, None, 1)) + f' ± {shown(metric, Estimate(c.reading_error, None, None, 1))}' * bool(c.reading_error)
+            cells.setdefault((dataset, arm, COLUMNS[metric]), {})[int(n)] = (
+                c.printed_text
+                if c.printed is None
+                else shown(metric, Estimate(c.printed, None, None, 1))
+                + f' ± {shown(metric, Estimate(c.reading_error, None, None, 1))}' * bool(c.reading_error)
+            )
     frame = pd.DataFrame(cells).T.fillna('').sort_index(axis=1)
     return frame.rename_axis(index=['data', 'arm', 'metric'], columns='n')
 
 # %% ../nbs/18d_draw.ipynb #871267e7
 def deviations(key: str = 'main') -> pd.DataFrame:
     "Where a paper is silent or contradicts its own code, and what the paper profile does."
-    return pd.DataFrame(papers()[check_choice('key', key, papers())].settings).fillna('').set_index('quantity').rename(columns=dict(ours='ours, in the paper profile unless it says otherwise'))
+    return (
+        pd.DataFrame(papers()[check_choice('key', key, papers())].settings)
+        .fillna('')
+        .set_index('quantity')
+        .rename(columns=dict(ours='ours, in the paper profile unless it says otherwise'))
+    )
 
 # %% ../nbs/18d_draw.ipynb #083e96c4
 def panels(rows: list[Row], width: float = 4.2, height: float = 3.2):
     "A figure with one panel per training-set size: (figure, [(n, axes), …])."
     import matplotlib.pyplot as plt
+
     ns = sorted({r.labels['n'] for r in rows})
-    fig, axes = plt.subplots(1, len(ns), figsize=(width * len(ns) + .6, height), squeeze=False)
+    fig, axes = plt.subplots(1, len(ns), figsize=(width * len(ns) + 0.6, height), squeeze=False)
     return fig, list(zip(ns, axes[0]))
 
 # %% ../nbs/18d_draw.ipynb #7d8b325f
@@ -142,12 +226,19 @@ def curve_figure(rows: list[Row], metric: str = 'memorized'):
     for n, ax in axes:
         for method in METHODS:
             points = sorted(pick_rows(rows, n=n, method=method, metric=metric), key=lambda r: r.labels['it'])
-            its, values = [r.labels['it'] for r in points], scale * np.array([[r.ours.value, r.ours.lo, r.ours.hi] for r in points]).clip(0, None if scale == 1 else 1)
-            ax.plot(its, values[:, 0], label=method, **STYLE[method]); ax.fill_between(its, values[:, 1], values[:, 2], color=STYLE[method]['color'], alpha=.2, linewidth=0)
+            its, values = (
+                [r.labels['it'] for r in points],
+                scale
+                * np.array([[r.ours.value, r.ours.lo, r.ours.hi] for r in points]).clip(0, None if scale == 1 else 1),
+            )
+            ax.plot(its, values[:, 0], label=method, **STYLE[method])
+            ax.fill_between(its, values[:, 1], values[:, 2], color=STYLE[method]['color'], alpha=0.2, linewidth=0)
         null = pick_rows(rows, n=n, method='held-out', metric=metric)[0].ours
         ax.axhline(scale * null.value, label='held-out images', **STYLE['held-out'])
-        for b in budgets_of(rows, n): ax.axvline(b, color='0.85', zorder=0)
-        ax.set(xlabel='iteration', ylabel=COLUMNS[metric], title=f'n = {n}', ylim=(-2 if scale == 100 else 0, None)); ax.legend(frameon=False)
+        for b in budgets_of(rows, n):
+            ax.axvline(b, color='0.85', zorder=0)
+        ax.set(xlabel='iteration', ylabel=COLUMNS[metric], title=f'n = {n}', ylim=(-2 if scale == 100 else 0, None))
+        ax.legend(frameon=False)
     fig.tight_layout()
     return fig
 
@@ -157,9 +248,26 @@ def similarity_figure(rows: list[Row]):
     fig, axes = panels(rows)
     for n, ax in axes:
         for method in ('held-out', *METHODS):
-            h = max(pick_rows(rows, n=n, method=method, metric='sim>null99'), key=lambda r: r.labels['it']).detail['histogram']
-            ax.stairs([100 * s for s in h['share']], h['edges'], label=method, color=STYLE[method]['color'], linestyle=STYLE[method]['linestyle'], linewidth=1.6)
-        ax.set(xlabel='cosine similarity to the most similar training image', ylabel='% of images per bin of 0.01', title=f'n = {n}', yscale='log', xlim=(.5, 1.005)); ax.set_yticks([.1, 1, 10, 100], ['.1', '1', '10', '100']); ax.legend(frameon=False, loc='upper left')
+            h = max(pick_rows(rows, n=n, method=method, metric='sim>null99'), key=lambda r: r.labels['it']).detail[
+                'histogram'
+            ]
+            ax.stairs(
+                [100 * s for s in h['share']],
+                h['edges'],
+                label=method,
+                color=STYLE[method]['color'],
+                linestyle=STYLE[method]['linestyle'],
+                linewidth=1.6,
+            )
+        ax.set(
+            xlabel='cosine similarity to the most similar training image',
+            ylabel='% of images per bin of 0.01',
+            title=f'n = {n}',
+            yscale='log',
+            xlim=(0.5, 1.005),
+        )
+        ax.set_yticks([0.1, 1, 10, 100], ['.1', '1', '10', '100'])
+        ax.legend(frameon=False, loc='upper left')
     fig.tight_layout()
     return fig
 
@@ -170,8 +278,16 @@ def loss_figure(rows: list[Row]):
     for n, ax in axes:
         for method in METHODS:
             series = pick_rows(rows, n=n, method=method, metric='loss')[0].detail
-            for i, loss in enumerate(series['loss']): ax.plot(series['it'], loss, label=method if i == 0 else None, linewidth=1, **{**STYLE[method], 'marker': '.' if len(loss) == 1 else ''})
-        ax.set(xlabel='iteration', ylabel='weighted loss per pixel', title=f'n = {n}', ylim=(0, None)); ax.legend(frameon=False)
+            for i, loss in enumerate(series['loss']):
+                ax.plot(
+                    series['it'],
+                    loss,
+                    label=method if i == 0 else None,
+                    linewidth=1,
+                    **{**STYLE[method], 'marker': '.' if len(loss) == 1 else ''},
+                )
+        ax.set(xlabel='iteration', ylabel='weighted loss per pixel', title=f'n = {n}', ylim=(0, None))
+        ax.legend(frameon=False)
     fig.tight_layout()
     return fig
 
@@ -182,28 +298,45 @@ def error_figure(rows: list[Row]):
     for n, ax in axes:
         for method in METHODS:
             d = pick_rows(rows, n=n, method=method, metric='error_ratio')[0].detail
-            for i, ratio in enumerate(d['ratio']): ax.loglog(d['sigma'], ratio, label=method if i == 0 else None, linewidth=1.2, **{**STYLE[method], 'marker': STYLE[method]['marker'] if i == 0 else '', 'markersize': 4})
-        ax.axhline(1, color='0.35', linestyle=':'); ax.axvline(d['sigma_n'], color='0.7', linewidth=1); ax.annotate('$\\sigma_n$', (d['sigma_n'], 1), xytext=(3, 4), textcoords='offset points')
+            for i, ratio in enumerate(d['ratio']):
+                ax.loglog(
+                    d['sigma'],
+                    ratio,
+                    label=method if i == 0 else None,
+                    linewidth=1.2,
+                    **{**STYLE[method], 'marker': STYLE[method]['marker'] if i == 0 else '', 'markersize': 4},
+                )
+        ax.axhline(1, color='0.35', linestyle=':')
+        ax.axvline(d['sigma_n'], color='0.7', linewidth=1)
+        ax.annotate('$\\sigma_n$', (d['sigma_n'], 1), xytext=(3, 4), textcoords='offset points')
         ax.set(xlabel='noise level $\\sigma$ (images in [-1,1])', ylabel='held-out / training error', title=f'n = {n}')
-        ax.set_xticks([.05, .2, 1, 5], ['.05', '.2', '1', '5']); top = max(max(r) for r in d['ratio']); ticks = [t for t in (1, 2, 5, 10, 20, 50, 100) if t <= 2 * top]; ax.set_yticks(ticks, ticks); ax.minorticks_off(); ax.legend(frameon=False)
+        ax.set_xticks([0.05, 0.2, 1, 5], ['.05', '.2', '1', '5'])
+        top = max(max(r) for r in d['ratio'])
+        ticks = [t for t in (1, 2, 5, 10, 20, 50, 100) if t <= 2 * top]
+        ax.set_yticks(ticks, ticks)
+        ax.minorticks_off()
+        ax.legend(frameon=False)
     fig.tight_layout()
     return fig
 
 # %% ../nbs/18d_draw.ipynb #80cd5712
-def error_table(rows: list[Row], sigmas=(.1, .3, .55, .75, 1.4, 3.)) -> pd.DataFrame:
+def error_table(rows: list[Row], sigmas=(0.1, 0.3, 0.55, 0.75, 1.4, 3.0)) -> pd.DataFrame:
     "Held-out over training denoising error at a few levels, mean over seeds."
     lines = []
     for r in (r for r in rows if r.labels['metric'] == 'error_ratio'):
         mean = dict(zip(r.detail['sigma'], np.mean(r.detail['ratio'], 0)))
-        lines.append({'n': r.labels['n'], 'method': r.labels['method']} | {f'sigma {s:g}': f'{mean[s]:.2f}' for s in sigmas})
+        lines.append(
+            {'n': r.labels['n'], 'method': r.labels['method']} | {f'sigma {s:g}': f'{mean[s]:.2f}' for s in sigmas}
+        )
     return pd.DataFrame(lines)
 
 # %% ../nbs/18d_draw.ipynb #b224c082
-def budget_rows(rows: list[Row], metric: str) -> dict: # name -> its rows, one per budget
+def budget_rows(rows: list[Row], metric: str) -> dict:  # name -> its rows, one per budget
     "The rows of the arms at their budgets."
     found = {}
     for r in rows:
-        if r.labels['metric'] == metric and r.labels['budget'] is not None and r.labels['method'] != 'difference': found.setdefault((r.labels['method'], r.labels['n']), []).append(r)
+        if r.labels['metric'] == metric and r.labels['budget'] is not None and r.labels['method'] != 'difference':
+            found.setdefault((r.labels['method'], r.labels['n']), []).append(r)
     return {k: sorted(v, key=lambda r: r.labels['it']) for k, v in found.items()}
 
 # %% ../nbs/18d_draw.ipynb #e0a86256
@@ -212,87 +345,218 @@ def arms_table(rows: list[Row], metrics=('memorized', 'sim>null99', 'frechet')) 
     lines, space = [], {}
     for (name, n), found in budget_rows(rows, 'memorized').items():
         first, last = found[0], found[-1]
-        line = {'arm': name, 'n': n, 'iterations': f'{last.labels["it"]:,}', f'{COLUMNS["memorized"]}, first budget': shown('memorized', bounded('memorized', first.ours))}
+        line = {
+            'arm': name,
+            'n': n,
+            'iterations': f'{last.labels["it"]:,}',
+            f'{COLUMNS["memorized"]}, first budget': shown('memorized', bounded('memorized', first.ours)),
+        }
         for m in metrics:
-            r = next(r for r in rows if r.name == (n, name, last.labels['it'], m)); space.setdefault(m, r.metric_id)
-            line[COLUMNS[m]] = shown(m, bounded(m, r.ours)) + f' in {r.metric_id.rpartition("@ ")[2].rpartition("-")[0]}' * (r.metric_id != space[m])
-        lines.append(line | {'memorized per seed': ', '.join(f'{100 * v:.1f}' for v in last.detail['values']), 'interval over': f'{last.ours.n} {last.ours.over}'})
-    lines += [{'arm': r.labels['method'].replace('held-out', 'held-out images'), 'n': r.labels['n'], COLUMNS['memorized']: shown('memorized', r.ours)} for r in rows if r.labels['method'].startswith('held-out') and r.labels['metric'] == 'memorized']
-    lines += [{'arm': 'training images', 'n': r.labels['n'], COLUMNS['frechet']: shown('frechet', r.ours)} for r in rows if r.labels['method'] == 'training images']
+            r = next(r for r in rows if r.name == (n, name, last.labels['it'], m))
+            space.setdefault(m, r.metric_id)
+            line[COLUMNS[m]] = shown(
+                m, bounded(m, r.ours)
+            ) + f' in {r.metric_id.rpartition("@ ")[2].rpartition("-")[0]}' * (r.metric_id != space[m])
+        lines.append(
+            line
+            | {
+                'memorized per seed': ', '.join(f'{100 * v:.1f}' for v in last.detail['values']),
+                'interval over': f'{last.ours.n} {last.ours.over}',
+            }
+        )
+    lines += [
+        {
+            'arm': r.labels['method'].replace('held-out', 'held-out images'),
+            'n': r.labels['n'],
+            COLUMNS['memorized']: shown('memorized', r.ours),
+        }
+        for r in rows
+        if r.labels['method'].startswith('held-out') and r.labels['metric'] == 'memorized'
+    ]
+    lines += [
+        {'arm': 'training images', 'n': r.labels['n'], COLUMNS['frechet']: shown('frechet', r.ours)}
+        for r in rows
+        if r.labels['method'] == 'training images'
+    ]
     return pd.DataFrame(lines).fillna('').set_index('arm')
 
 # %% ../nbs/18d_draw.ipynb #455c4978
 def cost(rows: list[Row]) -> str:
     "What a notebook's rows took: its trainings, of which arms may share some, or the calculation of a theory notebook."
     where = f'{rows[0].provenance["hardware"]}, torch {rows[0].provenance["torch"]}'
-    if any('sec' in r.cost for r in rows): return f'{max(r.cost.get("sec", 0) for r in rows):.0f} s; {where}'
-    last = {(r.labels['method'], r.labels['n']): r for r in sorted((r for r in rows if r.cost), key=lambda r: r.labels['it'])}.values()
-    took = sorted({r.cost['training_sec'] / len(r.seeds) for r in last}); runs = len(took) * len(rows[0].seeds)
+    if any('sec' in r.cost for r in rows):
+        return f'{max(r.cost.get("sec", 0) for r in rows):.0f} s; {where}'
+    last = {
+        (r.labels['method'], r.labels['n']): r
+        for r in sorted((r for r in rows if r.cost), key=lambda r: r.labels['it'])
+    }.values()
+    took = sorted({r.cost['training_sec'] / len(r.seeds) for r in last})
+    runs = len(took) * len(rows[0].seeds)
     return f'{runs} trainings, {sum(took) * len(rows[0].seeds) / 60:.0f} minutes in all, {took[0]:.0f} to {took[-1]:.0f} s each; {where}'
 
 # %% ../nbs/18d_draw.ipynb #87696be7
-def whiskers(e: Estimate) -> list: # [[down], [up]], in %
+def whiskers(e: Estimate) -> list:  # [[down], [up]], in %
     "An interval as matplotlib wants it."
     return [[100 * max(e.value - e.lo, 0)], [100 * max(e.hi - e.value, 0)]] if e.lo is not None else None
 
 # %% ../nbs/18d_draw.ipynb #c5fc1cfe
-def arms_figure(rows: list[Row],
-                panels: dict,      # title -> names of arms; an arm with a place on the axis is drawn there
-                xlabel: dict | str = '', # of a panel's axis, by title
-                log: tuple = (),   # titles of the panels with a logarithmic axis
-                even: tuple = (),  # titles of the panels whose places stand at equal distances
-               ):
+def arms_figure(
+    rows: list[Row],
+    panels: dict,  # title -> names of arms; an arm with a place on the axis is drawn there
+    xlabel: dict | str = '',  # of a panel's axis, by title
+    log: tuple = (),  # titles of the panels with a logarithmic axis
+    even: tuple = (),  # titles of the panels whose places stand at equal distances
+):
     "Memorization of the arms, a panel for each question: both budgets, the mean over seeds with its interval, each seed as a dot."
     import matplotlib.pyplot as plt
     from matplotlib.transforms import ScaledTranslation
+
     arms = budget_rows(rows, 'memorized')
-    sizes = sorted({n for _, n in arms}) if len({name for name, _ in arms}) < len(arms) else [None] # a panel for each, where an arm has several
+    sizes = (
+        sorted({n for _, n in arms}) if len({name for name, _ in arms}) < len(arms) else [None]
+    )  # a panel for each, where an arm has several
     wanted = [(title, names, n) for title, names in panels.items() for n in sizes]
-    fig, axes = plt.subplots(1, len(wanted), figsize=(.6 + 4. * len(wanted), 3.6), squeeze=False)
+    fig, axes = plt.subplots(1, len(wanted), figsize=(0.6 + 4.0 * len(wanted), 3.6), squeeze=False)
     for ax, (title, names, size) in zip(axes[0], wanted):
         found = [rs for (name, n), rs in arms.items() if name in names and size in (None, n)]
-        place = [rs[0].labels['x'] for rs in found]; numeric = len(found) > 1 and None not in place
+        place = [rs[0].labels['x'] for rs in found]
+        numeric = len(found) > 1 and None not in place
         ticks = [f'{x:g}' if numeric else rs[0].labels['method'] for x, rs in zip(place, found)]
-        if not numeric or title in even: place = list(range(len(found)))
-        low, high = min(place), max(place); ax.set_xscale('log' if numeric and title in log else 'linear')
+        if not numeric or title in even:
+            place = list(range(len(found)))
+        low, high = min(place), max(place)
+        ax.set_xscale('log' if numeric and title in log else 'linear')
         for k, (label, color, marker) in enumerate((('first budget', '#56b4e9', 'o'), ('last budget', '#d55e00', 's'))):
-            beside = ax.transData + ScaledTranslation((k - .5) * 5 / 72, 0, fig.dpi_scale_trans) # so that neither hides the other
+            beside = ax.transData + ScaledTranslation(
+                (k - 0.5) * 5 / 72, 0, fig.dpi_scale_trans
+            )  # so that neither hides the other
             for x, rs in zip(place, found):
                 r = rs[0 if k == 0 else -1]
-                ax.errorbar([x], [100 * r.ours.value], yerr=whiskers(bounded('memorized', r.ours)), color=color, marker=marker, capsize=3, label=label if x == place[0] else None, zorder=3, transform=beside)
-                if len(r.detail['values']) > 1: ax.plot([x] * len(r.detail['values']), [100 * v for v in r.detail['values']], '.', color=color, alpha=.5, markersize=4, transform=beside)
-            if numeric: ax.plot(place, [100 * rs[0 if k == 0 else -1].ours.value for rs in found], color=color, linewidth=1, linestyle='--' if k == 0 else '-', transform=beside)
+                ax.errorbar(
+                    [x],
+                    [100 * r.ours.value],
+                    yerr=whiskers(bounded('memorized', r.ours)),
+                    color=color,
+                    marker=marker,
+                    capsize=3,
+                    label=label if x == place[0] else None,
+                    zorder=3,
+                    transform=beside,
+                )
+                if len(r.detail['values']) > 1:
+                    ax.plot(
+                        [x] * len(r.detail['values']),
+                        [100 * v for v in r.detail['values']],
+                        '.',
+                        color=color,
+                        alpha=0.5,
+                        markersize=4,
+                        transform=beside,
+                    )
+            if numeric:
+                ax.plot(
+                    place,
+                    [100 * rs[0 if k == 0 else -1].ours.value for rs in found],
+                    color=color,
+                    linewidth=1,
+                    linestyle='--' if k == 0 else '-',
+                    transform=beside,
+                )
         null = [r.ours.value for r in rows if r.labels['method'] == 'held-out' and r.labels['metric'] == 'memorized']
-        if null: ax.axhline(100 * null[0], color='0.35', linestyle=':', linewidth=1, label='held-out images')
-        many = len(place) > 6; ax.set_xlim((low * (low / high)**.08, high * (high / low)**.08) if ax.get_xscale() == 'log' else (low - .08 * (high - low or 1), high + .08 * (high - low or 1)))
-        ax.set_xticks(place, ticks, **(dict(rotation=60 * many, fontsize=8 if many else 10) if numeric else dict(rotation=35, ha='right', fontsize=8))); ax.minorticks_off()
-        ax.set(title=title if size is None else f'{title}, n = {size}', ylabel=COLUMNS['memorized'], xlabel=xlabel if isinstance(xlabel, str) else xlabel.get(title, ''), ylim=(-3, 103))
-    axes[0, -1].legend(frameon=False, fontsize=8, loc='center left', bbox_to_anchor=(1, .5)); fig.tight_layout()
+        if null:
+            ax.axhline(100 * null[0], color='0.35', linestyle=':', linewidth=1, label='held-out images')
+        many = len(place) > 6
+        ax.set_xlim(
+            (low * (low / high) ** 0.08, high * (high / low) ** 0.08)
+            if ax.get_xscale() == 'log'
+            else (low - 0.08 * (high - low or 1), high + 0.08 * (high - low or 1))
+        )
+        ax.set_xticks(
+            place,
+            ticks,
+            **(
+                dict(rotation=60 * many, fontsize=8 if many else 10)
+                if numeric
+                else dict(rotation=35, ha='right', fontsize=8)
+            ),
+        )
+        ax.minorticks_off()
+        ax.set(
+            title=title if size is None else f'{title}, n = {size}',
+            ylabel=COLUMNS['memorized'],
+            xlabel=xlabel if isinstance(xlabel, str) else xlabel.get(title, ''),
+            ylim=(-3, 103),
+        )
+    axes[0, -1].legend(frameon=False, fontsize=8, loc='center left', bbox_to_anchor=(1, 0.5))
+    fig.tight_layout()
     return fig
 
 # %% ../nbs/18d_draw.ipynb #425b9bb6
 def pareto_figure(rows: list[Row]):
     "Memorization against the Fréchet distance, one point an arm at its last budget; arms that no other beats in both are ringed and joined."
     import matplotlib.pyplot as plt
+
     sizes = sorted({n for _, n in budget_rows(rows, 'memorized')})
-    fig, axes = plt.subplots(1, len(sizes), figsize=(.6 + 6.2 * len(sizes), 3.8), squeeze=False)
+    fig, axes = plt.subplots(1, len(sizes), figsize=(0.6 + 6.2 * len(sizes), 3.8), squeeze=False)
     for ax, n in zip(axes[0], sizes):
-        memorized, frechet = ({k[0]: v[-1] for k, v in budget_rows(rows, m).items() if k[1] == n} for m in ('memorized', 'frechet'))
+        memorized, frechet = (
+            {k[0]: v[-1] for k, v in budget_rows(rows, m).items() if k[1] == n} for m in ('memorized', 'frechet')
+        )
         points = {k: (frechet[k].ours.value, 100 * memorized[k].ours.value) for k in memorized}
-        shades = dict(zip((k for k in points if k != 'baseline'), plt.get_cmap('viridis')(np.linspace(0, .9, max(len(points) - 1, 1)))))
+        shades = dict(
+            zip(
+                (k for k in points if k != 'baseline'),
+                plt.get_cmap('viridis')(np.linspace(0, 0.9, max(len(points) - 1, 1))),
+            )
+        )
         for (k, (x, y)), marker in zip(points.items(), 's' + 'ov^<>DPX' * len(points)):
-            ax.errorbar([x], [y], xerr=None if frechet[k].ours.lo is None else [[max(x - frechet[k].ours.lo, 0)], [max(frechet[k].ours.hi - x, 0)]], yerr=whiskers(bounded('memorized', memorized[k].ours)), color=shades.get(k, '#d55e00'), marker=marker, linestyle='', capsize=2, elinewidth=.6, label=k.replace('sigma_n', '$\\sigma_n$'))
-        front = sorted(p for p in points.values() if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points.values()))
-        ax.plot(*zip(*front), color='0.3', linestyle=':', marker='o', markersize=15, markerfacecolor='none', markeredgewidth=1, label='Pareto front of the means', zorder=0)
-        for r in pick_rows(rows, n=n, method='training images'): ax.axvline(r.ours.value, color='0.6', linewidth=1, linestyle='--', label='the training images', zorder=0)
-        ax.set(xlabel='Fréchet distance to held-out images', ylabel=COLUMNS['memorized'], title=f'n = {n}'); ax.legend(frameon=False, fontsize=8, loc='center left', bbox_to_anchor=(1, .5))
+            ax.errorbar(
+                [x],
+                [y],
+                xerr=None
+                if frechet[k].ours.lo is None
+                else [[max(x - frechet[k].ours.lo, 0)], [max(frechet[k].ours.hi - x, 0)]],
+                yerr=whiskers(bounded('memorized', memorized[k].ours)),
+                color=shades.get(k, '#d55e00'),
+                marker=marker,
+                linestyle='',
+                capsize=2,
+                elinewidth=0.6,
+                label=k.replace('sigma_n', '$\\sigma_n$'),
+            )
+        front = sorted(
+            p for p in points.values() if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points.values())
+        )
+        ax.plot(
+            *zip(*front),
+            color='0.3',
+            linestyle=':',
+            marker='o',
+            markersize=15,
+            markerfacecolor='none',
+            markeredgewidth=1,
+            label='Pareto front of the means',
+            zorder=0,
+        )
+        for r in pick_rows(rows, n=n, method='training images'):
+            ax.axvline(r.ours.value, color='0.6', linewidth=1, linestyle='--', label='the training images', zorder=0)
+        ax.set(xlabel='Fréchet distance to held-out images', ylabel=COLUMNS['memorized'], title=f'n = {n}')
+        ax.legend(frameon=False, fontsize=8, loc='center left', bbox_to_anchor=(1, 0.5))
     fig.tight_layout()
     return fig
 
 # %% ../nbs/18d_draw.ipynb #9240c65c
-BADGES = {'same direction': '#009e73', 'agree': '#009e73', 'holds': '#009e73', 'opposite direction': '#d55e00', 'disagree': '#d55e00', 'fails': '#d55e00'} # verdict -> color; grey for all others
+BADGES = {
+    'same direction': '#009e73',
+    'agree': '#009e73',
+    'holds': '#009e73',
+    'opposite direction': '#d55e00',
+    'disagree': '#d55e00',
+    'fails': '#d55e00',
+}  # verdict -> color; grey for all others
 
-def badge(verdict: str) -> str: # HTML
+
+def badge(verdict: str) -> str:  # HTML
     "A verdict as a coloured word."
     color = next((c for v, c in BADGES.items() if verdict.startswith(v)), '#777777')
     return f'<span style="background:{color};color:#fff;border-radius:4px;padding:1px 6px;white-space:nowrap">{verdict}</span>'
@@ -305,43 +569,73 @@ def expected(c: Claim) -> str:
 # %% ../nbs/18d_draw.ipynb #7aa488fe
 def command(notebook: str, r: Row | None, rows: list[Row]) -> str:
     "What runs a notebook again as it was run for a row; committed rows of a custom plan differ from quick in their iterations."
-    if r is None or r.profile != 'custom': return f'ambient-nb reproduce --only {notebook.removeprefix("repro_")} --profile {r.profile if r else "quick"}'
+    if r is None or r.profile != 'custom':
+        return f'ambient-nb reproduce --only {notebook.removeprefix("repro_")} --profile {r.profile if r else "quick"}'
     return f'ambient-nb reproduce {notebook} --profile quick -p iters={max(o.labels["it"] for o in rows if o.profile == "custom" and o.id.split("/")[0] == r.id.split("/")[0])}'
 
 # %% ../nbs/18d_draw.ipynb #c8bc8308
-def claims_table(key: str,  # of a paper
-                 rows: list[Row], # committed ones, of any notebooks
-                 kinds: tuple = ('direction', 'law'), # of claims; also 'value'
-                ) -> pd.DataFrame: # one line per claim and row; HTML in the column `verdict`
+def claims_table(
+    key: str,  # of a paper
+    rows: list[Row],  # committed ones, of any notebooks
+    kinds: tuple = ('direction', 'law'),  # of claims; also 'value'
+) -> pd.DataFrame:  # one line per claim and row; HTML in the column `verdict`
     "The claims of a paper with their verdicts."
     lines, sets = [], {}
-    for r in rows: sets.setdefault((r.id.split('/')[0], r.profile), []).append(r)
+    for r in rows:
+        sets.setdefault((r.id.split('/')[0], r.profile), []).append(r)
     costs = {k: cost(v).split(';')[0] for k, v in sets.items()}
     for c in (c for c in papers()[check_choice('key', key, papers())].claims if c.kind in kinds):
         found = sorted((r for r in rows if r.claim == c.id), key=lambda r: r.profile == 'custom')
         base = {'claim': c.id, 'statement': c.statement, 'printed or expected': expected(c), 'notebook': c.notebook}
         for r in found or [None]:
-            about = {'of': '', 'n': '', 'iteration': '', 'profile': '', 'ours': 'no row yet', 'verdict': badge('not run')} if r is None else {
-                'of': r.labels.get('pair', ''), 'n': r.labels['n'] or '', 'iteration': iterations(r), 'profile': r.profile.replace('custom', 'tried afterwards'), 'ours': shown(r.labels['metric'], r.ours) if r.labels['metric'] in COLUMNS else f'{r.ours:.3g}', 'verdict': badge(r.verdict)}
-            lines.append(base | about | {'cost of the notebook': '' if r is None else costs[r.id.split('/')[0], r.profile], 'again': command(c.notebook, r, rows)})
+            about = (
+                {'of': '', 'n': '', 'iteration': '', 'profile': '', 'ours': 'no row yet', 'verdict': badge('not run')}
+                if r is None
+                else {
+                    'of': r.labels.get('pair', ''),
+                    'n': r.labels['n'] or '',
+                    'iteration': iterations(r),
+                    'profile': r.profile.replace('custom', 'tried afterwards'),
+                    'ours': shown(r.labels['metric'], r.ours) if r.labels['metric'] in COLUMNS else f'{r.ours:.3g}',
+                    'verdict': badge(r.verdict),
+                }
+            )
+            lines.append(
+                base
+                | about
+                | {
+                    'cost of the notebook': '' if r is None else costs[r.id.split('/')[0], r.profile],
+                    'again': command(c.notebook, r, rows),
+                }
+            )
     return pd.DataFrame(lines)
 
 # %% ../nbs/18d_draw.ipynb #72579ba2
-def neighbours_figure(plan: Plan,
-                      arms: list | None = None, # of Arm; None for the first two
-                      count: int = 10,          # samples of each
-                     ):
+def neighbours_figure(
+    plan: Plan,
+    arms: list | None = None,  # of Arm; None for the first two
+    count: int = 10,  # samples of each
+):
     "The first samples of each arm, each above its nearest training image; copies by the 1/3 rule are framed."
     import matplotlib.pyplot as plt
+
     arms, seed, colors = list(arms or plan.arms[:2]), plan.seeds[0], ('#d55e00', '#0072b2', '#009e73', '#cc79a7')
-    fig, axes = plt.subplots(2 * len(arms), count, figsize=(.8 * count, 1.8 * len(arms)))
+    fig, axes = plt.subplots(2 * len(arms), count, figsize=(0.8 * count, 1.8 * len(arms)))
     for m, arm in enumerate(arms):
-        run = plan.run(arm, seed); df, _, images = measure(run, arm.train.iters, plan.out)
+        run = plan.run(arm, seed)
+        df, _, images = measure(run, arm.train.iters, plan.out)
         train = training_images(run).pixels
         for i in range(count):
             for ax, image in ((axes[2 * m, i], images[i]), (axes[2 * m + 1, i], train[int(df.nearest[i])])):
-                ax.imshow(image.permute(1, 2, 0).squeeze(-1).numpy(), cmap='gray', vmin=0, vmax=255); ax.set(xticks=[], yticks=[])
-                for side in ax.spines.values(): side.set(visible=bool(df.memorized[i]), color=colors[m % 4], linewidth=2.5)
-        axes[2 * m, 0].set_ylabel(f'{arm.name}\nsample', fontsize=7); axes[2 * m + 1, 0].set_ylabel('nearest\ntraining', fontsize=7)
-    fig.suptitle(f'n = {arms[0].n}, seed {seed}, iteration {arms[0].train.iters:,}; framed = memorized by the 1/3 rule', fontsize=9); fig.tight_layout()
+                ax.imshow(image.permute(1, 2, 0).squeeze(-1).numpy(), cmap='gray', vmin=0, vmax=255)
+                ax.set(xticks=[], yticks=[])
+                for side in ax.spines.values():
+                    side.set(visible=bool(df.memorized[i]), color=colors[m % 4], linewidth=2.5)
+        axes[2 * m, 0].set_ylabel(f'{arm.name}\nsample', fontsize=7)
+        axes[2 * m + 1, 0].set_ylabel('nearest\ntraining', fontsize=7)
+    fig.suptitle(
+        f'n = {arms[0].n}, seed {seed}, iteration {arms[0].train.iters:,}; framed = memorized by the 1/3 rule',
+        fontsize=9,
+    )
+    fig.tight_layout()
     return fig

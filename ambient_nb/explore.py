@@ -13,53 +13,101 @@ from .audit import Audit, pairs_html, verdict_html
 from .core import check_int
 
 # %% ../nbs/19_explore.ipynb #31df3a7c
-ORDERS = {'most suspicious': None, 'nearest': ('d1', True), 'most similar': ('similarity', False), 'in the order of the files': ('sample', True)}  # name: column, ascending
+ORDERS = {
+    'most suspicious': None,
+    'nearest': ('d1', True),
+    'most similar': ('similarity', False),
+    'in the order of the files': ('sample', True),
+}  # name: column, ascending
 
 # %% ../nbs/19_explore.ipynb #d53c9167
 class Explorer:
     "A panel over an audit; `widget` is what JupyterLab shows."
-    def __init__(self,
-                 audit: Audit, # to look through
-                 *, shown: int = 12, # samples on a page
-                ):
+
+    def __init__(
+        self,
+        audit: Audit,  # to look through
+        *,
+        shown: int = 12,  # samples on a page
+    ):
         self.original, self.audit, self.shown, self.chosen = audit, audit, check_int('shown', shown, 1, 96), None
         tested = [name for name in audit.sets if name != 'train']
-        self.threshold = widgets.FloatSlider(audit.threshold, min=.01, max=1, step=.01, description='d1/d2 below', readout_format='.2f', continuous_update=False)
-        self.order, self.set = widgets.Dropdown(options=list(ORDERS), description='order'), widgets.Dropdown(options=tested, description='images')
+        self.threshold = widgets.FloatSlider(
+            audit.threshold,
+            min=0.01,
+            max=1,
+            step=0.01,
+            description='d1/d2 below',
+            readout_format='.2f',
+            continuous_update=False,
+        )
+        self.order, self.set = (
+            widgets.Dropdown(options=list(ORDERS), description='order'),
+            widgets.Dropdown(options=tested, description='images'),
+        )
         self.page = widgets.BoundedIntText(1, min=1, max=1, description='page')
-        self.verdict, self.grid, self.detail = widgets.HTML(), widgets.Box(layout=widgets.Layout(flex_flow='row wrap')), widgets.HTML()
-        for control in (self.threshold, self.order, self.set, self.page): control.observe(self.update, 'value')
-        self.widget = widgets.VBox([widgets.HTML(f'<style>{report.STYLE}</style>'), self.verdict, widgets.HBox([self.threshold, self.order, self.set, self.page]), self.grid, self.detail])
+        self.verdict, self.grid, self.detail = (
+            widgets.HTML(),
+            widgets.Box(layout=widgets.Layout(flex_flow='row wrap')),
+            widgets.HTML(),
+        )
+        for control in (self.threshold, self.order, self.set, self.page):
+            control.observe(self.update, 'value')
+        self.widget = widgets.VBox(
+            [
+                widgets.HTML(f'<style>{report.STYLE}</style>'),
+                self.verdict,
+                widgets.HBox([self.threshold, self.order, self.set, self.page]),
+                self.grid,
+                self.detail,
+            ]
+        )
         self.update()
 
-    def __repr__(self): return f'Explorer of {self.audit}'
+    def __repr__(self):
+        return f'Explorer of {self.audit}'
 
-    def lines(self) -> pd.DataFrame: # of the set that is looked at, in the chosen order
+    def lines(self) -> pd.DataFrame:  # of the set that is looked at, in the chosen order
         df, by = self.audit.rows(self.set.value), ORDERS[self.order.value]
         return df if by is None else df.sort_values(by[0], ascending=by[1], kind='stable')
 
-    def update(self, change=None): # after a control was moved
+    def update(self, change=None):  # after a control was moved
         self.audit = self.original.at(self.threshold.value)
-        lines = self.lines(); self.page.max = -(-len(lines) // self.shown)
-        visible = lines.iloc[(self.page.value - 1) * self.shown:][:self.shown]
+        lines = self.lines()
+        self.page.max = -(-len(lines) // self.shown)
+        visible = lines.iloc[(self.page.value - 1) * self.shown :][: self.shown]
         self.verdict.value = f'<div class="audit">{verdict_html(self.audit)}</div>'
         self.grid.children = tuple(self.tile(r) for r in visible.itertuples())
 
-    def tile(self, r): # one sample and the button that chooses it
-        button = widgets.Button(description=f'{r.sample}: {r.ratio:.2f}', button_style='warning' if r.memorized else '', layout=widgets.Layout(width='110px'), tooltip=r.name)
+    def tile(self, r):  # one sample and the button that chooses it
+        button = widgets.Button(
+            description=f'{r.sample}: {r.ratio:.2f}',
+            button_style='warning' if r.memorized else '',
+            layout=widgets.Layout(width='110px'),
+            tooltip=r.name,
+        )
         button.on_click(lambda _: self.choose(r.sample))
-        return widgets.VBox([widgets.HTML(f'<div class="audit">{report.picture(self.audit.sets[r.set].pixels[r.sample])}</div>'), button])
+        return widgets.VBox(
+            [
+                widgets.HTML(f'<div class="audit">{report.picture(self.audit.sets[r.set].pixels[r.sample])}</div>'),
+                button,
+            ]
+        )
 
-    def choose(self, sample: int): # its number in the set that is looked at
+    def choose(self, sample: int):  # its number in the set that is looked at
         self.chosen = (self.set.value, check_int('sample', sample, 0, len(self.audit.sets[self.set.value]) - 1))
         self.detail.value = f'<div class="audit">{self.detail_html()}</div>'
 
-    def detail_html(self): # the chosen image beside its nearest training images
-        if self.chosen is None: return '<p class="soft">Click a number to see what is near that sample.</p>'
-        of, i = self.chosen; p, near = self.audit.sets[of], self.audit.neighbours(i, of, k=min(8, len(self.audit.train)))
-        pictures = [report.picture(p.pixels[i], p.names[i])] + [report.picture(self.audit.train.pixels[r.position], f'{r.name}, d {r.d:.3g}') for r in near.itertuples()]
+    def detail_html(self):  # the chosen image beside its nearest training images
+        if self.chosen is None:
+            return '<p class="soft">Click a number to see what is near that sample.</p>'
+        of, i = self.chosen
+        p, near = self.audit.sets[of], self.audit.neighbours(i, of, k=min(8, len(self.audit.train)))
+        pictures = [report.picture(p.pixels[i], p.names[i])] + [
+            report.picture(self.audit.train.pixels[r.position], f'{r.name}, d {r.d:.3g}') for r in near.itertuples()
+        ]
         return report.card(pictures, f'{of} image {i} and its nearest training images, from left to right')
 
-    def _repr_html_(self): # the panel as it stands, for a printed page
-        lines = self.lines().iloc[(self.page.value - 1) * self.shown:][:self.shown]
+    def _repr_html_(self):  # the panel as it stands, for a printed page
+        lines = self.lines().iloc[(self.page.value - 1) * self.shown :][: self.shown]
         return f'<style>{report.STYLE}</style><div class="audit" style="padding:8px">{verdict_html(self.audit)}{pairs_html(self.audit, lines)}<h2>Chosen</h2>{self.detail_html()}</div>'

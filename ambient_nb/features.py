@@ -21,14 +21,16 @@ from .data import Images, digits, order, to_float
 # %% ../nbs/12_features.ipynb #819f5363
 class Encoder:
     "Features with an identity; subclasses define `name`, `definition`, `dim` and `embed`."
-    name: str        # for people
-    definition: dict # everything the features depend on, JSON-able
-    dim: int         # length of a feature vector
-    block: int = 256 # images per block
-    device = torch.device('cpu') # where features are computed
+
+    name: str  # for people
+    definition: dict  # everything the features depend on, JSON-able
+    dim: int  # length of a feature vector
+    block: int = 256  # images per block
+    device = torch.device('cpu')  # where features are computed
 
     @property
-    def id(self) -> str: return f'{self.name}-{content_hash(self.definition)[:8]}'
+    def id(self) -> str:
+        return f'{self.name}-{content_hash(self.definition)[:8]}'
 
     def prepare(self, u: torch.Tensor) -> torch.Tensor:
         "Bytes (B,C,H,W) to what `embed` takes: here floats in [-1,1]."
@@ -39,159 +41,239 @@ class Encoder:
         raise TypeError(f'{type(self).__name__} does not define embed')
 
     @torch.no_grad()
-    def __call__(self,
-                 images: torch.Tensor, # (N,C,H,W) uint8
-                ) -> torch.Tensor:     # (N,dim) float32
+    def __call__(
+        self,
+        images: torch.Tensor,  # (N,C,H,W) uint8
+    ) -> torch.Tensor:  # (N,dim) float32
         "The features of images."
-        if images.dtype != torch.uint8 or images.ndim != 4: raise BadInput('images', f'{images.dtype} {tuple(images.shape)}', 'uint8 of shape (N,C,H,W)')
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            raise BadInput('images', f'{images.dtype} {tuple(images.shape)}', 'uint8 of shape (N,C,H,W)')
         out = torch.empty(len(images), self.dim)
         for start in progress(range(0, len(images), self.block), desc=self.name):
-            part = images[start:start + self.block]
+            part = images[start : start + self.block]
             padded = torch.cat([part, part[:1].expand(self.block - len(part), *part.shape[1:])])
-            out[start:start + len(part)] = self.embed(self.prepare(padded.to(self.device)))[:len(part)]
+            out[start : start + len(part)] = self.embed(self.prepare(padded.to(self.device)))[: len(part)]
         return out
 
 # %% ../nbs/12_features.ipynb #84536fce
 class PixelEncoder(Encoder):
     "Pixels in [-1,1] minus the mean of a reference set."
+
     name = 'pixels'
-    def __init__(self,
-                 reference: Images, # whose mean is subtracted
-                ):
+
+    def __init__(
+        self,
+        reference: Images,  # whose mean is subtracted
+    ):
         self.mean = to_float(reference.pixels).double().mean(0).float()
         self.dim = self.mean.numel()
         self.definition = dict(kind='pixels', mean=hashlib.sha256(self.mean.numpy().tobytes()).hexdigest())
 
-    def embed(self, x): return (x - self.mean).flatten(1)
+    def embed(self, x):
+        return (x - self.mean).flatten(1)
 
 # %% ../nbs/12_features.ipynb #ac478122
-def digits_net() -> nn.Sequential: # 8x8 grey images to 10 logits; all but the last layer make the feature
+def digits_net() -> nn.Sequential:  # 8x8 grey images to 10 logits; all but the last layer make the feature
     "The architecture, its weights still to be filled in: torch would draw them from the global generator."
     with torch.device('meta'):
-        net = nn.Sequential(nn.Conv2d(1, 32, 3, padding=1), nn.SiLU(), nn.Conv2d(32, 64, 3, padding=1, stride=2), nn.SiLU(), nn.Conv2d(64, 32, 3, padding=1), nn.SiLU(),
-                            nn.AvgPool2d(2), nn.Flatten(), nn.Linear(128, 10))
+        net = nn.Sequential(
+            nn.Conv2d(1, 32, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(32, 64, 3, padding=1, stride=2),
+            nn.SiLU(),
+            nn.Conv2d(64, 32, 3, padding=1),
+            nn.SiLU(),
+            nn.AvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(128, 10),
+        )
     return net.to_empty(device='cpu')
 
 # %% ../nbs/12_features.ipynb #9986f120
-def shifted(x: torch.Tensor,      # (B,1,8,8)
-            shifts: torch.Tensor, # (B,2) whole pixels, -1 to 1
-           ) -> torch.Tensor:
+def shifted(
+    x: torch.Tensor,  # (B,1,8,8)
+    shifts: torch.Tensor,  # (B,2) whole pixels, -1 to 1
+) -> torch.Tensor:
     "Each image moved by its own shift; what enters is background."
     grid = torch.arange(8)
     rows, columns = (grid + 1 - shifts[:, :1])[:, :, None], (grid + 1 - shifts[:, 1:])[:, None, :]
-    return F.pad(x, (1, 1, 1, 1), value=-1.)[torch.arange(len(x))[:, None, None], 0, rows, columns][:, None]
+    return F.pad(x, (1, 1, 1, 1), value=-1.0)[torch.arange(len(x))[:, None, None], 0, rows, columns][:, None]
 
 # %% ../nbs/12_features.ipynb #74894637
-def train_digits_encoder(seed: int = 0,     # of weights, order and shifts
-                         steps: int = 400, # of 64 images
-                        ) -> nn.Sequential: # in eval mode
+def train_digits_encoder(
+    seed: int = 0,  # of weights, order and shifts
+    steps: int = 400,  # of 64 images
+) -> nn.Sequential:  # in eval mode
     "Train the digits encoder on the labels of the pool."
     pool, net = digits()[0], digits_net()
     for name, p in net.named_parameters():
-        p.data = torch.randn(p.shape, generator=rng(seed, 'encoder', name)) / p[0].numel()**.5 if p.ndim > 1 else torch.zeros_like(p)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=.05)
+        p.data = (
+            torch.randn(p.shape, generator=rng(seed, 'encoder', name)) / p[0].numel() ** 0.5
+            if p.ndim > 1
+            else torch.zeros_like(p)
+        )
+    optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
     for it in range(check_int('steps', steps, 1)):
         rows = order(len(pool), seed, it * 64, 64)
         shifts = torch.randint(-1, 2, (64, 2), generator=rng(seed, 'shifts', it))
         loss = F.cross_entropy(net(shifted(to_float(pool.pixels[rows]), shifts)), pool.labels[rows])
-        optimizer.zero_grad(); loss.backward(); optimizer.step(); schedule.step()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
     return net.eval()
 
 # %% ../nbs/12_features.ipynb #064c6438
 class DigitsEncoder(Encoder):
     "The last layer of filters of a classifier of 8x8 digits, minus its mean over the pool."
+
     name, dim = 'digits-cnn', 128
-    def __init__(self,
-                 net: nn.Sequential | None = None, # from `train_digits_encoder`; None for the shipped weights
-                ):
+
+    def __init__(
+        self,
+        net: nn.Sequential | None = None,  # from `train_digits_encoder`; None for the shipped weights
+    ):
         if net is None:
             net = digits_net().eval()
             net.load_state_dict(load_file(asset('digits_encoder.safetensors')))
         self.net = net[:-1].requires_grad_(False)
         self.logits = net.requires_grad_(False)
         weights = b''.join(v.numpy().tobytes() for v in net.state_dict().values())
-        self.definition = dict(kind='digits-cnn', weights=hashlib.sha256(weights).hexdigest(), layer='filters 2x2', preprocessing='[-1,1]', centred='mean over the pool')
-        self.mean = 0.
+        self.definition = dict(
+            kind='digits-cnn',
+            weights=hashlib.sha256(weights).hexdigest(),
+            layer='filters 2x2',
+            preprocessing='[-1,1]',
+            centred='mean over the pool',
+        )
+        self.mean = 0.0
         self.mean = self(digits()[0].pixels).double().mean(0).float()
 
     def embed(self, x):
-        if x.shape[1:] != (1, 8, 8): raise BadInput('images', tuple(x.shape), 'of shape (N,1,8,8) for the digits encoder')
+        if x.shape[1:] != (1, 8, 8):
+            raise BadInput('images', tuple(x.shape), 'of shape (N,1,8,8) for the digits encoder')
         return self.net(x) - self.mean
 
-    def accuracy(self, images: Images) -> float: # in [0,1]
+    def accuracy(self, images: Images) -> float:  # in [0,1]
         "The share of images whose class it names."
         return (self.logits(to_float(images.pixels)).argmax(1) == images.labels).double().mean().item()
 
 # %% ../nbs/12_features.ipynb #4bd305e9
-def conv_block(inputs: int,  # channels in
-               outputs: int, # channels out
-              ) -> nn.Sequential:
+def conv_block(
+    inputs: int,  # channels in
+    outputs: int,  # channels out
+) -> nn.Sequential:
     "A 3x3 convolution, batch normalisation, ReLU."
     return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
 
 # %% ../nbs/12_features.ipynb #56064b74
 class Residual(nn.Module):
     "The input plus what two convolution blocks make of it."
-    def __init__(self,
-                 channels: int, # in and out
-                ):
+
+    def __init__(
+        self,
+        channels: int,  # in and out
+    ):
         super().__init__()
         self.body = nn.Sequential(conv_block(channels, channels), conv_block(channels, channels))
 
-    def forward(self, x): return x + self.body(x)
+    def forward(self, x):
+        return x + self.body(x)
 
 # %% ../nbs/12_features.ipynb #486ca5a5
-def cifar_net(width: int = 32) -> nn.Sequential: # colour images, 16 px or more, to 10 logits
+def cifar_net(width: int = 32) -> nn.Sequential:  # colour images, 16 px or more, to 10 logits
     "The architecture, its weights still to be filled in."
     w = width
     with torch.device('meta'):
-        net = nn.Sequential(conv_block(3, w), conv_block(w, 2*w), nn.MaxPool2d(2), Residual(2*w), conv_block(2*w, 4*w), nn.MaxPool2d(2),
-                            conv_block(4*w, 8*w), nn.MaxPool2d(2), Residual(8*w), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(8*w, 10))
+        net = nn.Sequential(
+            conv_block(3, w),
+            conv_block(w, 2 * w),
+            nn.MaxPool2d(2),
+            Residual(2 * w),
+            conv_block(2 * w, 4 * w),
+            nn.MaxPool2d(2),
+            conv_block(4 * w, 8 * w),
+            nn.MaxPool2d(2),
+            Residual(8 * w),
+            nn.AdaptiveMaxPool2d(1),
+            nn.Flatten(),
+            nn.Linear(8 * w, 10),
+        )
     return net.to_empty(device='cpu')
 
 # %% ../nbs/12_features.ipynb #a9f11666
-def cifar_filters(net: nn.Sequential, # from `cifar_net`
-                  x: torch.Tensor,    # (B,3,32,32) in [-1,1]
-                 ) -> torch.Tensor:   # (B,32*width)
+def cifar_filters(
+    net: nn.Sequential,  # from `cifar_net`
+    x: torch.Tensor,  # (B,3,32,32) in [-1,1]
+) -> torch.Tensor:  # (B,32*width)
     "Filters in the middle of the network, averaged over quarters of the image and over its mirror image."
-    def half(x): return F.adaptive_avg_pool2d(net[:8](x), 2).flatten(1)
+
+    def half(x):
+        return F.adaptive_avg_pool2d(net[:8](x), 2).flatten(1)
+
     return (half(x) + half(x.flip(-1))) / 2
 
 # %% ../nbs/12_features.ipynb #d3553ccf
 class CifarEncoder(Encoder):
     "Filters of a classifier of CIFAR-10, minus their mean over training images."
+
     name, block = 'cifar10-cnn', 32
-    def __init__(self,
-                 weights: str | Path | None = None, # a file from `smallcnn.save_cnn`; None for the shipped one
-                 *, device: str | torch.device | None = 'cpu', # None for the best there is
-                ):
+
+    def __init__(
+        self,
+        weights: str | Path | None = None,  # a file from `smallcnn.save_cnn`; None for the shipped one
+        *,
+        device: str | torch.device | None = 'cpu',  # None for the best there is
+    ):
         file, self.device = Path(weights or asset('cifar10_encoder.safetensors')), pick_device(device)
         try:
-            with safe_open(file, 'pt') as stored: tensors, self.card = {k: stored.get_tensor(k) for k in stored.keys()}, json.loads(stored.metadata()['card'])
+            with safe_open(file, 'pt') as stored:
+                tensors, self.card = (
+                    {k: stored.get_tensor(k) for k in stored.keys()},
+                    json.loads(stored.metadata()['card']),
+                )
             mean, self.logits = tensors.pop('mean'), cifar_net()
             self.logits.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
-        except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as e: raise BadInput('weights', str(file), f'a file that smallcnn.save_cnn wrote ({type(e).__name__}: {str(e).splitlines()[0]})') from None
+        except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as e:
+            raise BadInput(
+                'weights',
+                str(file),
+                f'a file that smallcnn.save_cnn wrote ({type(e).__name__}: {str(e).splitlines()[0]})',
+            ) from None
         self.logits.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
         self.mean, self.dim = mean.float().to(self.device), len(mean)
-        self.definition = dict(kind='cifar10-cnn', weights=file_sha(file), layer='net[:8], means of quarters, averaged with the mirror image', preprocessing='[-1,1], grey as three equal channels', centred='mean over its training images')
+        self.definition = dict(
+            kind='cifar10-cnn',
+            weights=file_sha(file),
+            layer='net[:8], means of quarters, averaged with the mirror image',
+            preprocessing='[-1,1], grey as three equal channels',
+            centred='mean over its training images',
+        )
 
     def prepare(self, u):
-        if u.shape[1] not in (1, 3) or u.shape[2:] != (32, 32): raise BadInput('images', tuple(u.shape), 'of shape (N,1,32,32) or (N,3,32,32) for the CIFAR-10 encoder')
+        if u.shape[1] not in (1, 3) or u.shape[2:] != (32, 32):
+            raise BadInput('images', tuple(u.shape), 'of shape (N,1,32,32) or (N,3,32,32) for the CIFAR-10 encoder')
         return to_float(u.expand(-1, 3, -1, -1))
 
-    def embed(self, x): return cifar_filters(self.logits, x) - self.mean
+    def embed(self, x):
+        return cifar_filters(self.logits, x) - self.mean
 
     @torch.no_grad()
-    def accuracy(self, images: Images) -> float: # in [0,1]
+    def accuracy(self, images: Images) -> float:  # in [0,1]
         "The share of images whose class it names."
-        return sum(int((self.logits(self.prepare(u.to(self.device))).argmax(1).cpu() == labels).sum()) for u, labels in zip(images.pixels.split(self.block), images.labels.split(self.block))) / len(images)
+        return sum(
+            int((self.logits(self.prepare(u.to(self.device))).argmax(1).cpu() == labels).sum())
+            for u, labels in zip(images.pixels.split(self.block), images.labels.split(self.block))
+        ) / len(images)
 
 # %% ../nbs/12_features.ipynb #6f30c2df
 @lru_cache(maxsize=4)
-def encoder_for(dataset: str,      # a data set's name
-                reference: Images, # whose mean pixels are measured from, where there is no better encoder
-               ) -> Encoder:
+def encoder_for(
+    dataset: str,  # a data set's name
+    reference: Images,  # whose mean pixels are measured from, where there is no better encoder
+) -> Encoder:
     "The encoder that the package uses for a data set."
-    if dataset == 'digits' and reference.resolution == 8: return DigitsEncoder()
+    if dataset == 'digits' and reference.resolution == 8:
+        return DigitsEncoder()
     return CifarEncoder() if dataset == 'cifar10' and reference.resolution == 32 else PixelEncoder(reference)

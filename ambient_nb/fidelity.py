@@ -13,124 +13,191 @@ from .core import BadInput, check_float, check_int
 from .stats import Estimate
 
 # %% ../nbs/13_fidelity.ipynb #3fbec6b8
-def frechet_gaussians(mu_a: np.ndarray,  # (d,)
-                      cov_a: np.ndarray, # (d,d)
-                      mu_b: np.ndarray,  # (d,)
-                      cov_b: np.ndarray, # (d,d)
-                     ) -> float:         # >= 0
+def frechet_gaussians(
+    mu_a: np.ndarray,  # (d,)
+    cov_a: np.ndarray,  # (d,d)
+    mu_b: np.ndarray,  # (d,)
+    cov_b: np.ndarray,  # (d,d)
+) -> float:  # >= 0
     "The squared Fréchet distance between two Gaussians."
-    if mu_a.shape != mu_b.shape or cov_a.shape != cov_b.shape: raise BadInput('mu_b, cov_b', (mu_b.shape, cov_b.shape), f'of shapes {mu_a.shape} and {cov_a.shape}, as the other Gaussian has')
+    if mu_a.shape != mu_b.shape or cov_a.shape != cov_b.shape:
+        raise BadInput(
+            'mu_b, cov_b',
+            (mu_b.shape, cov_b.shape),
+            f'of shapes {mu_a.shape} and {cov_a.shape}, as the other Gaussian has',
+        )
     values, vectors = np.linalg.eigh(cov_a)
     root = vectors * np.sqrt(values.clip(min=0)) @ vectors.T
     middle = np.linalg.eigvalsh(root @ cov_b @ root).clip(min=0)
-    return float(max(((mu_a - mu_b)**2).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * np.sqrt(middle).sum(), 0.))
+    return float(max(((mu_a - mu_b) ** 2).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * np.sqrt(middle).sum(), 0.0))
 
 # %% ../nbs/13_fidelity.ipynb #0d745b8a
-def as_features(name: str, # the parameter's name, for the error
-                x,         # (N,d) array or tensor
-               ) -> np.ndarray: # float64
+def as_features(
+    name: str,  # the parameter's name, for the error
+    x,  # (N,d) array or tensor
+) -> np.ndarray:  # float64
     "Features as float64, checked."
     x = np.asarray(x, dtype=np.float64)
-    if x.ndim != 2 or len(x) < 2 or not np.isfinite(x).all(): raise BadInput(name, f'an array of shape {x.shape}', 'finite features of shape (N,d) with N >= 2')
+    if x.ndim != 2 or len(x) < 2 or not np.isfinite(x).all():
+        raise BadInput(name, f'an array of shape {x.shape}', 'finite features of shape (N,d) with N >= 2')
     return x
 
 # %% ../nbs/13_fidelity.ipynb #0403b17c
-def frechet(a, # (N,d) features
-            b, # (M,d) features of the other set
-           ) -> float: # >= 0
+def frechet(
+    a,  # (N,d) features
+    b,  # (M,d) features of the other set
+) -> float:  # >= 0
     "The squared Fréchet distance between two sets of features."
     a, b = as_features('a', a), as_features('b', b)
-    if a.shape[1] != b.shape[1]: raise BadInput('b', f'{b.shape[1]} features', f'{a.shape[1]} features, as the other set has')
-    if max(len(a), len(b)) > a.shape[1]: return frechet_gaussians(a.mean(0), np.cov(a, rowvar=False).reshape(a.shape[1], -1), b.mean(0), np.cov(b, rowvar=False).reshape(b.shape[1], -1))
+    if a.shape[1] != b.shape[1]:
+        raise BadInput('b', f'{b.shape[1]} features', f'{a.shape[1]} features, as the other set has')
+    if max(len(a), len(b)) > a.shape[1]:
+        return frechet_gaussians(
+            a.mean(0),
+            np.cov(a, rowvar=False).reshape(a.shape[1], -1),
+            b.mean(0),
+            np.cov(b, rowvar=False).reshape(b.shape[1], -1),
+        )
     shift = a.mean(0) - b.mean(0)
     a, b = ((x - x.mean(0)) / np.sqrt(len(x) - 1) for x in (a, b))
-    return float(max((shift**2).sum() + (a**2).sum() + (b**2).sum() - 2 * np.linalg.svd(a @ b.T, compute_uv=False).sum(), 0.))
+    return float(
+        max((shift**2).sum() + (a**2).sum() + (b**2).sum() - 2 * np.linalg.svd(a @ b.T, compute_uv=False).sum(), 0.0)
+    )
 
 # %% ../nbs/13_fidelity.ipynb #e9020bff
-def frechet_estimate(a,  # (N,d) features, generated
-                     b,  # (M,d) features, reference
-                     *, n_boot: int = 100, # resamples of both sets
-                     level: float = .95,   # coverage aimed at
-                     generator: torch.Generator, # draws the resamples
-                    ) -> Estimate:         # over images; n is the number of generated ones
+def frechet_estimate(
+    a,  # (N,d) features, generated
+    b,  # (M,d) features, reference
+    *,
+    n_boot: int = 100,  # resamples of both sets
+    level: float = 0.95,  # coverage aimed at
+    generator: torch.Generator,  # draws the resamples
+) -> Estimate:  # over images; n is the number of generated ones
     "The squared Fréchet distance with a centred bootstrap interval."
     level = check_float('level', level, 0, 1, open_lo=True)
     value, a, b = frechet(a, b), as_features('a', a), as_features('b', b)
-    def resample(x): return x[torch.randint(len(x), (len(x),), generator=generator).numpy()]
+
+    def resample(x):
+        return x[torch.randint(len(x), (len(x),), generator=generator).numpy()]
+
     draws = np.array([frechet(resample(a), resample(b)) for _ in range(check_int('n_boot', n_boot, 10))])
     lo, hi = np.quantile(draws - draws.mean(), [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(value, max(value + min(float(lo), 0.), 0.), value + max(float(hi), 0.), len(a), level=level)
+    return Estimate(value, max(value + min(float(lo), 0.0), 0.0), value + max(float(hi), 0.0), len(a), level=level)
 
 # %% ../nbs/13_fidelity.ipynb #2fca1155
-def frechet_infinity(a, # (N,d) features, generated
-                     b, # (M,d) features, reference
-                     *, parts: int = 3,     # the smallest subsets hold N/parts and M/parts images, more than d
-                     n_boot: int = 50,      # resamples of both sets
-                     level: float = .95,    # coverage aimed at
-                     generator: torch.Generator, # shuffles, and draws the resamples
-                    ) -> Estimate:          # over images; n is the number of generated ones
+def frechet_infinity(
+    a,  # (N,d) features, generated
+    b,  # (M,d) features, reference
+    *,
+    parts: int = 3,  # the smallest subsets hold N/parts and M/parts images, more than d
+    n_boot: int = 50,  # resamples of both sets
+    level: float = 0.95,  # coverage aimed at
+    generator: torch.Generator,  # shuffles, and draws the resamples
+) -> Estimate:  # over images; n is the number of generated ones
     "The squared Fréchet distance extrapolated to infinitely many images, with a centred bootstrap interval."
-    level, parts, n_boot, a, b = check_float('level', level, 0, 1, open_lo=True), check_int('parts', parts, 2), check_int('n_boot', n_boot, 10), as_features('a', a), as_features('b', b)
-    if min(len(a), len(b)) // parts <= a.shape[1]: raise BadInput('parts', parts, f'small enough that {min(len(a), len(b))} images leave more than {a.shape[1]} in a part')
+    level, parts, n_boot, a, b = (
+        check_float('level', level, 0, 1, open_lo=True),
+        check_int('parts', parts, 2),
+        check_int('n_boot', n_boot, 10),
+        as_features('a', a),
+        as_features('b', b),
+    )
+    if min(len(a), len(b)) // parts <= a.shape[1]:
+        raise BadInput(
+            'parts', parts, f'small enough that {min(len(a), len(b))} images leave more than {a.shape[1]} in a part'
+        )
+
     def extrapolated(a, b):
         a, b = (x[torch.randperm(len(x), generator=generator).numpy()] for x in (a, b))
         means = [np.mean([frechet(a[i::k], b[i::k]) for i in range(k)]) for k in range(1, parts + 1)]
         return np.polyfit(np.arange(1, parts + 1), means, 1)[1]
-    def resample(x): return x[torch.randint(len(x), (len(x),), generator=generator).numpy()]
+
+    def resample(x):
+        return x[torch.randint(len(x), (len(x),), generator=generator).numpy()]
+
     value = float(extrapolated(a, b))
     draws = np.array([extrapolated(resample(a), resample(b)) for _ in range(n_boot)])
     lo, hi = np.quantile(draws - draws.mean(), [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(value, value + min(float(lo), 0.), value + max(float(hi), 0.), len(a), level=level)
+    return Estimate(value, value + min(float(lo), 0.0), value + max(float(hi), 0.0), len(a), level=level)
 
 # %% ../nbs/13_fidelity.ipynb #c54b0736
-def squared_between(a: torch.Tensor, # (N,d) float64
-                    b: torch.Tensor, # (M,d) float64
-                   ) -> torch.Tensor: # (N,M)
+def squared_between(
+    a: torch.Tensor,  # (N,d) float64
+    b: torch.Tensor,  # (M,d) float64
+) -> torch.Tensor:  # (N,M)
     "Squared distances by a matrix product, about the mean of `b`."
     a, b = a - b.mean(0), b - b.mean(0)
     return (a.square().sum(1, keepdim=True) - 2 * a @ b.T + b.square().sum(1)).clamp(min=0)
 
 # %% ../nbs/13_fidelity.ipynb #688cb3bc
-def balls(real: torch.Tensor,      # (M,M) squared distances among real images
-          generated: torch.Tensor, # (N,N) among generated images
-          between: torch.Tensor,   # (N,M) generated to real
-          k: int,                  # neighbours
-         ) -> np.ndarray:          # (4,) precision, recall, density, coverage
+def balls(
+    real: torch.Tensor,  # (M,M) squared distances among real images
+    generated: torch.Tensor,  # (N,N) among generated images
+    between: torch.Tensor,  # (N,M) generated to real
+    k: int,  # neighbours
+) -> np.ndarray:  # (4,) precision, recall, density, coverage
     "The four numbers from the distances."
-    reach_real, reach_generated = (x.kthvalue(k + 1, dim=1).values for x in (real, generated))  # the nearest of all is the image itself
+    reach_real, reach_generated = (
+        x.kthvalue(k + 1, dim=1).values for x in (real, generated)
+    )  # the nearest of all is the image itself
     inside = between <= reach_real
-    return np.array([inside.any(1).double().mean(), (between.T <= reach_generated).any(1).double().mean(), inside.double().sum(1).mean() / k, inside.any(0).double().mean()])
+    return np.array(
+        [
+            inside.any(1).double().mean(),
+            (between.T <= reach_generated).any(1).double().mean(),
+            inside.double().sum(1).mean() / k,
+            inside.any(0).double().mean(),
+        ]
+    )
 
 # %% ../nbs/13_fidelity.ipynb #bd958363
-def halves(statistic,  # (rows of a, rows of b) -> array of numbers
-           n: int,     # images of a
-           m: int,     # images of b
-           *, n_half: int = 100,  # halves drawn
-           level: float = .95,    # coverage aimed at
-           bounds: tuple = (-np.inf, np.inf), # of the numbers, which the intervals keep to
-           generator: torch.Generator, # draws the halves
-          ) -> list[Estimate]:    # over images, one for each number
+def halves(
+    statistic,  # (rows of a, rows of b) -> array of numbers
+    n: int,  # images of a
+    m: int,  # images of b
+    *,
+    n_half: int = 100,  # halves drawn
+    level: float = 0.95,  # coverage aimed at
+    bounds: tuple = (-np.inf, np.inf),  # of the numbers, which the intervals keep to
+    generator: torch.Generator,  # draws the halves
+) -> list[Estimate]:  # over images, one for each number
     "Numbers of two sets of images with intervals from halves of both."
     level = check_float('level', level, 0, 1, open_lo=True)
     values = np.atleast_1d(statistic(torch.arange(n), torch.arange(m)))
-    draws = np.array([np.atleast_1d(statistic(*(torch.randperm(size, generator=generator)[:size // 2] for size in (n, m)))) for _ in range(check_int('n_half', n_half, 10))])
+    draws = np.array(
+        [
+            np.atleast_1d(statistic(*(torch.randperm(size, generator=generator)[: size // 2] for size in (n, m))))
+            for _ in range(check_int('n_half', n_half, 10))
+        ]
+    )
     low, high = np.quantile(draws - draws.mean(0), [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return [Estimate(float(v), max(float(v + min(l, 0)), bounds[0]), min(float(v + max(h, 0)), bounds[1]), n, level=level) for v, l, h in zip(values, low, high)]
+    return [
+        Estimate(float(v), max(float(v + min(l, 0)), bounds[0]), min(float(v + max(h, 0)), bounds[1]), n, level=level)
+        for v, l, h in zip(values, low, high)
+    ]
 
 # %% ../nbs/13_fidelity.ipynb #7ef5717d
-def prdc(generated, # (N,d) features
-         real,      # (M,d) features of held-out images
-         k: int = 5, # neighbours that a ball reaches to
-         *, n_half: int = 100,  # halves drawn for the interval
-         level: float = .95,    # coverage aimed at
-         generator: torch.Generator, # draws the halves
-        ) -> dict[str, Estimate]: # precision, recall, density, coverage, over images
+def prdc(
+    generated,  # (N,d) features
+    real,  # (M,d) features of held-out images
+    k: int = 5,  # neighbours that a ball reaches to
+    *,
+    n_half: int = 100,  # halves drawn for the interval
+    level: float = 0.95,  # coverage aimed at
+    generator: torch.Generator,  # draws the halves
+) -> dict[str, Estimate]:  # precision, recall, density, coverage, over images
     "Precision, recall, density and coverage."
     a, b = (torch.from_numpy(as_features(name, x)) for name, x in (('generated', generated), ('real', real)))
-    if a.shape[1] != b.shape[1]: raise BadInput('real', f'{b.shape[1]} features', f'{a.shape[1]} features, as the other set has')
+    if a.shape[1] != b.shape[1]:
+        raise BadInput('real', f'{b.shape[1]} features', f'{a.shape[1]} features, as the other set has')
     k = check_int('k', k, 1, min(len(a), len(b)) // 2 - 1)
     aa, bb, ab = squared_between(a, a), squared_between(b, b), squared_between(a, b)
-    def of(rows, columns): return balls(bb[columns][:, columns], aa[rows][:, rows], ab[rows][:, columns], k)
+
+    def of(rows, columns):
+        return balls(bb[columns][:, columns], aa[rows][:, rows], ab[rows][:, columns], k)
+
     found = halves(of, len(a), len(b), n_half=n_half, level=level, generator=generator)
-    top = dict(precision=1., recall=1., density=np.inf, coverage=1.)
-    return {name: Estimate(e.value, max(e.lo, 0.), min(e.hi, top[name]), e.n, level=e.level) for name, e in zip(top, found)}
+    top = dict(precision=1.0, recall=1.0, density=np.inf, coverage=1.0)
+    return {
+        name: Estimate(e.value, max(e.lo, 0.0), min(e.hi, top[name]), e.n, level=e.level) for name, e in zip(top, found)
+    }

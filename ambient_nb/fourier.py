@@ -14,59 +14,75 @@ from .core import BadInput, check_float, check_int
 from .corruptions import Mask, check_batch, check_ids, per_image
 
 # %% ../nbs/04b_fourier.ipynb #d962ebbd
-def to_complex(x: torch.Tensor, # (B,2C,…) real: C real parts, then C imaginary parts
-              ) -> torch.Tensor: # (B,C,…) complex
+def to_complex(
+    x: torch.Tensor,  # (B,2C,…) real: C real parts, then C imaginary parts
+) -> torch.Tensor:  # (B,C,…) complex
     "Read a tensor of real channels as a complex one."
-    if x.ndim < 2 or x.shape[1] % 2: raise BadInput('x', tuple(x.shape), 'complex: an even number of channels, real parts then imaginary parts')
+    if x.ndim < 2 or x.shape[1] % 2:
+        raise BadInput('x', tuple(x.shape), 'complex: an even number of channels, real parts then imaginary parts')
     return torch.complex(*x.chunk(2, 1))
 
 # %% ../nbs/04b_fourier.ipynb #663daffc
-def to_real(z: torch.Tensor, # (B,C,…) complex
-           ) -> torch.Tensor: # (B,2C,…) real
+def to_real(
+    z: torch.Tensor,  # (B,C,…) complex
+) -> torch.Tensor:  # (B,2C,…) real
     "Write a complex tensor as real channels: real parts, then imaginary parts."
     return torch.cat([z.real, z.imag], 1)
 
 # %% ../nbs/04b_fourier.ipynb #fc1e2e38
-def fourier(z: torch.Tensor,      # (…,H,W) complex
-            inverse: bool = False, # the way back, which is also the adjoint
-           ) -> torch.Tensor:     # (…,H,W) complex, frequency 0 at (H//2, W//2)
+def fourier(
+    z: torch.Tensor,  # (…,H,W) complex
+    inverse: bool = False,  # the way back, which is also the adjoint
+) -> torch.Tensor:  # (…,H,W) complex, frequency 0 at (H//2, W//2)
     "The orthonormal 2-D Fourier transform, frequency 0 in the middle."
     there = torch.fft.ifft2 if inverse else torch.fft.fft2
     return torch.fft.fftshift(there(torch.fft.ifftshift(z, dim=(-2, -1)), norm='ortho'), dim=(-2, -1))
 
 # %% ../nbs/04b_fourier.ipynb #826db733
-def coil_maps(coils: int,   # how many, >= 1
-              height: int,  # px
-              width: int,   # px
-             ) -> torch.Tensor: # (coils,height,width) complex128; the squares sum to 1 at every pixel
+def coil_maps(
+    coils: int,  # how many, >= 1
+    height: int,  # px
+    width: int,  # px
+) -> torch.Tensor:  # (coils,height,width) complex128; the squares sum to 1 at every pixel
     "Smooth synthetic sensitivity maps of coils on a circle."
-    if check_int('coils', coils, 1) == 1: return torch.ones(1, height, width, dtype=torch.complex128)
+    if check_int('coils', coils, 1) == 1:
+        return torch.ones(1, height, width, dtype=torch.complex128)
     v, u = torch.meshgrid(*(torch.linspace(-1, 1, n, dtype=torch.float64) for n in (height, width)), indexing='ij')
     angle = 2 * math.pi * torch.arange(coils, dtype=torch.float64)[:, None, None] / coils
     across, along = torch.sin(angle), torch.cos(angle)
-    size = torch.exp(-((v - 1.2 * across)**2 + (u - 1.2 * along)**2))
+    size = torch.exp(-((v - 1.2 * across) ** 2 + (u - 1.2 * along) ** 2))
     return torch.polar(size / size.square().sum(0).sqrt(), angle + math.pi / 2 * (u * along + v * across))
 
 # %% ../nbs/04b_fourier.ipynb #897e5842
 @dataclass(frozen=True)
 class MRILines(Mask):
     "An accelerated MRI scan of complex images, (real, imaginary) channels; `further` goes from acceleration R to R+1."
-    acceleration: int # R: one column in R is kept
+
+    acceleration: int  # R: one column in R is kept
     _: KW_ONLY
     acs: int = 20  # columns in the middle that are always kept
-    coils: int = 1 # receiver coils, with synthetic maps
-    delta: None = None # not a parameter here: what `further` drops follows from R+1
+    coils: int = 1  # receiver coils, with synthetic maps
+    delta: None = None  # not a parameter here: what `further` drops follows from R+1
 
     def __post_init__(self):
-        check_int('acceleration', self.acceleration, 1); check_int('acs', self.acs, 0); check_int('coils', self.coils, 1)
-        if self.delta is not None: raise BadInput('delta', self.delta, 'left out: further corruption is acceleration R+1')
+        check_int('acceleration', self.acceleration, 1)
+        check_int('acs', self.acs, 0)
+        check_int('coils', self.coils, 1)
+        if self.delta is not None:
+            raise BadInput('delta', self.delta, 'left out: further corruption is acceleration R+1')
 
-    def lines(self,
-              width: int, # columns of k-space
-             ) -> tuple[int, int]: # kept at R, kept at R+1, ACS lines included
+    def lines(
+        self,
+        width: int,  # columns of k-space
+    ) -> tuple[int, int]:  # kept at R, kept at R+1, ACS lines included
         "How many columns are kept, at R and at R+1."
         kept, fewer = width // self.acceleration, width // (self.acceleration + 1)
-        if fewer < max(self.acs, 1): raise BadInput('acceleration', self.acceleration, f'small enough that {max(self.acs, 1)} of {width} lines are left at R+1 (acs={self.acs}): at most {width // max(self.acs, 1) - 1}')
+        if fewer < max(self.acs, 1):
+            raise BadInput(
+                'acceleration',
+                self.acceleration,
+                f'small enough that {max(self.acs, 1)} of {width} lines are left at R+1 (acs={self.acs}): at most {width // max(self.acs, 1) - 1}',
+            )
         return kept, fewer
 
     def middle(self, width: int) -> torch.Tensor:
@@ -84,34 +100,48 @@ class MRILines(Mask):
 
     def choose(self, among: torch.Tensor, keep: int, generator: torch.Generator) -> torch.Tensor:
         "`keep` of the columns in `among`: the ACS columns, the rest at random."
-        order = torch.rand(among.shape[2], generator=generator) + 2 * self.middle(among.shape[2]).float() - 4 * (1 - among[0, 0])
-        chosen = torch.zeros_like(among); chosen[0, 0, order.topk(keep).indices] = 1
+        order = (
+            torch.rand(among.shape[2], generator=generator)
+            + 2 * self.middle(among.shape[2]).float()
+            - 4 * (1 - among[0, 0])
+        )
+        chosen = torch.zeros_like(among)
+        chosen[0, 0, order.topk(keep).indices] = 1
         return chosen
 
-    def corrupt(self,
-                x: torch.Tensor,   # (B,2,H,W) complex images: real, imaginary
-                ids: torch.Tensor, # (B,) their numbers
-               ) -> torch.Tensor:  # (B,2 coils,H,W) k-space of each coil, lines not read are 0
+    def corrupt(
+        self,
+        x: torch.Tensor,  # (B,2,H,W) complex images: real, imaginary
+        ids: torch.Tensor,  # (B,) their numbers
+    ) -> torch.Tensor:  # (B,2 coils,H,W) k-space of each coil, lines not read are 0
         "M F S x."
         ids = check_batch(x, ids)
-        if x.ndim != 4 or x.shape[1] != 2: raise BadInput('x', tuple(x.shape), 'complex images of shape (B,2,H,W): real, imaginary')
-        z = to_complex(x); maps = coil_maps(self.coils, *x.shape[2:]).to(z)
+        if x.ndim != 4 or x.shape[1] != 2:
+            raise BadInput('x', tuple(x.shape), 'complex images of shape (B,2,H,W): real, imaginary')
+        z = to_complex(x)
+        maps = coil_maps(self.coils, *x.shape[2:]).to(z)
         return to_real(fourier(maps * z)) * self.mask(ids, x.shape[1:]).to(x)
 
-    def adjoint(self,
-                y: torch.Tensor,   # (B,2 coils,H,W) k-space
-                ids: torch.Tensor, # (B,) their numbers
-               ) -> torch.Tensor:  # (B,2,H,W) complex images
+    def adjoint(
+        self,
+        y: torch.Tensor,  # (B,2 coils,H,W) k-space
+        ids: torch.Tensor,  # (B,) their numbers
+    ) -> torch.Tensor:  # (B,2,H,W) complex images
         "S^H F^-1 M y: the zero-filled reconstruction."
         ids = check_batch(y, ids, 'y')
-        if y.ndim != 4 or y.shape[1] != 2 * self.coils: raise BadInput('y', tuple(y.shape), f'k-space of shape (B,{2 * self.coils},H,W), two channels for each coil')
-        z = to_complex(y * self.mask(ids, y.shape[1:]).to(y)); maps = coil_maps(self.coils, *y.shape[2:]).to(z)
+        if y.ndim != 4 or y.shape[1] != 2 * self.coils:
+            raise BadInput(
+                'y', tuple(y.shape), f'k-space of shape (B,{2 * self.coils},H,W), two channels for each coil'
+            )
+        z = to_complex(y * self.mask(ids, y.shape[1:]).to(y))
+        maps = coil_maps(self.coils, *y.shape[2:]).to(z)
         return to_real((maps.conj() * fourier(z, inverse=True)).sum(1, keepdim=True))
 
 # %% ../nbs/04b_fourier.ipynb #da3c5133
-def nudft(x: torch.Tensor,  # (B,C,H,W) real images
-          uv: torch.Tensor, # (B,K,2) or (1,K,2) frequencies (u along W, v along H), cycles per px
-         ) -> torch.Tensor: # (B,C,K) complex
+def nudft(
+    x: torch.Tensor,  # (B,C,H,W) real images
+    uv: torch.Tensor,  # (B,K,2) or (1,K,2) frequencies (u along W, v along H), cycles per px
+) -> torch.Tensor:  # (B,C,K) complex
     "The Fourier transform at arbitrary frequencies, by direct summation."
     along_h, along_w = waves(uv, *x.shape[2:])
     z = x.to(torch.complex128 if x.dtype == torch.float64 else torch.complex64)
@@ -119,127 +149,170 @@ def nudft(x: torch.Tensor,  # (B,C,H,W) real images
     return (along_h.to(z)[:, None] * lines).sum(3) / math.sqrt(x.shape[2] * x.shape[3])
 
 # %% ../nbs/04b_fourier.ipynb #f2d67548
-def nudft_adjoint(y: torch.Tensor,  # (B,C,K) complex
-                  uv: torch.Tensor, # (B,K,2) or (1,K,2) frequencies, cycles per px
-                  size: tuple,      # (H,W)
-                 ) -> torch.Tensor: # (B,C,H,W) real: the real part, since images are real
+def nudft_adjoint(
+    y: torch.Tensor,  # (B,C,K) complex
+    uv: torch.Tensor,  # (B,K,2) or (1,K,2) frequencies, cycles per px
+    size: tuple,  # (H,W)
+) -> torch.Tensor:  # (B,C,H,W) real: the real part, since images are real
     "The adjoint of `nudft` on real images: the dirty image."
     along_h, along_w = waves(uv, *size)
     lines = along_w.conj().to(y)[:, None] * y[..., None]
     return torch.einsum('bkh,bckw->bchw', along_h.conj().to(y), lines).real / math.sqrt(size[0] * size[1])
 
 # %% ../nbs/04b_fourier.ipynb #6163a1ca
-def waves(uv: torch.Tensor, # (B,K,2) frequencies, cycles per px
-          height: int,      # px
-          width: int,       # px
-         ) -> tuple[torch.Tensor, torch.Tensor]: # (B,K,height) and (B,K,width), complex128
+def waves(
+    uv: torch.Tensor,  # (B,K,2) frequencies, cycles per px
+    height: int,  # px
+    width: int,  # px
+) -> tuple[torch.Tensor, torch.Tensor]:  # (B,K,height) and (B,K,width), complex128
     "exp(-2 pi i f n) along each side, n counted from the middle."
-    def wave(f, n): return torch.polar(torch.ones((), dtype=torch.float64), -2 * math.pi * f[..., None].double() * (torch.arange(n) - n // 2))
+
+    def wave(f, n):
+        return torch.polar(
+            torch.ones((), dtype=torch.float64), -2 * math.pi * f[..., None].double() * (torch.arange(n) - n // 2)
+        )
+
     return wave(uv[..., 1], height), wave(uv[..., 0], width)
 
 # %% ../nbs/04b_fourier.ipynb #d716cecc
 @dataclass(frozen=True)
 class FourierSet:
     "Real images seen at a given set of frequencies, the same for all; `further` drops frequencies."
-    size: int # side of the square images, px
-    frequencies: tuple = () # ((u,v), …) in cycles per px, |u|,|v| <= 1/2
+
+    size: int  # side of the square images, px
+    frequencies: tuple = ()  # ((u,v), …) in cycles per px, |u|,|v| <= 1/2
     _: KW_ONLY
-    delta: float = .1 # probability that `further` drops a frequency, in [0,1)
-    seed: int = 0     # of the corruption
+    delta: float = 0.1  # probability that `further` drops a frequency, in [0,1)
+    seed: int = 0  # of the corruption
 
     def __post_init__(self):
-        check_int('size', self.size, 1); check_float('delta', self.delta, 0, 1)
-        if not len(self.frequencies) or any(len(f) != 2 for f in self.frequencies): raise BadInput('frequencies', self.frequencies, 'pairs (u,v), at least one')
+        check_int('size', self.size, 1)
+        check_float('delta', self.delta, 0, 1)
+        if not len(self.frequencies) or any(len(f) != 2 for f in self.frequencies):
+            raise BadInput('frequencies', self.frequencies, 'pairs (u,v), at least one')
         for f in self.frequencies:
-            for value in f: check_float('frequencies', value, -.5, .5, open_hi=False)
+            for value in f:
+                check_float('frequencies', value, -0.5, 0.5, open_hi=False)
 
     def points(self, ids) -> tuple[torch.Tensor, torch.Tensor]:
         "Frequencies (1 or B,K,2) in cycles per px, and which of them are measured (1 or B,1,K)."
         uv = torch.tensor(self.frequencies, dtype=torch.float64)[None]
         return uv, torch.ones(1, 1, uv.shape[1])
 
-    def mask(self,
-             ids: torch.Tensor, # (B,) image numbers
-            ) -> torch.Tensor:  # (B,1,K) float32: 1 measured, 0 not, on the CPU
+    def mask(
+        self,
+        ids: torch.Tensor,  # (B,) image numbers
+    ) -> torch.Tensor:  # (B,1,K) float32: 1 measured, 0 not, on the CPU
         "Which frequencies are measured in each image."
         ids = check_ids(ids)
         return self.points(ids)[1].expand(len(ids), -1, -1)
 
-    def further_mask(self,
-                     ids: torch.Tensor, # (B,) image numbers
-                     draw: int = 0,     # which B
-                    ) -> torch.Tensor:  # (B,1,K)
+    def further_mask(
+        self,
+        ids: torch.Tensor,  # (B,) image numbers
+        draw: int = 0,  # which B
+    ) -> torch.Tensor:  # (B,1,K)
         "Which of them `further` keeps."
         mask = self.mask(ids)
-        return mask * per_image(ids, lambda g: (torch.rand(mask.shape[1:], generator=g) >= self.delta).float(), self.seed, 'further', check_int('draw', draw, 0))
+        return mask * per_image(
+            ids,
+            lambda g: (torch.rand(mask.shape[1:], generator=g) >= self.delta).float(),
+            self.seed,
+            'further',
+            check_int('draw', draw, 0),
+        )
 
-    def corrupt(self,
-                x: torch.Tensor,   # (B,C,H,W) real images
-                ids: torch.Tensor, # (B,) their numbers
-               ) -> torch.Tensor:  # (B,2C,K) visibilities: real parts, imaginary parts; 0 where not measured
+    def corrupt(
+        self,
+        x: torch.Tensor,  # (B,C,H,W) real images
+        ids: torch.Tensor,  # (B,) their numbers
+    ) -> torch.Tensor:  # (B,2C,K) visibilities: real parts, imaginary parts; 0 where not measured
         "Fourier coefficients at the frequencies."
         ids = check_batch(x, ids)
-        if x.shape[2:] != (self.size, self.size): raise BadInput('x', tuple(x.shape), f'images (B,C,{self.size},{self.size})')
+        if x.shape[2:] != (self.size, self.size):
+            raise BadInput('x', tuple(x.shape), f'images (B,C,{self.size},{self.size})')
         uv, seen = self.points(ids)
         return to_real(nudft(x, uv) * seen.to(x))
 
-    def further(self,
-                y: torch.Tensor,   # (B,2C,K) visibilities
-                ids: torch.Tensor, # (B,) their numbers
-                draw: int = 0,     # which B
-               ) -> torch.Tensor:  # (B,2C,K)
+    def further(
+        self,
+        y: torch.Tensor,  # (B,2C,K) visibilities
+        ids: torch.Tensor,  # (B,) their numbers
+        draw: int = 0,  # which B
+    ) -> torch.Tensor:  # (B,2C,K)
         "Fewer of them."
         return y * self.further_mask(check_batch(y, ids, 'y'), draw).to(y)
 
-    def adjoint(self,
-                y: torch.Tensor,   # (B,2C,K) visibilities
-                ids: torch.Tensor, # (B,) their numbers
-               ) -> torch.Tensor:  # (B,C,H,W) dirty images
+    def adjoint(
+        self,
+        y: torch.Tensor,  # (B,2C,K) visibilities
+        ids: torch.Tensor,  # (B,) their numbers
+    ) -> torch.Tensor:  # (B,C,H,W) dirty images
         "A^T y."
         uv, seen = self.points(check_batch(y, ids, 'y'))
         return nudft_adjoint(to_complex(y * seen.to(y)), uv, (self.size, self.size))
 
 # %% ../nbs/04b_fourier.ipynb #26e8e5de
-SITES = dict(ALMA=(-23.03, -67.75), SMT=(32.70, -109.89), LMT=(18.99, -97.31), IRAM=(37.07, -3.39), SMA=(19.82, -155.48), SPT=(-90., 0.)) # latitude, longitude, degrees
+SITES = dict(
+    ALMA=(-23.03, -67.75),
+    SMT=(32.70, -109.89),
+    LMT=(18.99, -97.31),
+    IRAM=(37.07, -3.39),
+    SMA=(19.82, -155.48),
+    SPT=(-90.0, 0.0),
+)  # latitude, longitude, degrees
 
 # %% ../nbs/04b_fourier.ipynb #ec8bf957
-def uv_tracks(hour: torch.Tensor,   # (…) hour angles at Greenwich, radians
-              declination: float,   # of the source, radians
-              wavelengths: float,   # the Earth's radius, in wavelengths
-             ) -> tuple[torch.Tensor, torch.Tensor]: # (…,pairs,2) u and v in wavelengths; (…,pairs) both telescopes see the source
+def uv_tracks(
+    hour: torch.Tensor,  # (…) hour angles at Greenwich, radians
+    declination: float,  # of the source, radians
+    wavelengths: float,  # the Earth's radius, in wavelengths
+) -> tuple[torch.Tensor, torch.Tensor]:  # (…,pairs,2) u and v in wavelengths; (…,pairs) both telescopes see the source
     "Frequencies that each pair of SITES measures, and whether it can."
     latitude, longitude = torch.tensor(list(SITES.values()), dtype=torch.float64).deg2rad().T
     place = torch.stack([latitude.cos() * longitude.cos(), latitude.cos() * longitude.sin(), latitude.sin()], -1)
     sin, cos, h = math.sin(declination), math.cos(declination), hour.double()[..., None]
-    source = torch.stack([cos * h.cos(), -cos * h.sin(), sin * torch.ones_like(h)], -1)      # towards the source, Earth-fixed
+    source = torch.stack(
+        [cos * h.cos(), -cos * h.sin(), sin * torch.ones_like(h)], -1
+    )  # towards the source, Earth-fixed
     up = (source * place).sum(-1) > math.sin(math.radians(10))
     i, j = torch.triu_indices(len(SITES), len(SITES), 1)
     X, Y, Z = ((place[i] - place[j]) * wavelengths).T
-    return torch.stack([h.sin() * X + h.cos() * Y, -sin * h.cos() * X + sin * h.sin() * Y + cos * Z], -1), up[..., i] & up[..., j]
+    return torch.stack([h.sin() * X + h.cos() * Y, -sin * h.cos() * X + sin * h.sin() * Y + cos * Z], -1), up[
+        ..., i
+    ] & up[..., j]
 
 # %% ../nbs/04b_fourier.ipynb #b84c3572
 @dataclass(frozen=True)
 class UVTracks(FourierSet):
     "Earth-rotation synthesis: each image from a time of its own, at which some pair sees the source; frequencies along the tracks; `further` drops visibilities."
+
     _: KW_ONLY
-    fov: float = 160.          # side of the image on the sky, microarcseconds
-    declination: float = 12.39 # of the source, degrees; M87's
-    hours: float = 6.          # length of an observation, (0, 24]
-    times: int = 24            # visibilities of each pair in that time
-    wavelength: float = 1.3    # mm
+    fov: float = 160.0  # side of the image on the sky, microarcseconds
+    declination: float = 12.39  # of the source, degrees; M87's
+    hours: float = 6.0  # length of an observation, (0, 24]
+    times: int = 24  # visibilities of each pair in that time
+    wavelength: float = 1.3  # mm
 
     def __post_init__(self):
-        if self.frequencies: raise BadInput('frequencies', self.frequencies, 'left out: they follow from the sites and the hour')
-        check_int('size', self.size, 1); check_float('delta', self.delta, 0, 1); check_int('times', self.times, 1)
-        check_float('declination', self.declination, -90, 90, open_hi=False); check_float('hours', self.hours, 0, 24, open_lo=True, open_hi=False)
-        for name in ('fov', 'wavelength'): check_float(name, getattr(self, name), 0, open_lo=True)
+        if self.frequencies:
+            raise BadInput('frequencies', self.frequencies, 'left out: they follow from the sites and the hour')
+        check_int('size', self.size, 1)
+        check_float('delta', self.delta, 0, 1)
+        check_int('times', self.times, 1)
+        check_float('declination', self.declination, -90, 90, open_hi=False)
+        check_float('hours', self.hours, 0, 24, open_lo=True, open_hi=False)
+        for name in ('fov', 'wavelength'):
+            check_float(name, getattr(self, name), 0, open_lo=True)
 
     def points(self, ids) -> tuple[torch.Tensor, torch.Tensor]:
         "Frequencies (B,K,2) in cycles per px, and which of them are measured (B,1,K); K = pairs x times."
         source = math.radians(self.declination), 6.371e9 / self.wavelength
-        day = 2 * math.pi * torch.arange(288, dtype=torch.float64) / 288                                # every five minutes
+        day = 2 * math.pi * torch.arange(288, dtype=torch.float64) / 288  # every five minutes
         starts = day[uv_tracks(day, *source)[1].any(1)]
-        start = per_image(ids, lambda g: starts[torch.randint(len(starts), (), generator=g)], self.seed, 'hour')[:, None]
+        start = per_image(ids, lambda g: starts[torch.randint(len(starts), (), generator=g)], self.seed, 'hour')[
+            :, None
+        ]
         uv, seen = uv_tracks(start + 2 * math.pi * torch.linspace(0, self.hours / 24, self.times), *source)
         pixel = math.radians(self.fov / 3.6e9) / self.size
         return (uv * pixel).flatten(1, 2), seen.flatten(1)[:, None].float()

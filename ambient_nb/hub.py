@@ -23,41 +23,61 @@ from .stats import Estimate
 @dataclass(frozen=True)
 class Card:
     "The facts of a model card."
-    title: str     # of the model
-    data: str      # what it was trained on, in words
+
+    title: str  # of the model
+    data: str  # what it was trained on, in words
     data_sha: str  # SHA-256 of the training images, 64 hex digits
-    weights: str   # which weights these are: 'EMA with a half-life of 500 kimg'
-    licence: str   # of the weights, as the hub spells it: 'apache-2.0'
+    weights: str  # which weights these are: 'EMA with a half-life of 500 kimg'
+    licence: str  # of the weights, as the hub spells it: 'apache-2.0'
     sampling: str  # how the samples behind the numbers were drawn
-    metrics: dict = field(default_factory=dict)      # metric id -> Estimate
-    memorization: dict = field(default_factory=dict) # measure -> Estimate; empty where nothing was measured
-    rule: str = '' # when a sample counts as memorized; needed beside memorization
+    metrics: dict = field(default_factory=dict)  # metric id -> Estimate
+    memorization: dict = field(default_factory=dict)  # measure -> Estimate; empty where nothing was measured
+    rule: str = ''  # when a sample counts as memorized; needed beside memorization
 
     def __post_init__(self):
         for name in ('metrics', 'memorization'):
             table = {k: Estimate.from_dict(v) if isinstance(v, dict) else v for k, v in getattr(self, name).items()}
             for key, value in table.items():
-                if not isinstance(value, Estimate): raise BadInput(f'{name}[{key!r}]', value, 'an Estimate: a number with its interval and count')
+                if not isinstance(value, Estimate):
+                    raise BadInput(f'{name}[{key!r}]', value, 'an Estimate: a number with its interval and count')
             object.__setattr__(self, name, table)
-        if len(self.data_sha) != 64 or not set(self.data_sha) <= set('0123456789abcdef'): raise BadInput('data_sha', self.data_sha, '64 hex digits')
-        if self.memorization and not self.rule: raise BadInput('rule', self.rule, 'a sentence: when does a sample count as memorized?')
+        if len(self.data_sha) != 64 or not set(self.data_sha) <= set('0123456789abcdef'):
+            raise BadInput('data_sha', self.data_sha, '64 hex digits')
+        if self.memorization and not self.rule:
+            raise BadInput('rule', self.rule, 'a sentence: when does a sample count as memorized?')
         for name in ('title', 'data', 'weights', 'licence', 'sampling'):
-            if not str(getattr(self, name)).strip(): raise BadInput(name, getattr(self, name), 'a few words; a card without it is no card')
+            if not str(getattr(self, name)).strip():
+                raise BadInput(name, getattr(self, name), 'a few words; a card without it is no card')
 
 # %% ../nbs/10b_hub.ipynb #dcca4b27
-def table(estimates: dict, # name -> Estimate
-         ) -> str:         # Markdown
+def table(
+    estimates: dict,  # name -> Estimate
+) -> str:  # Markdown
     "Estimates as a table: value, interval, and what the interval covers."
-    def line(name, e): return f'| {name} | {e:.4g} | {e.level:.0%} over {e.n:,} {e.over} |' if e.lo is not None else f'| {name} | {e:.4g} | no interval; {e.n:,} {e.over} |'
-    return '\n'.join(['| measure | value [interval] | interval |', '|---|---|---|', *(line(*item) for item in estimates.items())])
+
+    def line(name, e):
+        return (
+            f'| {name} | {e:.4g} | {e.level:.0%} over {e.n:,} {e.over} |'
+            if e.lo is not None
+            else f'| {name} | {e:.4g} | no interval; {e.n:,} {e.over} |'
+        )
+
+    return '\n'.join(
+        ['| measure | value [interval] | interval |', '|---|---|---|', *(line(*item) for item in estimates.items())]
+    )
 
 # %% ../nbs/10b_hub.ipynb #baac6488
-def card_text(card: Card,
-              config: ModelConfig, # of the model
-             ) -> str:             # README.md
+def card_text(
+    card: Card,
+    config: ModelConfig,  # of the model
+) -> str:  # README.md
     "The card as the hub shows it."
     c, (channels, height, width) = config, config.shape
-    memorization = f'{card.rule}\n\n{table(card.memorization)}' if card.memorization else 'Not measured. A diffusion model trained on few images may return them; do not assume that this one does not.'
+    memorization = (
+        f'{card.rule}\n\n{table(card.memorization)}'
+        if card.memorization
+        else 'Not measured. A diffusion model trained on few images may return them; do not assume that this one does not.'
+    )
     return f"""---
 license: {card.licence}
 library_name: ambient_nb
@@ -98,56 +118,102 @@ Sampling: {card.sampling}
 """
 
 # %% ../nbs/10b_hub.ipynb #fe58ffba
-def save_hub(folder: Path,        # made when missing
-             config: ModelConfig, # of the denoiser
-             tensors: dict,       # its state_dict
-             *, card: Card,       # what the README says
-            ) -> Path:            # the folder
+def save_hub(
+    folder: Path,  # made when missing
+    config: ModelConfig,  # of the denoiser
+    tensors: dict,  # its state_dict
+    *,
+    card: Card,  # what the README says
+) -> Path:  # the folder
     "Write a model in the hub's layout."
     load_weights(build(config), tensors)
     folder, blob = writable_dir(folder, 'folder'), save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
-    write_atomic(folder/'model.safetensors', blob)
-    write_atomic(folder/'README.md', card_text(card, config))
-    save_json(folder/'config.json', dict(model=asdict(config), card=asdict(card), sha256=hashlib.sha256(blob).hexdigest()))
+    write_atomic(folder / 'model.safetensors', blob)
+    write_atomic(folder / 'README.md', card_text(card, config))
+    save_json(
+        folder / 'config.json', dict(model=asdict(config), card=asdict(card), sha256=hashlib.sha256(blob).hexdigest())
+    )
     return folder
 
 # %% ../nbs/10b_hub.ipynb #25a8bfc8
-def extra(module: str, # to import
-          name: str,   # of our extra that brings it
-         ):            # the module
+def extra(
+    module: str,  # to import
+    name: str,  # of our extra that brings it
+):  # the module
     "Import what only an extra brings, or say which."
-    try: return importlib.import_module(module)
-    except ImportError: raise ImportError(f"{module} is not installed; it comes with the extra '{name}': pip install ambient_nb[{name}]") from None
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise ImportError(
+            f"{module} is not installed; it comes with the extra '{name}': pip install ambient_nb[{name}]"
+        ) from None
 
 # %% ../nbs/10b_hub.ipynb #69309218
-def load_hub(source: Path | str, # a folder, or 'user/name' on the hub
-             *, shape: tuple | None = None, # (C,H,W) it must be for; None for any
-            ) -> tuple[nn.Module, Card]: # (denoiser in eval mode, its card); Damaged or BadInput otherwise
+def load_hub(
+    source: Path | str,  # a folder, or 'user/name' on the hub
+    *,
+    shape: tuple | None = None,  # (C,H,W) it must be for; None for any
+) -> tuple[nn.Module, Card]:  # (denoiser in eval mode, its card); Damaged or BadInput otherwise
     "Load a model in the hub's layout; nothing in it is run."
     folder = Path(source).expanduser()
     if not folder.is_dir():
-        if str(source).count('/') != 1 or str(source)[0] in './~': raise BadInput('source', str(source), "a folder that exists, or a hub id such as 'user/name'")
-        folder = Path(extra('huggingface_hub', 'sd').snapshot_download(str(source), allow_patterns=['config.json', 'model.safetensors', 'README.md']))
-    if not (folder/'config.json').is_file(): raise BadInput('source', str(source), 'a folder with config.json and model.safetensors')
-    if b'"sha256"' not in (folder/'config.json').read_bytes(): raise BadInput('source', str(source), 'a model of ambient_nb; its config.json is of another library')
-    content = load_json(folder/'config.json')
+        if str(source).count('/') != 1 or str(source)[0] in './~':
+            raise BadInput('source', str(source), "a folder that exists, or a hub id such as 'user/name'")
+        folder = Path(
+            extra('huggingface_hub', 'sd').snapshot_download(
+                str(source), allow_patterns=['config.json', 'model.safetensors', 'README.md']
+            )
+        )
+    if not (folder / 'config.json').is_file():
+        raise BadInput('source', str(source), 'a folder with config.json and model.safetensors')
+    if b'"sha256"' not in (folder / 'config.json').read_bytes():
+        raise BadInput('source', str(source), 'a model of ambient_nb; its config.json is of another library')
+    content = load_json(folder / 'config.json')
     config = fits(ModelConfig(**content['model']), shape)
-    return load_weights(build(config), load_tensors(folder/'model.safetensors', content['sha256'])), Card(**content['card'])
+    return load_weights(build(config), load_tensors(folder / 'model.safetensors', content['sha256'])), Card(
+        **content['card']
+    )
 
 # %% ../nbs/10b_hub.ipynb #cc1546ca
 @lru_cache(None)
-def diffusers_classes() -> tuple: # (AmbientDenoiser, AmbientPipeline); ImportError naming the extra where diffusers is missing
+def diffusers_classes() -> (
+    tuple
+):  # (AmbientDenoiser, AmbientPipeline); ImportError naming the extra where diffusers is missing
     "Our denoiser and sampler as classes of diffusers."
     diffusers = extra('diffusers', 'sd')
     from diffusers.configuration_utils import register_to_config
 
     class AmbientDenoiser(diffusers.ModelMixin, diffusers.ConfigMixin):
         "A denoiser of ours as a model of diffusers."
+
         @register_to_config
-        def __init__(self, net, img_resolution, channels, label_dim=0, augment_dim=0, extra_in=0, extra_out=0, precond='edm', params=None):
+        def __init__(
+            self,
+            net,
+            img_resolution,
+            channels,
+            label_dim=0,
+            augment_dim=0,
+            extra_in=0,
+            extra_out=0,
+            precond='edm',
+            params=None,
+        ):
             super().__init__()
             self.shape = (channels, img_resolution, img_resolution)
-            self.D = build(ModelConfig(dict(net), img_resolution, channels, label_dim, augment_dim, extra_in, extra_out, precond, dict(params or {})))
+            self.D = build(
+                ModelConfig(
+                    dict(net),
+                    img_resolution,
+                    channels,
+                    label_dim,
+                    augment_dim,
+                    extra_in,
+                    extra_out,
+                    precond,
+                    dict(params or {}),
+                )
+            )
 
         def forward(self, x, sigma, labels=None, augment_labels=None):
             "Denoise."
@@ -155,25 +221,39 @@ def diffusers_classes() -> tuple: # (AmbientDenoiser, AmbientPipeline); ImportEr
 
     class AmbientPipeline(diffusers.DiffusionPipeline):
         "Samples by seed, as `sampling.sample` draws them."
+
         def __init__(self, denoiser):
             super().__init__()
             self.register_modules(denoiser=denoiser)
 
         @torch.no_grad()
-        def __call__(self, seeds=(0,), labels=None, num_inference_steps=18, output_type='pil', block=128, return_dict=True):
+        def __call__(
+            self, seeds=(0,), labels=None, num_inference_steps=18, output_type='pil', block=128, return_dict=True
+        ):
             check_choice('output_type', output_type, ('pil', 'np', 'pt', 'raw'))
-            images = sample(self.denoiser.D, seeds, self.denoiser.shape, steps=num_inference_steps, labels=labels, device=self.device, block=block)
-            if output_type != 'raw': images = (images / 2 + .5).clamp(0, 1) # diffusers' range; 'raw' is ours
-            if output_type in ('pil', 'np'): images = images.permute(0, 2, 3, 1).numpy()
-            if output_type == 'pil': images = self.numpy_to_pil(images)
+            images = sample(
+                self.denoiser.D,
+                seeds,
+                self.denoiser.shape,
+                steps=num_inference_steps,
+                labels=labels,
+                device=self.device,
+                block=block,
+            )
+            if output_type != 'raw':
+                images = (images / 2 + 0.5).clamp(0, 1)  # diffusers' range; 'raw' is ours
+            if output_type in ('pil', 'np'):
+                images = images.permute(0, 2, 3, 1).numpy()
+            if output_type == 'pil':
+                images = self.numpy_to_pil(images)
             return diffusers.ImagePipelineOutput(images=images) if return_dict else (images,)
 
         def save_pretrained(self, save_directory, **kwargs):
             "As any pipeline, and with the two files that let stock diffusers find these classes."
             super().save_pretrained(save_directory, **kwargs)
-            folder, index = Path(save_directory), Path(save_directory)/'model_index.json'
-            write_atomic(folder/'pipeline.py', REMOTE.format(name='AmbientPipeline'))
-            write_atomic(folder/'denoiser'/'ambient_denoiser.py', REMOTE.format(name='AmbientDenoiser'))
+            folder, index = Path(save_directory), Path(save_directory) / 'model_index.json'
+            write_atomic(folder / 'pipeline.py', REMOTE.format(name='AmbientPipeline'))
+            write_atomic(folder / 'denoiser' / 'ambient_denoiser.py', REMOTE.format(name='AmbientDenoiser'))
             names = dict(_class_name=['pipeline', 'AmbientPipeline'], denoiser=['ambient_denoiser', 'AmbientDenoiser'])
             write_atomic(index, json.dumps(json.loads(index.read_text()) | names, indent=2) + '\n')
 
@@ -183,15 +263,17 @@ def diffusers_classes() -> tuple: # (AmbientDenoiser, AmbientPipeline); ImportEr
 REMOTE = '"Loaded by diffusers under trust_remote_code; the class is that of the package ambient_nb."\nfrom ambient_nb.hub import {name}  # noqa: F401\n'
 
 # %% ../nbs/10b_hub.ipynb #dda3d60e
-def __getattr__(name): # AmbientDenoiser and AmbientPipeline, as if they stood in this module
-    if name in ('AmbientDenoiser', 'AmbientPipeline'): return diffusers_classes()[name == 'AmbientPipeline']
+def __getattr__(name):  # AmbientDenoiser and AmbientPipeline, as if they stood in this module
+    if name in ('AmbientDenoiser', 'AmbientPipeline'):
+        return diffusers_classes()[name == 'AmbientPipeline']
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 # %% ../nbs/10b_hub.ipynb #b9e1f4a4
-def save_pipeline(folder: Path,        # made when missing; may be that of `save_hub`
-                  config: ModelConfig, # of the denoiser
-                  tensors: dict,       # its state_dict
-                 ) -> Path:            # the folder
+def save_pipeline(
+    folder: Path,  # made when missing; may be that of `save_hub`
+    config: ModelConfig,  # of the denoiser
+    tensors: dict,  # its state_dict
+) -> Path:  # the folder
     "Write a model so that stock diffusers loads it."
     AmbientDenoiser, AmbientPipeline = diffusers_classes()
     model = AmbientDenoiser(**asdict(config)).eval()

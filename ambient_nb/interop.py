@@ -21,90 +21,137 @@ from .networks import DhariwalUNet, NetConfig, SongUNet, make_net
 @dataclass(frozen=True)
 class ModelConfig:
     "A denoiser but for its weights; goes to JSON and back."
-    net: NetConfig           # or its fields, as JSON has them
-    img_resolution: int      # height and width, px
-    channels: int            # of the images
-    label_dim: int = 0       # classes, 0 for none
-    augment_dim: int = 0     # augmentation labels, 0 for none
-    extra_in: int = 0        # further input channels, such as a mask
-    extra_out: int = 0       # further output channels; iDDPM's variance
-    precond: str = 'edm'     # the preconditioning, a key of PRECONDS
-    params: dict = field(default_factory=dict) # of the preconditioning, numbers: sigma_data
+
+    net: NetConfig  # or its fields, as JSON has them
+    img_resolution: int  # height and width, px
+    channels: int  # of the images
+    label_dim: int = 0  # classes, 0 for none
+    augment_dim: int = 0  # augmentation labels, 0 for none
+    extra_in: int = 0  # further input channels, such as a mask
+    extra_out: int = 0  # further output channels; iDDPM's variance
+    precond: str = 'edm'  # the preconditioning, a key of PRECONDS
+    params: dict = field(default_factory=dict)  # of the preconditioning, numbers: sigma_data
 
     def __post_init__(self):
-        if isinstance(self.net, dict): object.__setattr__(self, 'net', NetConfig(**self.net))
-        for name in ('img_resolution', 'channels'): check_int(name, getattr(self, name), 1)
+        if isinstance(self.net, dict):
+            object.__setattr__(self, 'net', NetConfig(**self.net))
+        for name in ('img_resolution', 'channels'):
+            check_int(name, getattr(self, name), 1)
         check_choice('precond', self.precond, PRECONDS)
 
     @property
-    def shape(self) -> tuple: return self.channels, self.img_resolution, self.img_resolution
+    def shape(self) -> tuple:
+        return self.channels, self.img_resolution, self.img_resolution
 
 # %% ../nbs/10a_interop.ipynb #f98ba79b
-def build(config: ModelConfig,
-         ) -> nn.Module: # a denoiser in eval mode, without gradients, its weights not yet the model's
+def build(
+    config: ModelConfig,
+) -> nn.Module:  # a denoiser in eval mode, without gradients, its weights not yet the model's
     "The denoiser that a description describes."
-    kind, net = PRECONDS[config.precond], make_net(config.net, config.img_resolution, config.channels, config.label_dim, config.augment_dim, extra_in=config.extra_in, extra_out=config.extra_out)
-    return kind(net, **{k: v for k, v in config.params.items() if k in inspect.signature(kind).parameters}).eval().requires_grad_(False)
+    kind, net = (
+        PRECONDS[config.precond],
+        make_net(
+            config.net,
+            config.img_resolution,
+            config.channels,
+            config.label_dim,
+            config.augment_dim,
+            extra_in=config.extra_in,
+            extra_out=config.extra_out,
+        ),
+    )
+    return (
+        kind(net, **{k: v for k, v in config.params.items() if k in inspect.signature(kind).parameters})
+        .eval()
+        .requires_grad_(False)
+    )
 
 # %% ../nbs/10a_interop.ipynb #d9a4169d
-def load_weights(D: nn.Module,  # a denoiser, such as from `build`
-                 tensors: dict, # name -> tensor; BadInput where they are another network's
-                ) -> nn.Module: # the same denoiser
+def load_weights(
+    D: nn.Module,  # a denoiser, such as from `build`
+    tensors: dict,  # name -> tensor; BadInput where they are another network's
+) -> nn.Module:  # the same denoiser
     "Load a network's tensors, or name the first that does not fit."
-    def shape(tensor): return 'none of that name' if tensor is None else tuple(tensor.shape)
+
+    def shape(tensor):
+        return 'none of that name' if tensor is None else tuple(tensor.shape)
+
     ours, theirs = ({k: v for k, v in t.items() if k.startswith('model.')} for t in (D.state_dict(), tensors))
     for key in [*ours, *theirs]:
         mine, given = shape(ours.get(key)), shape(theirs.get(key))
-        if mine != given: raise BadInput('tensors', key, f'those of the network it is loaded into, which has for this key {mine}, where the file has {given}')
+        if mine != given:
+            raise BadInput(
+                'tensors',
+                key,
+                f'those of the network it is loaded into, which has for this key {mine}, where the file has {given}',
+            )
     D.load_state_dict(theirs, strict=False)
     return D
 
 # %% ../nbs/10a_interop.ipynb #623b60f6
-def stem(path: Path,           # NAME.safetensors
-         name: str = 'path',   # the parameter's name, for the error
-        ) -> Path:             # NAME, without its ending, as checkpoints take it
+def stem(
+    path: Path,  # NAME.safetensors
+    name: str = 'path',  # the parameter's name, for the error
+) -> Path:  # NAME, without its ending, as checkpoints take it
     "Where a model's two files are."
     path = Path(path).expanduser()
-    if path.suffix != '.safetensors': raise BadInput(name, str(path), 'a file name that ends in .safetensors')
+    if path.suffix != '.safetensors':
+        raise BadInput(name, str(path), 'a file name that ends in .safetensors')
     return path.with_suffix('')
 
 # %% ../nbs/10a_interop.ipynb #0745bd8c
-def save_model(path: Path,          # NAME.safetensors; NAME.json is written beside it
-               config: ModelConfig, # of the denoiser
-               tensors: dict,       # its state_dict
-               meta: dict | None = None, # anything JSON-able
-              ) -> Path:            # the JSON file, written last
+def save_model(
+    path: Path,  # NAME.safetensors; NAME.json is written beside it
+    config: ModelConfig,  # of the denoiser
+    tensors: dict,  # its state_dict
+    meta: dict | None = None,  # anything JSON-able
+) -> Path:  # the JSON file, written last
     "Write a denoiser's weights and description."
     return save_checkpoint(stem(path), tensors, dict(meta or {}, model=asdict(config)))
 
 # %% ../nbs/10a_interop.ipynb #beb4a4e4
-def fits(config: ModelConfig,
-         shape: tuple | None, # (C,H,W) of the images it is wanted for; None for any
-        ) -> ModelConfig:     # the same; BadInput otherwise
+def fits(
+    config: ModelConfig,
+    shape: tuple | None,  # (C,H,W) of the images it is wanted for; None for any
+) -> ModelConfig:  # the same; BadInput otherwise
     "Is a model one for images of this shape?"
-    if shape is not None and tuple(shape) != config.shape: raise BadInput('shape', tuple(shape), f'{config.shape}, the (channels, height, width) this model was trained on')
+    if shape is not None and tuple(shape) != config.shape:
+        raise BadInput(
+            'shape', tuple(shape), f'{config.shape}, the (channels, height, width) this model was trained on'
+        )
     return config
 
 # %% ../nbs/10a_interop.ipynb #59495abb
-def load_model(path: Path,        # NAME.safetensors, with NAME.json beside it
-               *, shape: tuple | None = None, # (C,H,W) it must be for; None for any
-              ) -> tuple[nn.Module, dict]: # (denoiser in eval mode, meta with its ModelConfig under 'model'); Damaged or BadInput otherwise
+def load_model(
+    path: Path,  # NAME.safetensors, with NAME.json beside it
+    *,
+    shape: tuple | None = None,  # (C,H,W) it must be for; None for any
+) -> tuple[
+    nn.Module, dict
+]:  # (denoiser in eval mode, meta with its ModelConfig under 'model'); Damaged or BadInput otherwise
     "Read a denoiser that `save_model` wrote."
     path = stem(path)
-    if not path.with_name(path.name + '.json').exists(): raise BadInput('path', f'{path}.safetensors', 'a model with its .json beside it')
+    if not path.with_name(path.name + '.json').exists():
+        raise BadInput('path', f'{path}.safetensors', 'a model with its .json beside it')
     tensors, meta = load_checkpoint(path)
     meta['model'] = fits(ModelConfig(**meta['model']), shape)
     return load_weights(build(meta['model']), tensors), meta
 
 # %% ../nbs/10a_interop.ipynb #8cf4323c
-def refusal(what: str,   # what the file asks for: a function's name, or an act
-           ) -> BadInput: # to be raised
+def refusal(
+    what: str,  # what the file asks for: a function's name, or an act
+) -> BadInput:  # to be raised
     "The error for a pickle that wants to do more than hold a network."
-    return BadInput('src', what, 'an EDM network pickle, which holds tensors, numbers and modules and asks for nothing else; none of it was run')
+    return BadInput(
+        'src',
+        what,
+        'an EDM network pickle, which holds tensors, numbers and modules and asks for nothing else; none of it was run',
+    )
 
 # %% ../nbs/10a_interop.ipynb #68fdc6b8
 class Record:
     "What is left of an object of a foreign pickle: its class's name and its state."
+
     __slots__ = 'kind', 'state'
 
     def __new__(cls, *args):
@@ -112,135 +159,217 @@ class Record:
         self.kind, self.state = 'module', {}
         return self
 
-    def __setstate__(self, state): self.state = dict(state)
+    def __setstate__(self, state):
+        self.state = dict(state)
 
-    def plain(self) -> dict: # JSON-able
+    def plain(self) -> dict:  # JSON-able
         "Those parts of the state that are numbers, words, or lists of them."
-        def is_plain(v): return v is None or isinstance(v, (bool, int, str)) or (isinstance(v, float) and math.isfinite(v)) or (isinstance(v, (list, tuple)) and all(map(is_plain, v)))
+
+        def is_plain(v):
+            return (
+                v is None
+                or isinstance(v, (bool, int, str))
+                or (isinstance(v, float) and math.isfinite(v))
+                or (isinstance(v, (list, tuple)) and all(map(is_plain, v)))
+            )
+
         return {k: v for k, v in self.state.items() if not k.startswith('_') and is_plain(v)}
 
 # %% ../nbs/10a_interop.ipynb #5dddbd54
 class Leaf:
     "A tensor, a storage or a function while a pickle is read: a file can pass it on, and do nothing to it."
-    __slots__ = 'value',
 
-    def __init__(self, value): self.value = value
+    __slots__ = ('value',)
 
-    def __setstate__(self, state): raise refusal('a change of a tensor or a function')
+    def __init__(self, value):
+        self.value = value
+
+    def __setstate__(self, state):
+        raise refusal('a change of a tensor or a function')
 
     def __call__(self, *args):
-        if isinstance(self.value, torch.Tensor): raise refusal('a call of a tensor')
+        if isinstance(self.value, torch.Tensor):
+            raise refusal('a call of a tensor')
         return self.value(*args)
 
 # %% ../nbs/10a_interop.ipynb #36301971
 class Plain(dict):
     "Stands for OrderedDict and EasyDict."
+
     __slots__ = ()
 
-    def __setstate__(self, state): "Attributes of a dict are not ours to keep."
+    def __setstate__(self, state):
+        "Attributes of a dict are not ours to keep."
 
 # %% ../nbs/10a_interop.ipynb #55e5a20b
 class Dtype:
     "Stands for NumPy's dtype, as far as plain numbers need it."
+
     __slots__ = 'code', 'order'
 
-    def __init__(self, code, *flags): self.code, self.order = str(code), '='
+    def __init__(self, code, *flags):
+        self.code, self.order = str(code), '='
 
-    def __setstate__(self, state): self.order = {'>': '>'}.get(state[1], '<')
+    def __setstate__(self, state):
+        self.order = {'>': '>'}.get(state[1], '<')
 
 # %% ../nbs/10a_interop.ipynb #bfe90a98
-def _persistent(meta): # the source code in meta['module_src'] is left alone
-    if meta['type'] != 'class' or not isinstance(meta['class_name'], str): raise refusal('a persistent object that is none')
+def _persistent(meta):  # the source code in meta['module_src'] is left alone
+    if meta['type'] != 'class' or not isinstance(meta['class_name'], str):
+        raise refusal('a persistent object that is none')
     record = Record()
     record.kind, record.state = meta['class_name'], dict(meta['state'])
     return record
 
-def _storage(blob): # bytes as torch.save writes a storage -> Leaf of a flat tensor
+
+def _storage(blob):  # bytes as torch.save writes a storage -> Leaf of a flat tensor
     storage = torch.load(io.BytesIO(blob), map_location='cpu', weights_only=True)
-    if not isinstance(storage, torch.storage.TypedStorage): raise refusal('a storage that is none')
+    if not isinstance(storage, torch.storage.TypedStorage):
+        raise refusal('a storage that is none')
     return Leaf(torch.empty(0, dtype=storage.dtype).set_(storage._untyped_storage))
 
-def _tensor(storage, offset, size, stride, *rest): # -> Leaf of a tensor with memory of its own
-    if math.prod(size) > storage.value.numel(): raise refusal('a tensor larger than its storage')
+
+def _tensor(storage, offset, size, stride, *rest):  # -> Leaf of a tensor with memory of its own
+    if math.prod(size) > storage.value.numel():
+        raise refusal('a tensor larger than its storage')
     return Leaf(storage.value.as_strided(size, stride, offset).clone())
 
-def _number(dtype, data): # a NumPy scalar -> int, float or bool
+
+def _number(dtype, data):  # a NumPy scalar -> int, float or bool
     import numpy as np
-    if dtype.code[:1] not in ('b', 'i', 'u', 'f'): raise refusal(f'a number of type {dtype.code!r}')
+
+    if dtype.code[:1] not in ('b', 'i', 'u', 'f'):
+        raise refusal(f'a number of type {dtype.code!r}')
     return np.frombuffer(data, np.dtype(dtype.code).newbyteorder(dtype.order), 1)[0].item()
 
 # %% ../nbs/10a_interop.ipynb #f310476c
-KNOWN = {'torch_utils.persistence._reconstruct_persistent_obj': Leaf(_persistent),
-         'torch.storage._load_from_bytes': Leaf(_storage),
-         'torch._utils._rebuild_tensor_v2': Leaf(_tensor),
-         'torch._utils._rebuild_parameter': Leaf(lambda tensor, *rest: tensor),
-         'numpy.core.multiarray.scalar': Leaf(_number), 'numpy._core.multiarray.scalar': Leaf(_number), 'numpy.dtype': Dtype,
-         'builtins.set': Leaf(lambda items=(): set(items)),
-         'collections.OrderedDict': Plain, 'dnnlib.util.EasyDict': Plain,
-         **{f'torch.nn.modules.container.{name}': Record for name in ('ModuleDict', 'ModuleList', 'Sequential')}}
+KNOWN = {
+    'torch_utils.persistence._reconstruct_persistent_obj': Leaf(_persistent),
+    'torch.storage._load_from_bytes': Leaf(_storage),
+    'torch._utils._rebuild_tensor_v2': Leaf(_tensor),
+    'torch._utils._rebuild_parameter': Leaf(lambda tensor, *rest: tensor),
+    'numpy.core.multiarray.scalar': Leaf(_number),
+    'numpy._core.multiarray.scalar': Leaf(_number),
+    'numpy.dtype': Dtype,
+    'builtins.set': Leaf(lambda items=(): set(items)),
+    'collections.OrderedDict': Plain,
+    'dnnlib.util.EasyDict': Plain,
+    **{f'torch.nn.modules.container.{name}': Record for name in ('ModuleDict', 'ModuleList', 'Sequential')},
+}
 
 # %% ../nbs/10a_interop.ipynb #627f3795
 class Reader(pickle.Unpickler):
     "Unpickles records; refuses every name that is not in KNOWN."
+
     def find_class(self, module, name):
-        if (full := f'{module}.{name}') in KNOWN: return KNOWN[full]
+        if (full := f'{module}.{name}') in KNOWN:
+            return KNOWN[full]
         raise refusal(full)
 
 # %% ../nbs/10a_interop.ipynb #c04ef367
-def read_pickle(src: Path) -> object: # what the file holds, as records; BadInput for code in it, Damaged for a broken file
+def read_pickle(
+    src: Path,
+) -> object:  # what the file holds, as records; BadInput for code in it, Damaged for a broken file
     "Read a foreign pickle as data."
     src = Path(src).expanduser()
-    if not src.is_file(): raise BadInput('src', str(src), 'a file that exists')
-    try: return Reader(io.BytesIO(src.read_bytes())).load()
-    except BadInput: raise
-    except Exception as e: # a malformed stream can make the unpickler raise anything
+    if not src.is_file():
+        raise BadInput('src', str(src), 'a file that exists')
+    try:
+        return Reader(io.BytesIO(src.read_bytes())).load()
+    except BadInput:
+        raise
+    except Exception as e:  # a malformed stream can make the unpickler raise anything
         raise Damaged(src, f'as a pickle it ends early or makes no sense: {e}', 'Fetch it again.') from None
 
 # %% ../nbs/10a_interop.ipynb #2f805587
-def tensors_of(record: Record,   # a module
-               prefix: str = '', # of the names
-              ) -> dict:         # name -> tensor
+def tensors_of(
+    record: Record,  # a module
+    prefix: str = '',  # of the names
+) -> dict:  # name -> tensor
     "What `state_dict` would have returned."
     state = record.state
     kept = {k: v for k, v in state['_buffers'].items() if k not in state.get('_non_persistent_buffers_set', ())}
     found = {prefix + k: v.value for k, v in {**state['_parameters'], **kept}.items() if v is not None}
     for name, child in state['_modules'].items():
-        if child is not None: found |= tensors_of(child, f'{prefix}{name}.')
+        if child is not None:
+            found |= tensors_of(child, f'{prefix}{name}.')
     return found
 
 # %% ../nbs/10a_interop.ipynb #ea45d894
-def config_of(top: Record, # the preconditioned network
-             ) -> ModelConfig: # BadInput for an option we do not know
+def config_of(
+    top: Record,  # the preconditioned network
+) -> ModelConfig:  # BadInput for an option we do not know
     "The description of a network from what it was made with."
-    net, top_state, preconds = top.state['_modules']['model'], top.plain(), {kind.__name__: key for key, kind in PRECONDS.items()}
-    family = {'SongUNet': 'song', 'DhariwalUNet': 'adm'}[check_choice('model_type', net.kind, ('SongUNet', 'DhariwalUNet'))]
+    net, top_state, preconds = (
+        top.state['_modules']['model'],
+        top.plain(),
+        {kind.__name__: key for key, kind in PRECONDS.items()},
+    )
+    family = {'SongUNet': 'song', 'DhariwalUNet': 'adm'}[
+        check_choice('model_type', net.kind, ('SongUNet', 'DhariwalUNet'))
+    ]
     maker, known = SongUNet if family == 'song' else DhariwalUNet, {f.name for f in fields(NetConfig)} - {'family'}
-    given = {k: p.default for k, p in inspect.signature(maker).parameters.items() if k in known or k == 'augment_dim'} | dict(net.state['_init_kwargs'])
+    given = {
+        k: p.default for k, p in inspect.signature(maker).parameters.items() if k in known or k == 'augment_dim'
+    } | dict(net.state['_init_kwargs'])
     size, width = {k: given.pop(k) for k in ('img_resolution', 'label_dim', 'augment_dim')}, top_state['img_channels']
     extra = {f'extra_{way}': given.pop(f'{way}_channels') - width for way in ('in', 'out')}
     for name, value in given.items():
-        if name not in known: raise BadInput(name, value, 'left out: it is no option of our networks, so this pickle is of a fork that changed them')
-    params = {k: v for k, v in top_state.items() if isinstance(v, (int, float)) and not isinstance(v, bool) and k not in ('img_resolution', 'img_channels', 'label_dim')}
-    return ModelConfig(NetConfig(family, **given), channels=width, **size, **extra, precond=preconds[check_choice('precond', top.kind, preconds)], params=params)
+        if name not in known:
+            raise BadInput(
+                name, value, 'left out: it is no option of our networks, so this pickle is of a fork that changed them'
+            )
+    params = {
+        k: v
+        for k, v in top_state.items()
+        if isinstance(v, (int, float))
+        and not isinstance(v, bool)
+        and k not in ('img_resolution', 'img_channels', 'label_dim')
+    }
+    return ModelConfig(
+        NetConfig(family, **given),
+        channels=width,
+        **size,
+        **extra,
+        precond=preconds[check_choice('precond', top.kind, preconds)],
+        params=params,
+    )
 
 # %% ../nbs/10a_interop.ipynb #d460b2c6
-def read_edm_pickle(path: Path,  # network-snapshot-….pkl, or an official edm-….pkl
-                   ) -> tuple[ModelConfig, dict, dict]: # (description, name -> tensor of the EMA, meta); BadInput or Damaged otherwise
+def read_edm_pickle(
+    path: Path,  # network-snapshot-….pkl, or an official edm-….pkl
+) -> tuple[ModelConfig, dict, dict]:  # (description, name -> tensor of the EMA, meta); BadInput or Damaged otherwise
     "Read an official EDM network pickle without EDM, and without running anything in it."
     path, content = Path(path).expanduser(), read_pickle(path)
     try:
         top = content['ema']
         config, tensors = config_of(top), tensors_of(top)
-        meta = {name: dict(kind=content[name].kind, **content[name].plain()) for name in ('loss_fn', 'augment_pipe') if isinstance(content.get(name), Record)}
-    except BadInput: raise
+        meta = {
+            name: dict(kind=content[name].kind, **content[name].plain())
+            for name in ('loss_fn', 'augment_pipe')
+            if isinstance(content.get(name), Record)
+        }
+    except BadInput:
+        raise
     except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as e:
-        raise BadInput('src', path.name, f"a network pickle with EDM's parts; this one is made otherwise ({type(e).__name__}: {e})") from None
-    return config, tensors, dict(meta, weights='EMA', source=dict(format='EDM pickle', file=path.name, sha256=hashlib.sha256(path.read_bytes()).hexdigest()))
+        raise BadInput(
+            'src', path.name, f"a network pickle with EDM's parts; this one is made otherwise ({type(e).__name__}: {e})"
+        ) from None
+    return (
+        config,
+        tensors,
+        dict(
+            meta,
+            weights='EMA',
+            source=dict(format='EDM pickle', file=path.name, sha256=hashlib.sha256(path.read_bytes()).hexdigest()),
+        ),
+    )
 
 # %% ../nbs/10a_interop.ipynb #326ead75
-def convert(src: Path, # an EDM network pickle
-            dst: Path, # NAME.safetensors; NAME.json is written beside it
-           ) -> Path:  # the JSON file
+def convert(
+    src: Path,  # an EDM network pickle
+    dst: Path,  # NAME.safetensors; NAME.json is written beside it
+) -> Path:  # the JSON file
     "An EDM pickle as safetensors and JSON, after a check that our network takes its weights."
     stem(dst, 'dst')
     config, tensors, meta = read_edm_pickle(src)

@@ -15,14 +15,18 @@ from .sampling import SamplerStep, check_levels, heun, predict
 # %% ../nbs/09a_inverse.ipynb #811b3d15
 class Masked:
     "A denoiser of masked images that keeps one mask: a denoiser of whole ones."
-    def __init__(self,
-                 D,                  # a denoiser that takes `mask`
-                 mask: torch.Tensor, # (1 or B,1 or C,H,W) zeros and ones: which pixels D is shown
-                ):
-        if mask.ndim != 4: raise BadInput('mask', tuple(mask.shape), 'of shape (1 or B,1 or C,H,W)')
+
+    def __init__(
+        self,
+        D,  # a denoiser that takes `mask`
+        mask: torch.Tensor,  # (1 or B,1 or C,H,W) zeros and ones: which pixels D is shown
+    ):
+        if mask.ndim != 4:
+            raise BadInput('mask', tuple(mask.shape), 'of shape (1 or B,1 or C,H,W)')
         self.D, self.mask = D, mask
-        for name in ('sigma_min', 'sigma_max', 'round_sigma'): # as samplers ask for them
-            if hasattr(D, name): setattr(self, name, getattr(D, name))
+        for name in ('sigma_min', 'sigma_max', 'round_sigma'):  # as samplers ask for them
+            if hasattr(D, name):
+                setattr(self, name, getattr(D, name))
 
     def __call__(self, x, sigma, labels=None):
         "Denoise what the mask shows."
@@ -30,34 +34,41 @@ class Masked:
         return self.D(mask * x, sigma, labels, mask=mask)
 
 # %% ../nbs/09a_inverse.ipynb #7467040c
-def masks_of(operator,          # with `further_mask`, such as PixelMask
-             seeds,             # whole numbers >= 0, one per sample; None for 0, 1, 2, …
-             x: torch.Tensor,   # (B,C,H,W) the samples
-             draw: int = 0,     # which mask
-            ) -> torch.Tensor:  # (B,1 or C,H,W), on the device of x
+def masks_of(
+    operator,  # with `further_mask`, such as PixelMask
+    seeds,  # whole numbers >= 0, one per sample; None for 0, 1, 2, …
+    x: torch.Tensor,  # (B,C,H,W) the samples
+    draw: int = 0,  # which mask
+) -> torch.Tensor:  # (B,1 or C,H,W), on the device of x
     "A~ of each sample, as training draws it."
-    if not hasattr(operator, 'further_mask') or isinstance(operator, (FourierSet, MRILines)): raise BadInput('operator', type(operator).__name__, 'one that masks pixels, such as PixelMask')
-    return operator.further_mask(torch.as_tensor(range(len(x)) if seeds is None else list(seeds)), tuple(x.shape[1:]), draw, draw).to(x.device)
+    if not hasattr(operator, 'further_mask') or isinstance(operator, (FourierSet, MRILines)):
+        raise BadInput('operator', type(operator).__name__, 'one that masks pixels, such as PixelMask')
+    return operator.further_mask(
+        torch.as_tensor(range(len(x)) if seeds is None else list(seeds)), tuple(x.shape[1:]), draw, draw
+    ).to(x.device)
 
 # %% ../nbs/09a_inverse.ipynb #0bb1f21a
-def fixed_mask(D,                    # a denoiser that takes `mask`
-               x: torch.Tensor,      # (B,C,H,W) standard normal noise
-               sigmas: torch.Tensor, # (n+1,) falling, last one 0
-               labels: torch.Tensor | None = None, # (B,label_dim), or None
-               *, operator,          # draws the masks; survival (1-p)(1-delta) must be that of the training
-               sampler: Callable = heun, # any sampler of whole images
-               seeds=None,           # of the samples, one mask for each; None for 0, 1, 2, …
-              ) -> Iterator[SamplerStep]: # n steps
+def fixed_mask(
+    D,  # a denoiser that takes `mask`
+    x: torch.Tensor,  # (B,C,H,W) standard normal noise
+    sigmas: torch.Tensor,  # (n+1,) falling, last one 0
+    labels: torch.Tensor | None = None,  # (B,label_dim), or None
+    *,
+    operator,  # draws the masks; survival (1-p)(1-delta) must be that of the training
+    sampler: Callable = heun,  # any sampler of whole images
+    seeds=None,  # of the samples, one mask for each; None for 0, 1, 2, …
+) -> Iterator[SamplerStep]:  # n steps
     "Ambient Diffusion's sampler: one mask per sample, kept for all steps."
     yield from sampler(Masked(D, masks_of(operator, seeds, x)), x, sigmas, labels, seeds=seeds)
 
 # %% ../nbs/09a_inverse.ipynb #f724a5e4
-def pushed(D,                    # a denoiser one can differentiate
-           x: torch.Tensor,      # (B,C,H,W) standard normal noise
-           sigmas: torch.Tensor, # (n+1,) falling, last one 0
-           labels: torch.Tensor | None, # (B,label_dim), or None
-           push: Callable,       # (x, x0, sigma, step from 1) -> (B,C,H,W), what is taken from the state; x0 can be differentiated by x
-          ) -> Iterator[SamplerStep]: # n steps
+def pushed(
+    D,  # a denoiser one can differentiate
+    x: torch.Tensor,  # (B,C,H,W) standard normal noise
+    sigmas: torch.Tensor,  # (n+1,) falling, last one 0
+    labels: torch.Tensor | None,  # (B,label_dim), or None
+    push: Callable,  # (x, x0, sigma, step from 1) -> (B,C,H,W), what is taken from the state; x0 can be differentiated by x
+) -> Iterator[SamplerStep]:  # n steps
     "Heun's sampler with a push after each step."
     sigmas = check_levels(sigmas)
     x = x.double() * sigmas[0]
@@ -70,41 +81,51 @@ def pushed(D,                    # a denoiser one can differentiate
         slope = (x - x0) / sigma
         euler = x + (following - sigma) * slope
         if following > 0:
-            with torch.no_grad(): corrected = (euler - predict(D, euler, following, labels)) / following
+            with torch.no_grad():
+                corrected = (euler - predict(D, euler, following, labels)) / following
             euler = x + (following - sigma) * (slope + corrected) / 2
         x = euler - away.detach()
         yield SamplerStep(i, float(following), x, x0)
 
 # %% ../nbs/09a_inverse.ipynb #c53a5e5c
-def reconstruction_guidance(D,                    # a denoiser that takes `mask` and that one can differentiate
-                            x: torch.Tensor,      # (B,C,H,W) standard normal noise
-                            sigmas: torch.Tensor, # (n+1,) falling, last one 0
-                            labels: torch.Tensor | None = None, # (B,label_dim), or None
-                            *, operator,          # draws the masks
-                            num_masks: int = 1,   # per step, the fixed one included; >= 1
-                            guidance_scale: float = 0., # w, >= 0
-                            seeds=None,           # of the samples; None for 0, 1, 2, …
-                           ) -> Iterator[SamplerStep]: # n steps
+def reconstruction_guidance(
+    D,  # a denoiser that takes `mask` and that one can differentiate
+    x: torch.Tensor,  # (B,C,H,W) standard normal noise
+    sigmas: torch.Tensor,  # (n+1,) falling, last one 0
+    labels: torch.Tensor | None = None,  # (B,label_dim), or None
+    *,
+    operator,  # draws the masks
+    num_masks: int = 1,  # per step, the fixed one included; >= 1
+    guidance_scale: float = 0.0,  # w, >= 0
+    seeds=None,  # of the samples; None for 0, 1, 2, …
+) -> Iterator[SamplerStep]:  # n steps
     "The fixed-mask sampler, pushed to where other masks lead to the same image."
     others, w = check_int('num_masks', num_masks, 1) - 1, check_float('guidance_scale', guidance_scale, 0)
     if not others or not w:
         yield from fixed_mask(D, x, sigmas, labels, operator=operator, seeds=seeds)
         return
+
     def push(x, x0, sigma, step):
         draws = range(1 + (step - 1) * others, 1 + step * others)
-        apart = [(predict(Masked(D, masks_of(operator, seeds, x, draw)), x, sigma, labels) - x0).square().sum() for draw in draws]
+        apart = [
+            (predict(Masked(D, masks_of(operator, seeds, x, draw)), x, sigma, labels) - x0).square().sum()
+            for draw in draws
+        ]
         return w * torch.autograd.grad(sum(apart) / others, x)[0]
+
     yield from pushed(Masked(D, masks_of(operator, seeds, x)), x, sigmas, labels, push)
 
 # %% ../nbs/09a_inverse.ipynb #48775555
-def truncated(D,                    # a denoiser
-              x: torch.Tensor,      # (B,C,H,W) standard normal noise
-              sigmas: torch.Tensor, # (n+1,) falling, last one 0
-              labels: torch.Tensor | None = None, # (B,label_dim), or None
-              *, sigma_n: float,    # lowest level that D is asked about, from 0 to the first level
-              sampler: Callable = heun, # any other sampler
-              seeds=None,           # of the samples, for `sampler`
-             ) -> Iterator[SamplerStep]: # as many steps as there are levels at and above sigma_n
+def truncated(
+    D,  # a denoiser
+    x: torch.Tensor,  # (B,C,H,W) standard normal noise
+    sigmas: torch.Tensor,  # (n+1,) falling, last one 0
+    labels: torch.Tensor | None = None,  # (B,label_dim), or None
+    *,
+    sigma_n: float,  # lowest level that D is asked about, from 0 to the first level
+    sampler: Callable = heun,  # any other sampler
+    seeds=None,  # of the samples, for `sampler`
+) -> Iterator[SamplerStep]:  # as many steps as there are levels at and above sigma_n
     "Any sampler, stopped at sigma_n: the last step returns what D sees there."
     sigmas = check_levels(sigmas)
     check_float('sigma_n', sigma_n, 0, sigmas[0].item(), open_hi=False)
@@ -112,25 +133,32 @@ def truncated(D,                    # a denoiser
     yield from sampler(D, x, kept if kept[-1] == 0 else torch.cat([kept, sigmas.new_zeros(1)]), labels, seeds=seeds)
 
 # %% ../nbs/09a_inverse.ipynb #5ba4ddb5
-def posterior(D,                    # a denoiser one can differentiate
-              x: torch.Tensor,      # (B,C,H,W) standard normal noise
-              sigmas: torch.Tensor, # (n+1,) falling, last one 0
-              labels: torch.Tensor | None = None, # (B,label_dim), or None
-              *, y: torch.Tensor,   # (1 or B,…) measurements; one is shared by all samples
-              operator,             # linear, with `corrupt` and `adjoint`
-              ids,                  # (1 or B,) the image numbers under which y was measured
-              scale: float = 1.,    # zeta, > 0; the smaller the images and the more the steps, the smaller
-              seeds=None,           # not used; every sampler has the same arguments
-             ) -> Iterator[SamplerStep]: # n steps
+def posterior(
+    D,  # a denoiser one can differentiate
+    x: torch.Tensor,  # (B,C,H,W) standard normal noise
+    sigmas: torch.Tensor,  # (n+1,) falling, last one 0
+    labels: torch.Tensor | None = None,  # (B,label_dim), or None
+    *,
+    y: torch.Tensor,  # (1 or B,…) measurements; one is shared by all samples
+    operator,  # linear, with `corrupt` and `adjoint`
+    ids,  # (1 or B,) the image numbers under which y was measured
+    scale: float = 1.0,  # zeta, > 0; the smaller the images and the more the steps, the smaller
+    seeds=None,  # not used; every sampler has the same arguments
+) -> Iterator[SamplerStep]:  # n steps
     "A-DPS: samples that fit a measurement."
     check_float('scale', scale, 0, open_lo=True)
-    if not (hasattr(operator, 'corrupt') and hasattr(operator, 'adjoint')): raise BadInput('operator', type(operator).__name__, 'linear, with `corrupt` and `adjoint`')
-    if len(y) not in (1, len(x)) or not y.isfinite().all(): raise BadInput('y', tuple(y.shape), f'finite, 1 or {len(x)} measurements')
+    if not (hasattr(operator, 'corrupt') and hasattr(operator, 'adjoint')):
+        raise BadInput('operator', type(operator).__name__, 'linear, with `corrupt` and `adjoint`')
+    if len(y) not in (1, len(x)) or not y.isfinite().all():
+        raise BadInput('y', tuple(y.shape), f'finite, 1 or {len(x)} measurements')
     ids = torch.as_tensor(ids)
-    if ids.shape != (len(y),): raise BadInput('ids', tuple(ids.shape), f'of shape ({len(y)},), one number for each measurement')
+    if ids.shape != (len(y),):
+        raise BadInput('ids', tuple(ids.shape), f'of shape ({len(y)},), one number for each measurement')
     ids, y = ids.expand(len(x)), y.to(x.device, torch.float64).expand(len(x), *y.shape[1:])
+
     def push(x, x0, sigma, step):
         misfit = operator.corrupt(x0.detach(), ids) - y
         gradient = torch.autograd.grad(x0, x, 2 * operator.adjoint(misfit, ids))[0]
         return scale * gradient / misfit.flatten(1).norm(dim=1).clamp(min=1e-12).reshape(-1, *[1] * (x.ndim - 1))
+
     yield from pushed(D, x, sigmas, labels, push)

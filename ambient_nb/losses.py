@@ -15,31 +15,43 @@ from .core import BadInput, bcast, check_choice, check_float
 from .oracles import EmpiricalDenoiser
 
 # %% ../nbs/08_losses.ipynb #32cecc6d
-def check_draws(D,                   # a denoiser; where it has a `sigma_max`, sigma_n must be below
-                y: torch.Tensor,     # (B,C,H,W) the images
-                sigma: torch.Tensor, # (B,) levels
-                z: torch.Tensor,     # (B,C,H,W) fresh standard normal draws
-                sigma_n: float = 0., # std of the noise that the images bring
-               ) -> None:            # BadInput where these do not fit together
+def check_draws(
+    D,  # a denoiser; where it has a `sigma_max`, sigma_n must be below
+    y: torch.Tensor,  # (B,C,H,W) the images
+    sigma: torch.Tensor,  # (B,) levels
+    z: torch.Tensor,  # (B,C,H,W) fresh standard normal draws
+    sigma_n: float = 0.0,  # std of the noise that the images bring
+) -> None:  # BadInput where these do not fit together
     "Look at what a loss is given; on a GPU at shapes only, since reading values would make the device wait."
-    if z.shape != y.shape: raise BadInput('z', tuple(z.shape), f'of shape {tuple(y.shape)}, one draw per pixel of y')
-    if sigma_n >= getattr(D, 'sigma_max', math.inf): raise BadInput('sigma_n', sigma_n, f'below {D.sigma_max:g}, the largest level of the denoiser: no level is left for the noisy copies')
-    if y.device.type != 'cpu': return
+    if z.shape != y.shape:
+        raise BadInput('z', tuple(z.shape), f'of shape {tuple(y.shape)}, one draw per pixel of y')
+    if sigma_n >= getattr(D, 'sigma_max', math.inf):
+        raise BadInput(
+            'sigma_n',
+            sigma_n,
+            f'below {D.sigma_max:g}, the largest level of the denoiser: no level is left for the noisy copies',
+        )
+    if y.device.type != 'cpu':
+        return
     broken = (~y.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
-    if broken: raise BadInput('y', f'images {broken} with NaN or infinity', 'finite')
-    if not (torch.as_tensor(sigma) > 0).all(): raise BadInput('sigma', torch.as_tensor(sigma).min().item(), '> 0')
+    if broken:
+        raise BadInput('y', f'images {broken} with NaN or infinity', 'finite')
+    if not (torch.as_tensor(sigma) > 0).all():
+        raise BadInput('sigma', torch.as_tensor(sigma).min().item(), '> 0')
 
 # %% ../nbs/08_losses.ipynb #87eadb11
-def edm_weight(sigma: torch.Tensor,      # any shape, > 0
-               sigma_data: float = .5,   # std of the data
-              ) -> torch.Tensor:         # same shape
+def edm_weight(
+    sigma: torch.Tensor,  # any shape, > 0
+    sigma_data: float = 0.5,  # std of the data
+) -> torch.Tensor:  # same shape
     "EDM's weight: makes every level's loss of the same size at initialisation."
-    return (sigma**2 + sigma_data**2) / (sigma * sigma_data)**2
+    return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
 
 # %% ../nbs/08_losses.ipynb #ec236248
-def inverse_weight(sigma: torch.Tensor,      # any shape, > 0
-                   sigma_data: float = .5,   # not used; every weight has the same arguments
-                  ) -> torch.Tensor:         # same shape
+def inverse_weight(
+    sigma: torch.Tensor,  # any shape, > 0
+    sigma_data: float = 0.5,  # not used; every weight has the same arguments
+) -> torch.Tensor:  # same shape
     "1/sigma^2, the weight of VP, VE and iDDPM."
     return sigma**-2
 
@@ -50,18 +62,20 @@ WEIGHTS = dict(vp=inverse_weight, ve=inverse_weight, iddpm=inverse_weight, edm=e
 @dataclass(frozen=True)
 class EDMLoss:
     "Denoising score matching; with EDM's weight the baseline, called DDPM in the main paper's tables."
-    sigma_data: float = .5 # std of the data, > 0
-    weight: Callable = edm_weight # (sigma, sigma_data) -> weight, such as those in WEIGHTS
 
-    def __call__(self,
-                 D,                   # a denoiser
-                 y: torch.Tensor,     # (B,C,H,W) clean images
-                 noise: torch.Tensor, # (B,C,H,W) the images' fixed standard normal draws; not used here
-                 sigma: torch.Tensor, # (B,) levels
-                 z: torch.Tensor,     # (B,C,H,W) fresh standard normal draws
-                 labels: torch.Tensor | None = None, # (B,label_dim), or None
-                 **kwargs,            # for D: augment_labels
-                ) -> torch.Tensor:    # (B,) one loss per image
+    sigma_data: float = 0.5  # std of the data, > 0
+    weight: Callable = edm_weight  # (sigma, sigma_data) -> weight, such as those in WEIGHTS
+
+    def __call__(
+        self,
+        D,  # a denoiser
+        y: torch.Tensor,  # (B,C,H,W) clean images
+        noise: torch.Tensor,  # (B,C,H,W) the images' fixed standard normal draws; not used here
+        sigma: torch.Tensor,  # (B,) levels
+        z: torch.Tensor,  # (B,C,H,W) fresh standard normal draws
+        labels: torch.Tensor | None = None,  # (B,label_dim), or None
+        **kwargs,  # for D: augment_labels
+    ) -> torch.Tensor:  # (B,) one loss per image
         "The loss of each image."
         check_draws(D, y, sigma, z)
         s = bcast(sigma, y)
@@ -69,38 +83,42 @@ class EDMLoss:
         return (self.weight(s, self.sigma_data) * error.square()).flatten(1).sum(1)
 
 # %% ../nbs/08_losses.ipynb #cf776c09
-def ambient_share(sigma: torch.Tensor, # any shape, > 0
-                  sigma_n: float,      # std of the fixed noise, >= 0
-                 ) -> torch.Tensor:    # same shape, in [0,1]
+def ambient_share(
+    sigma: torch.Tensor,  # any shape, > 0
+    sigma_n: float,  # std of the fixed noise, >= 0
+) -> torch.Tensor:  # same shape, in [0,1]
     "a(sigma) of the ambient regime: how much of the copy's prediction comes from D; 0 at sigma_n, 1 far above."
-    return (1 - (sigma_n / sigma)**2).clamp(min=0)
+    return (1 - (sigma_n / sigma) ** 2).clamp(min=0)
 
 # %% ../nbs/08_losses.ipynb #eafecdc1
-FLOOR = .01 # the least a^2 that `compensate` divides by
+FLOOR = 0.01  # the least a^2 that `compensate` divides by
 
 # %% ../nbs/08_losses.ipynb #52fffb7e
 @dataclass(frozen=True)
 class TwoRegimeLoss:
     "The main paper's loss: EDM's below sigma_n, the ambient (double Tweedie) loss on one fixed noisy copy at and above it."
-    sigma_n: float         # threshold and std of the fixed noise, >= 0; 0 is the EDM loss
-    sigma_data: float = .5 # std of the data, > 0
-    compensate: bool = False # ablation: divide the weight by a^2, so that an error of D counts as in the EDM loss
-    inclusive: bool = True   # the copy is used at sigma_n itself; ablation: only above
-    weight: Callable = edm_weight # (sigma, sigma_data) -> weight, such as those in WEIGHTS
+
+    sigma_n: float  # threshold and std of the fixed noise, >= 0; 0 is the EDM loss
+    sigma_data: float = 0.5  # std of the data, > 0
+    compensate: bool = False  # ablation: divide the weight by a^2, so that an error of D counts as in the EDM loss
+    inclusive: bool = True  # the copy is used at sigma_n itself; ablation: only above
+    weight: Callable = edm_weight  # (sigma, sigma_data) -> weight, such as those in WEIGHTS
 
     def __post_init__(self):
         check_float('sigma_n', self.sigma_n, 0)
-        for name in ('compensate', 'inclusive'): check_choice(name, getattr(self, name), (False, True))
+        for name in ('compensate', 'inclusive'):
+            check_choice(name, getattr(self, name), (False, True))
 
-    def __call__(self,
-                 D,                   # a denoiser
-                 y: torch.Tensor,     # (B,C,H,W) clean images
-                 noise: torch.Tensor, # (B,C,H,W) the images' fixed standard normal draws
-                 sigma: torch.Tensor, # (B,) levels
-                 z: torch.Tensor,     # (B,C,H,W) fresh standard normal draws
-                 labels: torch.Tensor | None = None, # (B,label_dim), or None
-                 **kwargs,            # for D: augment_labels
-                ) -> torch.Tensor:    # (B,) one loss per image
+    def __call__(
+        self,
+        D,  # a denoiser
+        y: torch.Tensor,  # (B,C,H,W) clean images
+        noise: torch.Tensor,  # (B,C,H,W) the images' fixed standard normal draws
+        sigma: torch.Tensor,  # (B,) levels
+        z: torch.Tensor,  # (B,C,H,W) fresh standard normal draws
+        labels: torch.Tensor | None = None,  # (B,label_dim), or None
+        **kwargs,  # for D: augment_labels
+    ) -> torch.Tensor:  # (B,) one loss per image
         "The loss of each image."
         check_draws(D, y, sigma, z, self.sigma_n)
         s = bcast(sigma, y)
@@ -110,24 +128,27 @@ class TwoRegimeLoss:
         a = torch.where(ambient, ambient_share(s, self.sigma_n), torch.ones_like(s))
         error = a * D(x, sigma, labels, **kwargs) + (1 - a) * x - target
         weight = self.weight(s, self.sigma_data)
-        if self.compensate: weight = weight / a.square().clamp(min=FLOOR)
+        if self.compensate:
+            weight = weight / a.square().clamp(min=FLOOR)
         return (weight * error.square()).flatten(1).sum(1)
 
 # %% ../nbs/08_losses.ipynb #e7f790e9
 class TwoRegimeOptimum:
     "The exact minimiser of the two-regime loss on a finite training set."
-    def __init__(self,
-                 images: torch.Tensor, # (N,C,H,W) clean images in [-1,1]
-                 noise: torch.Tensor,  # (N,C,H,W) their fixed standard normal draws
-                 sigma_n: float,       # threshold and std of the fixed noise, >= 0
-                ):
+
+    def __init__(
+        self,
+        images: torch.Tensor,  # (N,C,H,W) clean images in [-1,1]
+        noise: torch.Tensor,  # (N,C,H,W) their fixed standard normal draws
+        sigma_n: float,  # threshold and std of the fixed noise, >= 0
+    ):
         self.sigma_n = check_float('sigma_n', sigma_n, 0)
         self.clean, self.copies = EmpiricalDenoiser(images), EmpiricalDenoiser(images + sigma_n * noise)
 
     def __call__(self, x, sigma, labels=None):
         "Denoise; `sigma` is a number or one level per image."
         sigma = torch.as_tensor(sigma, dtype=torch.float64, device=x.device).expand(len(x))
-        high = sigma > 1.0001 * self.sigma_n        # at sigma_n itself the loss asks for nothing
+        high = sigma > 1.0001 * self.sigma_n  # at sigma_n itself the loss asks for nothing
         out, s, wide = torch.empty_like(x), sigma[high], x[high].double()
         out[~high] = self.clean(x[~high], sigma[~high])
         a = bcast(ambient_share(s, self.sigma_n), wide)

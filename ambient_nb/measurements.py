@@ -16,33 +16,39 @@ from .corruptions import check_batch, per_image
 @dataclass(frozen=True)
 class Downsample:
     "Block averages; nothing is random, all images are treated alike."
-    factor: int # f, side of a block, px
+
+    factor: int  # f, side of a block, px
     _: KW_ONLY
-    further_factor: int = 2 # g, side of the blocks of `further`, in px of y
+    further_factor: int = 2  # g, side of the blocks of `further`, in px of y
 
-    def __post_init__(self): check_int('factor', self.factor, 1); check_int('further_factor', self.further_factor, 1)
+    def __post_init__(self):
+        check_int('factor', self.factor, 1)
+        check_int('further_factor', self.further_factor, 1)
 
-    def corrupt(self,
-                x: torch.Tensor,   # (B,C,H,W) clean images
-                ids: torch.Tensor, # (B,) their numbers
-               ) -> torch.Tensor:  # (B,C,H/f,W/f)
+    def corrupt(
+        self,
+        x: torch.Tensor,  # (B,C,H,W) clean images
+        ids: torch.Tensor,  # (B,) their numbers
+    ) -> torch.Tensor:  # (B,C,H/f,W/f)
         "Averages of blocks."
         check_batch(x, ids)
         return self.average(x, self.factor, 'factor')
 
-    def further(self,
-                y: torch.Tensor,   # (B,C,H/f,W/f) averages
-                ids: torch.Tensor, # (B,) their numbers
-                draw: int = 0,     # no effect: nothing is drawn
-               ) -> torch.Tensor:  # (B,C,H/(fg),W/(fg))
+    def further(
+        self,
+        y: torch.Tensor,  # (B,C,H/f,W/f) averages
+        ids: torch.Tensor,  # (B,) their numbers
+        draw: int = 0,  # no effect: nothing is drawn
+    ) -> torch.Tensor:  # (B,C,H/(fg),W/(fg))
         "Averages of averages."
         check_batch(y, ids, 'y')
         return self.average(y, self.further_factor, 'further_factor')
 
-    def adjoint(self,
-                y: torch.Tensor,   # (B,C,H/f,W/f) averages
-                ids: torch.Tensor, # (B,) their numbers
-               ) -> torch.Tensor:  # (B,C,H,W)
+    def adjoint(
+        self,
+        y: torch.Tensor,  # (B,C,H/f,W/f) averages
+        ids: torch.Tensor,  # (B,) their numbers
+    ) -> torch.Tensor:  # (B,C,H,W)
         "Each value spread over its block, divided by f^2."
         check_batch(y, ids, 'y')
         return y.repeat_interleave(self.factor, -2).repeat_interleave(self.factor, -1) / self.factor**2
@@ -50,52 +56,62 @@ class Downsample:
     @staticmethod
     def average(x: torch.Tensor, side: int, name: str) -> torch.Tensor:
         "Block averages, for sides that divide."
-        if x.ndim != 4 or x.shape[-2] % side or x.shape[-1] % side: raise BadInput(name, side, f'a divisor of the sides of images (B,C,H,W), here {tuple(x.shape)}')
+        if x.ndim != 4 or x.shape[-2] % side or x.shape[-1] % side:
+            raise BadInput(name, side, f'a divisor of the sides of images (B,C,H,W), here {tuple(x.shape)}')
         return torch.nn.functional.avg_pool2d(x, side)
 
 # %% ../nbs/04a_measurements.ipynb #769f9d1e
-def blurred(x: torch.Tensor, # (B,C,H,W)
-            s: float,        # std of the blur, px, >= 0
-           ) -> torch.Tensor: # (B,C,H,W)
+def blurred(
+    x: torch.Tensor,  # (B,C,H,W)
+    s: float,  # std of the blur, px, >= 0
+) -> torch.Tensor:  # (B,C,H,W)
     "Gaussian blur with edges that wrap around."
     height, width = x.shape[-2:]
-    squared = torch.fft.fftfreq(height, dtype=torch.float64)[:, None]**2 + torch.fft.rfftfreq(width, dtype=torch.float64)**2
+    squared = (
+        torch.fft.fftfreq(height, dtype=torch.float64)[:, None] ** 2
+        + torch.fft.rfftfreq(width, dtype=torch.float64) ** 2
+    )
     return torch.fft.irfft2(torch.fft.rfft2(x) * torch.exp(-2 * math.pi**2 * s**2 * squared).to(x), s=(height, width))
 
 # %% ../nbs/04a_measurements.ipynb #a13a4e5f
 @dataclass(frozen=True)
 class Blur:
     "Gaussian blur; nothing is random, all images are treated alike."
-    s: float # std of the blur, px, > 0
+
+    s: float  # std of the blur, px, > 0
     _: KW_ONLY
-    s_further: float | None = None # std in all after `further`, px, >= s; None for 5/3 s: 3 becomes 5
+    s_further: float | None = None  # std in all after `further`, px, >= s; None for 5/3 s: 3 becomes 5
 
     def __post_init__(self):
         check_float('s', self.s, 0, open_lo=True)
-        if self.s_further is not None: check_float('s_further', self.s_further, self.s)
+        if self.s_further is not None:
+            check_float('s_further', self.s_further, self.s)
 
-    def corrupt(self,
-                x: torch.Tensor,   # (B,C,H,W) clean images
-                ids: torch.Tensor, # (B,) their numbers
-               ) -> torch.Tensor:  # (B,C,H,W)
+    def corrupt(
+        self,
+        x: torch.Tensor,  # (B,C,H,W) clean images
+        ids: torch.Tensor,  # (B,) their numbers
+    ) -> torch.Tensor:  # (B,C,H,W)
         "Blurred images."
         check_batch(x, ids)
         return blurred(x, self.s)
 
-    def further(self,
-                y: torch.Tensor,   # (B,C,H,W) blurred images
-                ids: torch.Tensor, # (B,) their numbers
-                draw: int = 0,     # no effect: nothing is drawn
-               ) -> torch.Tensor:  # (B,C,H,W)
+    def further(
+        self,
+        y: torch.Tensor,  # (B,C,H,W) blurred images
+        ids: torch.Tensor,  # (B,) their numbers
+        draw: int = 0,  # no effect: nothing is drawn
+    ) -> torch.Tensor:  # (B,C,H,W)
         "More blur, up to s_further in all."
         check_batch(y, ids, 'y')
         end = 5 / 3 * self.s if self.s_further is None else self.s_further
         return blurred(y, math.sqrt(end**2 - self.s**2))
 
-    def adjoint(self,
-                y: torch.Tensor,   # (B,C,H,W) blurred images
-                ids: torch.Tensor, # (B,) their numbers
-               ) -> torch.Tensor:  # (B,C,H,W)
+    def adjoint(
+        self,
+        y: torch.Tensor,  # (B,C,H,W) blurred images
+        ids: torch.Tensor,  # (B,) their numbers
+    ) -> torch.Tensor:  # (B,C,H,W)
         "A blur is its own adjoint."
         return self.corrupt(y, ids)
 
@@ -103,67 +119,86 @@ class Blur:
 @dataclass(frozen=True)
 class GaussianMeasurements:
     "m random projections of each image, a matrix of its own for each; `further` drops some."
-    m: int       # measurements per image
-    shape: tuple # (C,H,W) of the images
+
+    m: int  # measurements per image
+    shape: tuple  # (C,H,W) of the images
     _: KW_ONLY
-    drop: int = 1 # measurements that `further` drops, 0 <= drop < m
-    seed: int = 0 # of the corruption
+    drop: int = 1  # measurements that `further` drops, 0 <= drop < m
+    seed: int = 0  # of the corruption
 
     def __post_init__(self):
-        check_int('m', self.m, 1); check_int('drop', self.drop, 0, self.m - 1)
-        if len(self.shape) != 3: raise BadInput('shape', self.shape, 'the (C,H,W) of one image')
-        for side in self.shape: check_int('shape', side, 1)
+        check_int('m', self.m, 1)
+        check_int('drop', self.drop, 0, self.m - 1)
+        if len(self.shape) != 3:
+            raise BadInput('shape', self.shape, 'the (C,H,W) of one image')
+        for side in self.shape:
+            check_int('shape', side, 1)
 
-    def matrix(self,
-               ids: torch.Tensor, # (B,) image numbers
-               draw: int = 0,     # which A; `corrupt` uses 0
-              ) -> torch.Tensor:  # (B,m,d) float32 with d = C H W, on the CPU
+    def matrix(
+        self,
+        ids: torch.Tensor,  # (B,) image numbers
+        draw: int = 0,  # which A; `corrupt` uses 0
+    ) -> torch.Tensor:  # (B,m,d) float32 with d = C H W, on the CPU
         "A of each image."
         check_int('draw', draw, 0)
-        return per_image(ids, lambda g: torch.randn(self.m, math.prod(self.shape), generator=g), self.seed, 'matrix', draw) / math.sqrt(self.m)
+        return per_image(
+            ids, lambda g: torch.randn(self.m, math.prod(self.shape), generator=g), self.seed, 'matrix', draw
+        ) / math.sqrt(self.m)
 
-    def kept(self,
-             ids: torch.Tensor, # (B,) image numbers
-             draw: int = 0,     # which B
-            ) -> torch.Tensor:  # (B,m) float32: 1 kept, 0 dropped, on the CPU
+    def kept(
+        self,
+        ids: torch.Tensor,  # (B,) image numbers
+        draw: int = 0,  # which B
+    ) -> torch.Tensor:  # (B,m) float32: 1 kept, 0 dropped, on the CPU
         "The diagonal of B."
-        def choose(g): kept = torch.ones(self.m); kept[torch.randperm(self.m, generator=g)[:self.drop]] = 0; return kept
+
+        def choose(g):
+            kept = torch.ones(self.m)
+            kept[torch.randperm(self.m, generator=g)[: self.drop]] = 0
+            return kept
+
         return per_image(ids, choose, self.seed, 'further', check_int('draw', draw, 0))
 
-    def further_matrix(self,
-                       ids: torch.Tensor,    # (B,) image numbers
-                       draw: int = 0,        # which B
-                       matrix_draw: int = 0, # which A
-                      ) -> torch.Tensor:     # (B,m,d), rows of dropped measurements 0
+    def further_matrix(
+        self,
+        ids: torch.Tensor,  # (B,) image numbers
+        draw: int = 0,  # which B
+        matrix_draw: int = 0,  # which A
+    ) -> torch.Tensor:  # (B,m,d), rows of dropped measurements 0
         "A~ = B A of each image."
         return self.kept(ids, draw)[:, :, None] * self.matrix(ids, matrix_draw)
 
-    def corrupt(self,
-                x: torch.Tensor,   # (B,C,H,W) clean images
-                ids: torch.Tensor, # (B,) their numbers
-               ) -> torch.Tensor:  # (B,m)
+    def corrupt(
+        self,
+        x: torch.Tensor,  # (B,C,H,W) clean images
+        ids: torch.Tensor,  # (B,) their numbers
+    ) -> torch.Tensor:  # (B,m)
         "A x."
         ids = check_batch(x, ids)
-        if tuple(x.shape[1:]) != tuple(self.shape): raise BadInput('x', tuple(x.shape), f'images of shape {tuple(self.shape)}')
+        if tuple(x.shape[1:]) != tuple(self.shape):
+            raise BadInput('x', tuple(x.shape), f'images of shape {tuple(self.shape)}')
         return torch.einsum('bmd,bd->bm', self.matrix(ids).to(x), x.flatten(1))
 
-    def further(self,
-                y: torch.Tensor,   # (B,m) measurements
-                ids: torch.Tensor, # (B,) their numbers
-                draw: int = 0,     # which B
-               ) -> torch.Tensor:  # (B,m), dropped ones 0
+    def further(
+        self,
+        y: torch.Tensor,  # (B,m) measurements
+        ids: torch.Tensor,  # (B,) their numbers
+        draw: int = 0,  # which B
+    ) -> torch.Tensor:  # (B,m), dropped ones 0
         "B y."
         return self.measured(y) * self.kept(check_batch(y, ids, 'y'), draw).to(y)
 
-    def adjoint(self,
-                y: torch.Tensor,   # (B,m) measurements
-                ids: torch.Tensor, # (B,) their numbers
-               ) -> torch.Tensor:  # (B,C,H,W)
+    def adjoint(
+        self,
+        y: torch.Tensor,  # (B,m) measurements
+        ids: torch.Tensor,  # (B,) their numbers
+    ) -> torch.Tensor:  # (B,C,H,W)
         "A^T y."
         matrix = self.matrix(check_batch(y, ids, 'y')).to(y)
         return torch.einsum('bmd,bm->bd', matrix, self.measured(y)).unflatten(1, tuple(self.shape))
 
     def measured(self, y: torch.Tensor) -> torch.Tensor:
         "The measurements, if they are m per image."
-        if y.ndim != 2 or y.shape[1] != self.m: raise BadInput('y', tuple(y.shape), f'of shape (B,{self.m}), m measurements per image')
+        if y.ndim != 2 or y.shape[1] != self.m:
+            raise BadInput('y', tuple(y.shape), f'of shape (B,{self.m}), m measurements per image')
         return y

@@ -17,116 +17,170 @@ from .features import Encoder
 from .stats import Estimate, bootstrap, wilson
 
 # %% ../nbs/14_memorization.ipynb #46719cc7
-def same_kind(queries: torch.Tensor, # (Q,…)
-              base: torch.Tensor,    # (N,…)
-              k: int,                # neighbours asked for
-             ) -> int:               # k, from 1 to N; BadInput otherwise
+def same_kind(
+    queries: torch.Tensor,  # (Q,…)
+    base: torch.Tensor,  # (N,…)
+    k: int,  # neighbours asked for
+) -> int:  # k, from 1 to N; BadInput otherwise
     "Can these be compared?"
-    if queries.shape[1:] != base.shape[1:] or queries.dtype != base.dtype: raise BadInput('queries', f'{queries.dtype} {tuple(queries.shape)}', f'{base.dtype} of shape (Q, {", ".join(map(str, base.shape[1:]))})')
-    if queries.is_floating_point() and not (queries.isfinite().all() and base.isfinite().all()): raise BadInput('queries', 'not finite', 'finite features')
+    if queries.shape[1:] != base.shape[1:] or queries.dtype != base.dtype:
+        raise BadInput(
+            'queries',
+            f'{queries.dtype} {tuple(queries.shape)}',
+            f'{base.dtype} of shape (Q, {", ".join(map(str, base.shape[1:]))})',
+        )
+    if queries.is_floating_point() and not (queries.isfinite().all() and base.isfinite().all()):
+        raise BadInput('queries', 'not finite', 'finite features')
     return check_int('k', k, 1, len(base))
 
 # %% ../nbs/14_memorization.ipynb #b33fcae9
-def nearest(queries: torch.Tensor, # (Q,…) uint8 images or (Q,d) features
-            base: torch.Tensor,    # (N,…) of the same kind, N >= k
-            k: int = 2,            # neighbours
-            *, chunk: int = 512,   # queries at a time
-           ) -> tuple[torch.Tensor, torch.Tensor]: # distances (Q,k) float64, rising; positions (Q,k)
+def nearest(
+    queries: torch.Tensor,  # (Q,…) uint8 images or (Q,d) features
+    base: torch.Tensor,  # (N,…) of the same kind, N >= k
+    k: int = 2,  # neighbours
+    *,
+    chunk: int = 512,  # queries at a time
+) -> tuple[torch.Tensor, torch.Tensor]:  # distances (Q,k) float64, rising; positions (Q,k)
     "The k nearest of `base` to each query, in Euclidean distance."
     k, N, b = same_kind(queries, base, k), len(base), base.flatten(1).double()
     norms, numbers, found = b.square().sum(1), torch.arange(len(base), device=base.device), []
     for q in queries.flatten(1).double().split(chunk):
         squared = q.square().sum(1, keepdim=True) - 2 * q @ b.T + norms
         if queries.is_floating_point():
-            near = squared.topk(min(N, k + 14), largest=False).indices.sort(dim=1).values  # in order of position, which the stable sort keeps for ties
+            near = (
+                squared.topk(min(N, k + 14), largest=False).indices.sort(dim=1).values
+            )  # in order of position, which the stable sort keeps for ties
             exact = (q[:, None] - b[near]).square().sum(2).sort(dim=1, stable=True)
             found.append((exact.values[:, :k], near.gather(1, exact.indices[:, :k])))
         else:
-            keys = (squared.long() * N + numbers).topk(k, largest=False).values  # distance first, then position, in one whole number
+            keys = (
+                (squared.long() * N + numbers).topk(k, largest=False).values
+            )  # distance first, then position, in one whole number
             found.append((keys.div(N, rounding_mode='floor').double(), keys % N))
     return torch.cat([d for d, _ in found]).sqrt(), torch.cat([i for _, i in found])
 
 # %% ../nbs/14_memorization.ipynb #8ff13926
-def is_memorized(d1,  # array of distances to the nearest training image
-                 d2,  # array of distances to the second nearest
-                 threshold: float = 1/3, # of their ratio
-                ):    # array of booleans
+def is_memorized(
+    d1,  # array of distances to the nearest training image
+    d2,  # array of distances to the second nearest
+    threshold: float = 1 / 3,  # of their ratio
+):  # array of booleans
     "The 1/3 rule."
     return (d1 == 0) | (d1 < threshold * d2)
 
 # %% ../nbs/14_memorization.ipynb #7164be2f
-def similarity(a: torch.Tensor, # (Q,d) features
-               b: torch.Tensor, # (N,d) features of the training set
-               *, chunk: int = 1024, # queries at a time
-              ) -> tuple[torch.Tensor, torch.Tensor]: # (Q,) cosine in [-1,1], float64; (Q,) positions
+def similarity(
+    a: torch.Tensor,  # (Q,d) features
+    b: torch.Tensor,  # (N,d) features of the training set
+    *,
+    chunk: int = 1024,  # queries at a time
+) -> tuple[torch.Tensor, torch.Tensor]:  # (Q,) cosine in [-1,1], float64; (Q,) positions
     "The largest cosine similarity of each row of `a` to any row of `b`."
-    if not (a.isfinite().all() and b.isfinite().all()) or a.shape[1:] != b.shape[1:]: raise BadInput('features', (tuple(a.shape), tuple(b.shape)), 'finite, with rows of equal length')
+    if not (a.isfinite().all() and b.isfinite().all()) or a.shape[1:] != b.shape[1:]:
+        raise BadInput('features', (tuple(a.shape), tuple(b.shape)), 'finite, with rows of equal length')
     b = F.normalize(b.double(), dim=1)
     best = [(F.normalize(part.double(), dim=1) @ b.T).max(1) for part in a.split(chunk)]
     return torch.cat([m.values for m in best]).clamp(-1, 1), torch.cat([m.indices for m in best])
 
 # %% ../nbs/14_memorization.ipynb #945c2b34
-def per_sample(generated: torch.Tensor, # (Q,C,H,W) uint8
-               train: torch.Tensor,     # (N,C,H,W) uint8, N >= 2
-               encoder: Encoder,        # for the similarity
-              ) -> pd.DataFrame:        # a line per generated image
+def per_sample(
+    generated: torch.Tensor,  # (Q,C,H,W) uint8
+    train: torch.Tensor,  # (N,C,H,W) uint8, N >= 2
+    encoder: Encoder,  # for the similarity
+) -> pd.DataFrame:  # a line per generated image
     "Compare each generated image with the whole training set."
-    if generated.dtype != torch.uint8 or train.dtype != torch.uint8: raise BadInput('generated', str(generated.dtype), 'uint8 images')
-    if len(generated) == 0: raise BadInput('generated', 'no images', 'at least one image')
-    if len(train) < 2: raise BadInput('train', f'{len(train)} images', 'at least two images: the 1/3 rule needs a second neighbour')
+    if generated.dtype != torch.uint8 or train.dtype != torch.uint8:
+        raise BadInput('generated', str(generated.dtype), 'uint8 images')
+    if len(generated) == 0:
+        raise BadInput('generated', 'no images', 'at least one image')
+    if len(train) < 2:
+        raise BadInput('train', f'{len(train)} images', 'at least two images: the 1/3 rule needs a second neighbour')
     distances, positions = nearest(generated, train)
-    rms = (distances / generated[0].numel()**.5).numpy()
+    rms = (distances / generated[0].numel() ** 0.5).numpy()
     best, where = similarity(encoder(generated), encoder(train))
-    return pd.DataFrame(dict(sample=np.arange(len(generated)), d1=rms[:, 0], d2=rms[:, 1], ratio=np.divide(rms[:, 0], rms[:, 1], out=np.zeros(len(rms)), where=rms[:, 0] > 0),
-                             nearest=positions[:, 0].numpy(), nearest2=positions[:, 1].numpy(), similarity=best.numpy(), most_similar=where.numpy(), memorized=is_memorized(rms[:, 0], rms[:, 1])))
+    return pd.DataFrame(
+        dict(
+            sample=np.arange(len(generated)),
+            d1=rms[:, 0],
+            d2=rms[:, 1],
+            ratio=np.divide(rms[:, 0], rms[:, 1], out=np.zeros(len(rms)), where=rms[:, 0] > 0),
+            nearest=positions[:, 0].numpy(),
+            nearest2=positions[:, 1].numpy(),
+            similarity=best.numpy(),
+            most_similar=where.numpy(),
+            memorized=is_memorized(rms[:, 0], rms[:, 1]),
+        )
+    )
 
 # %% ../nbs/14_memorization.ipynb #f19e045a
-def save_table(df: pd.DataFrame, # from `per_sample`
-               path: Path,       # ending in .parquet or .csv
-              ) -> Path:
+def save_table(
+    df: pd.DataFrame,  # from `per_sample`
+    path: Path,  # ending in .parquet or .csv
+) -> Path:
     "Write a per-sample table, atomically."
     import io
+
     writers = {'.parquet': df.to_parquet, '.csv': lambda f: f.write(df.to_csv(index=False).encode())}
-    if Path(path).suffix not in writers: raise BadInput('path', str(path), 'a file name that ends in .parquet or .csv')
+    if Path(path).suffix not in writers:
+        raise BadInput('path', str(path), 'a file name that ends in .parquet or .csv')
     writers[Path(path).suffix](content := io.BytesIO())
     return write_atomic(path, content.getvalue())
 
 # %% ../nbs/14_memorization.ipynb #e09cd372
-THRESHOLDS = (.9, .95, .99)
+THRESHOLDS = (0.9, 0.95, 0.99)
 
 # %% ../nbs/14_memorization.ipynb #0dcbd2cf
-def summarize(df: pd.DataFrame,   # from `per_sample`
-              null: pd.DataFrame, # the same for held-out images
-              thresholds=THRESHOLDS, # of the similarity
-             ) -> dict[str, Estimate]: # metric -> estimate over images; shares are in [0,1]
+def summarize(
+    df: pd.DataFrame,  # from `per_sample`
+    null: pd.DataFrame,  # the same for held-out images
+    thresholds=THRESHOLDS,  # of the similarity
+) -> dict[str, Estimate]:  # metric -> estimate over images; shares are in [0,1]
     "The memorization metrics of a table."
-    def share(hits): return wilson(int(hits.sum()), len(df))
+
+    def share(hits):
+        return wilson(int(hits.sum()), len(df))
+
     out = dict(memorized=share(is_memorized(df.d1, df.d2)))
     out |= {f'sim>{t:g}': share(df.similarity > t) for t in thresholds}
-    out['sim>null99'] = share(df.similarity > null.similarity.quantile(.99))
-    out['similarity_mean'] = bootstrap(df.similarity.to_numpy(), np.mean, n_boot=200, generator=rng(0, 'similarity_mean'))
+    out['sim>null99'] = share(df.similarity > null.similarity.quantile(0.99))
+    out['similarity_mean'] = bootstrap(
+        df.similarity.to_numpy(), np.mean, n_boot=200, generator=rng(0, 'similarity_mean')
+    )
     out['distance_median'] = bootstrap(df.d1.to_numpy(), np.median, n_boot=200, generator=rng(0, 'distance_median'))
     return out
 
 # %% ../nbs/14_memorization.ipynb #ddc694a3
-PIXEL_METRICS = dict(memorized='d1/d2 < 1/3, RMS distance over uint8 pixels', distance_median='median RMS distance to the nearest training image, uint8 pixels',
-                     loss='mean weighted loss per pixel of the last tick of training', error_ratio='held-out over training denoising error, mean over levels')
+PIXEL_METRICS = dict(
+    memorized='d1/d2 < 1/3, RMS distance over uint8 pixels',
+    distance_median='median RMS distance to the nearest training image, uint8 pixels',
+    loss='mean weighted loss per pixel of the last tick of training',
+    error_ratio='held-out over training denoising error, mean over levels',
+)
 
-def metric_id(metric: str,      # a key of `summarize`, or 'frechet'
-              encoder: Encoder, # whose space the similarity and the Fréchet distance live in
-             ) -> str:
+
+def metric_id(
+    metric: str,  # a key of `summarize`, or 'frechet'
+    encoder: Encoder,  # whose space the similarity and the Fréchet distance live in
+) -> str:
     "What a number is a number of."
     known = metric in (*PIXEL_METRICS, 'frechet', 'similarity_mean') or metric.startswith('sim>')
-    if not known: raise BadInput('metric', metric, 'one of ' + ', '.join([*PIXEL_METRICS, 'frechet', 'similarity_mean', 'sim>THRESHOLD', 'sim>null99']))
+    if not known:
+        raise BadInput(
+            'metric',
+            metric,
+            'one of ' + ', '.join([*PIXEL_METRICS, 'frechet', 'similarity_mean', 'sim>THRESHOLD', 'sim>null99']),
+        )
     return f'{metric}: {PIXEL_METRICS[metric]}' if metric in PIXEL_METRICS else f'{metric} @ {encoder.id}'
 
 # %% ../nbs/14_memorization.ipynb #480e7a15
 @torch.no_grad()
-def denoising_errors(D,                    # a denoiser
-                     images: torch.Tensor, # (N,C,H,W) in [-1,1]
-                     sigmas,               # levels
-                     *, device: torch.device | str = 'cpu', # where D lives
-                    ) -> list:             # mean squared error per pixel, one per level
+def denoising_errors(
+    D,  # a denoiser
+    images: torch.Tensor,  # (N,C,H,W) in [-1,1]
+    sigmas,  # levels
+    *,
+    device: torch.device | str = 'cpu',  # where D lives
+) -> list:  # mean squared error per pixel, one per level
     "How well a denoiser denoises these images, level by level; image i has the same noise at every level."
     z = torch.stack([torch.randn(*images.shape[1:], generator=rng(i, 'denoising')) for i in range(len(images))])
     x, z = images.to(device), z.to(device)

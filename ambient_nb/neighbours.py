@@ -12,40 +12,52 @@ from . import memorization
 from .memorization import same_kind
 
 # %% ../nbs/14a_neighbours.ipynb #1ac5c06c
-def squared_distances(queries: torch.Tensor,   # (Q,d) uint8 or floats
-                      base: torch.Tensor,      # (N,d) of the same kind
-                      candidates: torch.Tensor, # (Q,m) positions in `base`
-                     ) -> torch.Tensor:        # (Q,m) float64, exact for uint8
+def squared_distances(
+    queries: torch.Tensor,  # (Q,d) uint8 or floats
+    base: torch.Tensor,  # (N,d) of the same kind
+    candidates: torch.Tensor,  # (Q,m) positions in `base`
+) -> torch.Tensor:  # (Q,m) float64, exact for uint8
     "The squared distance of each query to each of its candidates."
-    rows = max(1, 2**21 // max(1, candidates.shape[1] * base.shape[1]))  # a few MB at a time, which stay in the processor's cache
+    rows = max(
+        1, 2**21 // max(1, candidates.shape[1] * base.shape[1])
+    )  # a few MB at a time, which stay in the processor's cache
     found = []
     for q, near in zip(queries.split(rows), candidates.split(rows)):
-        if q.dtype == torch.uint8: found.append(sum(part.square().sum(2).double() for part in (base[near].float() - q[:, None].float()).split(256, dim=2)))
-        else: found.append((base[near].double() - q[:, None].double()).square().sum(2))
+        if q.dtype == torch.uint8:
+            found.append(
+                sum(
+                    part.square().sum(2).double()
+                    for part in (base[near].float() - q[:, None].float()).split(256, dim=2)
+                )
+            )
+        else:
+            found.append((base[near].double() - q[:, None].double()).square().sum(2))
     return torch.cat(found)
 
 # %% ../nbs/14a_neighbours.ipynb #5402f80a
-def worst_case(query_norms: torch.Tensor, # (Q,) float64, of the centred queries
-               kth: torch.Tensor,         # (Q,) float64, exact squared distance to the k-th neighbour
-               d: int,                    # length of a row
-              ) -> torch.Tensor:          # (Q,) float64
+def worst_case(
+    query_norms: torch.Tensor,  # (Q,) float64, of the centred queries
+    kth: torch.Tensor,  # (Q,) float64, exact squared distance to the k-th neighbour
+    d: int,  # length of a row
+) -> torch.Tensor:  # (Q,) float64
     "The largest float32 squared distance that an image as near as the k-th may show."
-    n = (d + 8) * 2.**-24
+    n = (d + 8) * 2.0**-24
     gamma = n / (1 - n) if n < 1 else float('inf')
-    return kth + gamma * (2 * query_norms + kth.sqrt())**2 + d * 2.**-126  # the last for underflow
+    return kth + gamma * (2 * query_norms + kth.sqrt()) ** 2 + d * 2.0**-126  # the last for underflow
 
 # %% ../nbs/14a_neighbours.ipynb #6883bcec
-def centred(queries: torch.Tensor, # (Q,d) uint8 or floats
-            base: torch.Tensor,    # (N,d) of the same kind
-           ) -> tuple[torch.Tensor, torch.Tensor, float]: # both in float32, and the factor they were scaled by
+def centred(
+    queries: torch.Tensor,  # (Q,d) uint8 or floats
+    base: torch.Tensor,  # (N,d) of the same kind
+) -> tuple[torch.Tensor, torch.Tensor, float]:  # both in float32, and the factor they were scaled by
     "What the float32 search sees: a common centre subtracted, features scaled to about one."
-    some = base[::len(base) // 1024 + 1]
+    some = base[:: len(base) // 1024 + 1]
     if base.dtype == torch.uint8:
         centre = some.float().mean(0).round()
-        return queries.float().sub_(centre), base.float().sub_(centre), 1.
+        return queries.float().sub_(centre), base.float().sub_(centre), 1.0
     queries, base, some = (x.float() if x.dtype.itemsize < 4 else x for x in (queries, base, some))
     peak = max([float(x.abs().max()) for x in (queries, base) if x.numel()])
-    scale = 2.**-np.frexp(peak)[1].clip(-500, 500) if peak else 1.
+    scale = 2.0 ** -np.frexp(peak)[1].clip(-500, 500) if peak else 1.0
     centre = (some * scale).mean(0)
     return (queries * scale - centre).float(), (base * scale - centre).float(), scale
 
@@ -53,42 +65,64 @@ def centred(queries: torch.Tensor, # (Q,d) uint8 or floats
 PART = 2**28  # numbers held in float32 at a time
 
 # %% ../nbs/14a_neighbours.ipynb #eb6dc9b9
-def proved(faiss,                 # the module
-           queries: torch.Tensor, # (Q,d) uint8 or floats, Q >= 1
-           base: torch.Tensor,    # (N,d) of the same kind, N >= k
-           k: int,                # neighbours
-           *, first: int = 16,    # proposals to begin with
-          ) -> tuple[torch.Tensor, torch.Tensor]: # squared distances (Q,k) float64, rising; positions (Q,k)
+def proved(
+    faiss,  # the module
+    queries: torch.Tensor,  # (Q,d) uint8 or floats, Q >= 1
+    base: torch.Tensor,  # (N,d) of the same kind, N >= k
+    k: int,  # neighbours
+    *,
+    first: int = 16,  # proposals to begin with
+) -> tuple[torch.Tensor, torch.Tensor]:  # squared distances (Q,k) float64, rising; positions (Q,k)
     "The k nearest from float32 proposals, each answer proved."
     fast_queries, fast_base, scale = centred(queries, base)
     norms, N, d = fast_queries.double().square().sum(1).sqrt(), len(base), base.shape[1]
-    squared, positions = torch.empty(len(queries), k, dtype=torch.float64), torch.empty(len(queries), k, dtype=torch.int64)
+    squared, positions = (
+        torch.empty(len(queries), k, dtype=torch.float64),
+        torch.empty(len(queries), k, dtype=torch.int64),
+    )
     open_, m = torch.arange(len(queries)), min(N, max(first, k + 8))
     while len(open_):
         if m < N:
             rough, near = map(torch.from_numpy, faiss.knn(fast_queries[open_].numpy(), fast_base.numpy(), m))
             near = near.sort(dim=1).values  # in order of position, which the stable sort keeps for ties
-        else: near = torch.arange(N).expand(len(open_), -1)
+        else:
+            near = torch.arange(N).expand(len(open_), -1)
         exact, rank = squared_distances(queries[open_], base, near).sort(dim=1, stable=True)
         squared[open_], positions[open_] = exact[:, :k], near.gather(1, rank[:, :k])
-        sure = rough[:, -1] > worst_case(norms[open_], exact[:, k - 1] * scale**2, d) if m < N else torch.ones(len(open_), dtype=torch.bool)
+        sure = (
+            rough[:, -1] > worst_case(norms[open_], exact[:, k - 1] * scale**2, d)
+            if m < N
+            else torch.ones(len(open_), dtype=torch.bool)
+        )
         open_, m = open_[~sure], min(N, 16 * m)
     return squared, positions
 
 # %% ../nbs/14a_neighbours.ipynb #85a6c076
-def nearest(queries: torch.Tensor, # (Q,…) uint8 images or (Q,d) features
-            base: torch.Tensor,    # (N,…) of the same kind, N >= k
-            k: int = 2,            # neighbours
-            *, chunk: int = 512,   # queries at a time, where faiss is not used
-           ) -> tuple[torch.Tensor, torch.Tensor]: # distances (Q,k) float64, rising; positions (Q,k)
+def nearest(
+    queries: torch.Tensor,  # (Q,…) uint8 images or (Q,d) features
+    base: torch.Tensor,  # (N,…) of the same kind, N >= k
+    k: int = 2,  # neighbours
+    *,
+    chunk: int = 512,  # queries at a time, where faiss is not used
+) -> tuple[torch.Tensor, torch.Tensor]:  # distances (Q,k) float64, rising; positions (Q,k)
     "The k nearest of `base` to each query, in Euclidean distance; ties go to the image that comes first."
     k = same_kind(queries, base, k)
-    try: import faiss
-    except ImportError: faiss = None
-    if faiss is None or queries.is_cuda or len(queries) == 0 or not (base.dtype == torch.uint8 or base.is_floating_point()): return memorization.nearest(queries, base, k, chunk=chunk)
+    try:
+        import faiss
+    except ImportError:
+        faiss = None
+    if (
+        faiss is None
+        or queries.is_cuda
+        or len(queries) == 0
+        or not (base.dtype == torch.uint8 or base.is_floating_point())
+    ):
+        return memorization.nearest(queries, base, k, chunk=chunk)
     q, b = (x.flatten(1).contiguous() for x in (queries, base))
     rows = max(PART // b.shape[1], k)
-    starts = [s for s in range(0, len(b), rows) if s == 0 or len(b) - s >= k]  # the last part takes a rest that is too short
+    starts = [
+        s for s in range(0, len(b), rows) if s == 0 or len(b) - s >= k
+    ]  # the last part takes a rest that is too short
     parts = [(s, *proved(faiss, q, b[s:e], k)) for s, e in zip(starts, [*starts[1:], len(b)])]
     squared, positions = torch.cat([d for _, d, _ in parts], dim=1), torch.cat([s + i for s, _, i in parts], dim=1)
     best = squared.sort(dim=1, stable=True)

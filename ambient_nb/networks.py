@@ -19,127 +19,166 @@ from .core import BadInput, check_choice, check_float, check_int, rng
 @dataclass(frozen=True)
 class Law:
     "How a layer's weights are drawn."
-    name: str = 'xavier_uniform' # xavier_uniform, kaiming_uniform or kaiming_normal
-    weight: float = 1.           # factor on the weights, >= 0
-    bias: float = 0.             # factor on the biases, >= 0
+
+    name: str = 'xavier_uniform'  # xavier_uniform, kaiming_uniform or kaiming_normal
+    weight: float = 1.0  # factor on the weights, >= 0
+    bias: float = 0.0  # factor on the biases, >= 0
 
 # %% ../nbs/05_networks.ipynb #e834e4c1
-def draw(law: str,      # 'xavier_uniform', 'kaiming_uniform' or 'kaiming_normal'
-         shape: tuple,  # of the parameter
-         fan_in: int,   # inputs per output, >= 1
-         fan_out: int,  # outputs per input, >= 1
-         *, generator: torch.Generator, # on the CPU
-        ) -> torch.Tensor: # of `shape`, float32
+def draw(
+    law: str,  # 'xavier_uniform', 'kaiming_uniform' or 'kaiming_normal'
+    shape: tuple,  # of the parameter
+    fan_in: int,  # inputs per output, >= 1
+    fan_out: int,  # outputs per input, >= 1
+    *,
+    generator: torch.Generator,  # on the CPU
+) -> torch.Tensor:  # of `shape`, float32
     "One parameter from its law."
     variance = 2 / (fan_in + fan_out) if law.startswith('xavier') else 1 / fan_in
-    if law.endswith('normal'): return torch.randn(shape, generator=generator) * math.sqrt(variance)
+    if law.endswith('normal'):
+        return torch.randn(shape, generator=generator) * math.sqrt(variance)
     return (torch.rand(shape, generator=generator) * 2 - 1) * math.sqrt(3 * variance)
 
 # %% ../nbs/05_networks.ipynb #0a02881e
 @torch.no_grad()
-def init_weights(net: nn.Module, # any network of this page
-                 seed: int,      # the run's seed
-                ) -> nn.Module:  # the same network
+def init_weights(
+    net: nn.Module,  # any network of this page
+    seed: int,  # the run's seed
+) -> nn.Module:  # the same network
     "Draw every weight anew, each from a generator of its own name."
     for prefix, layer in net.named_modules():
-        if not isinstance(layer, (Linear, Conv2d)): continue
+        if not isinstance(layer, (Linear, Conv2d)):
+            continue
         fan_out, fan_in = (n * layer.weight[0, 0].numel() for n in layer.weight.shape[:2])
         for name, p in layer.named_parameters():
             scale = layer.law.weight if name == 'weight' else layer.law.bias
-            p.copy_(draw(layer.law.name, p.shape, fan_in, fan_out, generator=rng(seed, 'init', f'{prefix}.{name}')) * scale)
+            p.copy_(
+                draw(layer.law.name, p.shape, fan_in, fan_out, generator=rng(seed, 'init', f'{prefix}.{name}')) * scale
+            )
     return net
 
 # %% ../nbs/05_networks.ipynb #07adaa42
 class Linear(nn.Linear):
     "A linear layer that knows its law."
-    def __init__(self,
-                 cin: int,  # input channels
-                 cout: int, # output channels
-                 *, bias: bool = True, # add one
-                 law: Law = Law()):    # of the initial weights
+
+    def __init__(
+        self,
+        cin: int,  # input channels
+        cout: int,  # output channels
+        *,
+        bias: bool = True,  # add one
+        law: Law = Law(),
+    ):  # of the initial weights
         self.law = law
         super().__init__(cin, cout, bias)
 
-    def reset_parameters(self): "Left to `init_weights`."
+    def reset_parameters(self):
+        "Left to `init_weights`."
 
-    def forward(self, x): return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+    def forward(self, x):
+        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
 
 # %% ../nbs/05_networks.ipynb #fb970869
 class GroupNorm(nn.GroupNorm):
     "Normalization over groups of at least four channels, at most 32 groups."
-    def __init__(self,
-                 channels: int,      # to normalize
-                 eps: float = 1e-5): # added to the variance
+
+    def __init__(
+        self,
+        channels: int,  # to normalize
+        eps: float = 1e-5,
+    ):  # added to the variance
         super().__init__(min(32, max(1, channels // 4)), channels, eps)
 
     def forward(self, x):
-        dtype = torch.float32 if x.is_cpu else x.dtype # the CPU has no fast 16-bit kernel
-        return F.group_norm(x.to(dtype), self.num_groups, self.weight.to(dtype), self.bias.to(dtype), self.eps).to(x.dtype)
+        dtype = torch.float32 if x.is_cpu else x.dtype  # the CPU has no fast 16-bit kernel
+        return F.group_norm(x.to(dtype), self.num_groups, self.weight.to(dtype), self.bias.to(dtype), self.eps).to(
+            x.dtype
+        )
 
 # %% ../nbs/05_networks.ipynb #aecf02c4
-FILTERS = (1, 1), (1, 3, 3, 1) # those the papers use
+FILTERS = (1, 1), (1, 3, 3, 1)  # those the papers use
 
-def resample(x: torch.Tensor, # (B,C,H,W)
-             direction: str,  # 'up' or 'down'
-             taps: tuple,     # one of FILTERS
-            ) -> torch.Tensor: # (B,C,2H,2W) or (B,C,H/2,W/2)
+
+def resample(
+    x: torch.Tensor,  # (B,C,H,W)
+    direction: str,  # 'up' or 'down'
+    taps: tuple,  # one of FILTERS
+) -> torch.Tensor:  # (B,C,2H,2W) or (B,C,H/2,W/2)
     "Twice or half the resolution through one of the papers' filters."
-    if direction == 'down': return F.avg_pool2d(x if taps == (1, 1) else F.avg_pool2d(F.avg_pool2d(x, 2, 1, padding=1), 2, 1), 2)
-    if taps == (1, 1): return F.interpolate(x, scale_factor=2., mode='nearest')
-    return F.interpolate(F.pad(x, [1] * 4), scale_factor=2., mode='bilinear')[..., 2:-2, 2:-2]
+    if direction == 'down':
+        return F.avg_pool2d(x if taps == (1, 1) else F.avg_pool2d(F.avg_pool2d(x, 2, 1, padding=1), 2, 1), 2)
+    if taps == (1, 1):
+        return F.interpolate(x, scale_factor=2.0, mode='nearest')
+    return F.interpolate(F.pad(x, [1] * 4), scale_factor=2.0, mode='bilinear')[..., 2:-2, 2:-2]
 
 # %% ../nbs/05_networks.ipynb #4a458368
 class Resample(nn.Module):
     "Twice or half the resolution, no weights."
-    def __init__(self,
-                 direction: str,  # 'up' or 'down'
-                 taps: tuple = (1, 1)): # one of FILTERS
+
+    def __init__(
+        self,
+        direction: str,  # 'up' or 'down'
+        taps: tuple = (1, 1),
+    ):  # one of FILTERS
         super().__init__()
         self.direction, self.taps = direction, check_choice('resample_filter', tuple(taps), FILTERS)
         kernel = torch.tensor(self.taps, dtype=torch.float32)
-        self.register_buffer('resample_filter', kernel.outer(kernel)[None, None] / kernel.sum()**2)
+        self.register_buffer('resample_filter', kernel.outer(kernel)[None, None] / kernel.sum() ** 2)
 
-    def forward(self, x): return resample(x, self.direction, self.taps)
+    def forward(self, x):
+        return resample(x, self.direction, self.taps)
 
 # %% ../nbs/05_networks.ipynb #2de4b94f
-def widen(weight: torch.Tensor, # (O,I,k,k)
-          taps: int,            # length t of the filter, [1,1] or [1,3,3,1]
-         ) -> torch.Tensor:     # (O,I,k+t-1,k+t-1), float32
+def widen(
+    weight: torch.Tensor,  # (O,I,k,k)
+    taps: int,  # length t of the filter, [1,1] or [1,3,3,1]
+) -> torch.Tensor:  # (O,I,k+t-1,k+t-1), float32
     "A kernel convolved with a resampling filter."
-    for _ in range(taps - 1): weight = F.avg_pool2d(weight, 2, stride=1, padding=1)
+    for _ in range(taps - 1):
+        weight = F.avg_pool2d(weight, 2, stride=1, padding=1)
     return weight
 
 # %% ../nbs/05_networks.ipynb #1353c27a
 class Conv2d(nn.Conv2d):
     "A convolution that may change the resolution first, and may be gated."
-    def __init__(self,
-                 cin: int,    # input channels
-                 cout: int,   # output channels
-                 kernel: int, # 1 or 3
-                 *, direction: str | None = None, # 'up', 'down' or None
-                 taps: tuple = (1, 1), # the resampling filter, one of FILTERS
-                 gated: bool = False,  # half of the channels gate the other half
-                 law: Law = Law()):    # of the initial weights
+
+    def __init__(
+        self,
+        cin: int,  # input channels
+        cout: int,  # output channels
+        kernel: int,  # 1 or 3
+        *,
+        direction: str | None = None,  # 'up', 'down' or None
+        taps: tuple = (1, 1),  # the resampling filter, one of FILTERS
+        gated: bool = False,  # half of the channels gate the other half
+        law: Law = Law(),
+    ):  # of the initial weights
         self.law, self.gated = law, gated
         super().__init__(cin, cout * (1 + gated), kernel, padding=kernel // 2)
         self.direction, self.taps = direction, taps
-        if direction: self.register_buffer('resample_filter', Resample(direction, taps).resample_filter)
+        if direction:
+            self.register_buffer('resample_filter', Resample(direction, taps).resample_filter)
 
-    def reset_parameters(self): "Left to `init_weights`."
+    def reset_parameters(self):
+        "Left to `init_weights`."
 
-    def convolve(self, x): # ungated
+    def convolve(self, x):  # ungated
         if self.direction == 'up' and self.taps == (1, 1):
-            if self.kernel_size == (1, 1): return resample(F.conv2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype)), 'up', self.taps)
+            if self.kernel_size == (1, 1):
+                return resample(F.conv2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype)), 'up', self.taps)
             joint = 4 * widen(self.weight, 2).flip(2, 3).transpose(0, 1)
             return F.conv_transpose2d(x, joint.to(x.dtype), self.bias.to(x.dtype), stride=2, padding=self.padding)
-        if self.direction: x = resample(x, self.direction, self.taps)
+        if self.direction:
+            x = resample(x, self.direction, self.taps)
         return F.conv2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype), padding=self.padding)
 
-    def forward(self, x): return F.glu(self.convolve(x), 1) if self.gated else self.convolve(x)
+    def forward(self, x):
+        return F.glu(self.convolve(x), 1) if self.gated else self.convolve(x)
 
 # %% ../nbs/05_networks.ipynb #e58e7135
 class ConvDown(Conv2d):
     "A convolution followed by the filter at half the resolution."
+
     def convolve(self, x):
         joint = widen(self.weight, len(self.taps))
         return F.conv2d(x, joint.to(x.dtype), self.bias.to(x.dtype), stride=2, padding=(joint.shape[-1] - 2) // 2)
@@ -147,11 +186,15 @@ class ConvDown(Conv2d):
 # %% ../nbs/05_networks.ipynb #c959b2ee
 class PositionalEmbedding(nn.Module):
     "Cosines and sines of geometric frequencies."
-    unit = 1. # angle per frequency and noise label
-    def __init__(self,
-                 channels: int,       # of the embedding, even
-                 ends: bool = False,  # the last frequency is 1/10000 itself
-                 sines_first: bool = False): # order of the two halves
+
+    unit = 1.0  # angle per frequency and noise label
+
+    def __init__(
+        self,
+        channels: int,  # of the embedding, even
+        ends: bool = False,  # the last frequency is 1/10000 itself
+        sines_first: bool = False,
+    ):  # order of the two halves
         super().__init__()
         self.sines_first, half = sines_first, channels // 2
         self.register_buffer('freqs', 1e-4 ** (torch.arange(half) / (half - ends)), persistent=False)
@@ -163,11 +206,16 @@ class PositionalEmbedding(nn.Module):
 # %% ../nbs/05_networks.ipynb #985c4484
 class FourierEmbedding(PositionalEmbedding):
     "Cosines and sines of random frequencies, drawn once and kept in the state dict."
+
     unit = 2 * math.pi
-    def __init__(self,
-                 channels: int,  # of the embedding, even
-                 sines_first: bool = False, # order of the two halves
-                 *, generator: torch.Generator): # of the frequencies
+
+    def __init__(
+        self,
+        channels: int,  # of the embedding, even
+        sines_first: bool = False,  # order of the two halves
+        *,
+        generator: torch.Generator,
+    ):  # of the frequencies
         super().__init__(channels, sines_first=sines_first)
         self.register_buffer('freqs', torch.randn(channels // 2, generator=generator) * 16)
 
@@ -175,27 +223,32 @@ class FourierEmbedding(PositionalEmbedding):
 @dataclass(frozen=True)
 class Style:
     "What every block of a network has in common."
-    emb_channels: int           # of the embedding
-    dropout: float = 0.         # before the second convolution
-    skip_scale: float = 1.      # s in the formula
-    eps: float = 1e-5           # of the normalizations
-    taps: tuple = (1, 1)        # resampling filter
+
+    emb_channels: int  # of the embedding
+    dropout: float = 0.0  # before the second convolution
+    skip_scale: float = 1.0  # s in the formula
+    eps: float = 1e-5  # of the normalizations
+    taps: tuple = (1, 1)  # resampling filter
     skip_is_conv: bool = False  # a resampled skip always has a 1x1 convolution
-    is_adaptive: bool = True    # the embedding scales and shifts after the second normalization
-    gated: bool = False         # gated 3x3 convolutions
-    law: Law = Law()            # of most layers
-    last: Law = Law(weight=0)   # of the layers that end a block
-    qkv: Law = Law()            # of the attention's queries, keys and values
+    is_adaptive: bool = True  # the embedding scales and shifts after the second normalization
+    gated: bool = False  # gated 3x3 convolutions
+    law: Law = Law()  # of most layers
+    last: Law = Law(weight=0)  # of the layers that end a block
+    qkv: Law = Law()  # of the attention's queries, keys and values
 
 # %% ../nbs/05_networks.ipynb #aebeba76
 class UNetBlock(nn.Module):
     "Two convolutions told the noise level, a skip around them, and perhaps attention."
-    def __init__(self,
-                 cin: int,     # input channels
-                 cout: int,    # output channels
-                 style: Style, # of the network
-                 *, direction: str | None = None, # 'up', 'down' or None
-                 heads: int = 0): # of the attention, 0 for none
+
+    def __init__(
+        self,
+        cin: int,  # input channels
+        cout: int,  # output channels
+        style: Style,  # of the network
+        *,
+        direction: str | None = None,  # 'up', 'down' or None
+        heads: int = 0,
+    ):  # of the attention, 0 for none
         super().__init__()
         self.cin, self.style, self.heads, resampling = cin, style, heads, dict(direction=direction, taps=style.taps)
         self.norm0 = GroupNorm(cin, style.eps)
@@ -203,16 +256,21 @@ class UNetBlock(nn.Module):
         self.affine = Linear(style.emb_channels, cout * (1 + style.is_adaptive), law=style.law)
         self.norm1 = GroupNorm(cout, style.eps)
         self.conv1 = Conv2d(cout, cout, 3, gated=style.gated, law=style.last)
-        if cin != cout or (direction and style.skip_is_conv): self.skip = Conv2d(cin, cout, 1, **resampling, law=style.law)
-        else: self.skip = Resample(**resampling) if direction else nn.Identity()
+        if cin != cout or (direction and style.skip_is_conv):
+            self.skip = Conv2d(cin, cout, 1, **resampling, law=style.law)
+        else:
+            self.skip = Resample(**resampling) if direction else nn.Identity()
         if heads:
             self.norm2 = GroupNorm(cout, style.eps)
             self.qkv = Conv2d(cout, 3 * cout, 1, law=style.qkv)
             self.proj = Conv2d(cout, cout, 1, law=style.last)
 
-    def attend(self, x): # (B,C,H,W) -> the same shape
+    def attend(self, x):  # (B,C,H,W) -> the same shape
         "Self-attention over pixels; channel (head, c, i) of qkv is channel c of q, k or v."
-        weight, bias = (p.unflatten(0, (self.heads, -1, 3)).movedim(2, 0).flatten(0, 2).to(x.dtype) for p in (self.qkv.weight, self.qkv.bias))
+        weight, bias = (
+            p.unflatten(0, (self.heads, -1, 3)).movedim(2, 0).flatten(0, 2).to(x.dtype)
+            for p in (self.qkv.weight, self.qkv.bias)
+        )
         tokens = F.conv2d(self.norm2(x), weight, bias).flatten(2).transpose(1, 2)
         q, k, v = tokens.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
@@ -224,265 +282,440 @@ class UNetBlock(nn.Module):
         if self.style.is_adaptive:
             scale, shift = shift.chunk(2, 1)
             h = torch.addcmul(shift, self.norm1(h), scale + 1)
-        else: h = self.norm1(h.add_(shift))
+        else:
+            h = self.norm1(h.add_(shift))
         h = F.silu(h)
-        if self.training and self.style.dropout: h = F.dropout(h, self.style.dropout)
+        if self.training and self.style.dropout:
+            h = F.dropout(h, self.style.dropout)
         x = self.conv1(h).add_(self.skip(x)).mul_(self.style.skip_scale)
         return self.attend(x).add_(x).mul_(self.style.skip_scale) if self.heads else x
 
 # %% ../nbs/05_networks.ipynb #3243d4fa
 class UNet(nn.Module):
     "The walk down and up that both families share."
-    compute_dtype: torch.dtype | None = None # of the walk, None for that of the image
-    def __init__(self,
-                 img_resolution: int,     # height and width, px; halved at every level but the first
-                 in_channels: int,        # of the input
-                 out_channels: int,       # of the output
-                 label_dim: int,          # classes, 0 for none
-                 augment_dim: int,        # augmentation labels, 0 for none
-                 model_channels: int,     # base width
-                 channel_mult: tuple,     # width of each level over `model_channels`, highest resolution first
-                 num_blocks: int,         # blocks per level
-                 attn_resolutions: tuple, # resolutions with attention, px
-                 label_dropout: float,    # share of the images that lose their class in training
-                 keep_skips: tuple | None): # skips that stay, None for all
-        super().__init__()
-        for name, value, least in (('img_resolution', img_resolution, 1), ('in_channels', in_channels, 1), ('out_channels', out_channels, 1), ('label_dim', label_dim, 0), ('augment_dim', augment_dim, 0), ('num_blocks', num_blocks, 1)): setattr(self, name, check_int(name, value, least))
-        self.widths = [check_int('model_channels', model_channels, 4) * check_int('channel_mult', m, 1) for m in channel_mult]
-        self.resolutions = [img_resolution >> level for level in range(len(self.widths))]
-        if img_resolution % 2**(len(self.widths) - 1): raise BadInput('img_resolution', img_resolution, f'a multiple of {2**(len(self.widths) - 1)} for {len(self.widths)} levels')
-        self.attn_resolutions, self.label_dropout = tuple(attn_resolutions), check_float('label_dropout', label_dropout, 0, 1, open_hi=False)
-        count = len(self.widths) * (self.num_blocks + 1)
-        self.keep_skips = None if keep_skips is None else tuple(check_int('keep_skips', i, 0, count - 1) for i in keep_skips)
 
-    def build(self,
-              stem: int,    # channels of the first convolution
-              style: Style, # of every block
-              heads_of,     # heads of the attention, a function of the channels
-              is_attentive: bool, # every block on the way up attends, not only the last of its level
-              encoder_type: str = 'standard', # 'standard', 'skip' or 'residual': how the input goes down beside the blocks
-              decoder_type: str = 'none'):    # 'standard' or 'skip': where the output is read; 'none' leaves that to the family
+    compute_dtype: torch.dtype | None = None  # of the walk, None for that of the image
+
+    def __init__(
+        self,
+        img_resolution: int,  # height and width, px; halved at every level but the first
+        in_channels: int,  # of the input
+        out_channels: int,  # of the output
+        label_dim: int,  # classes, 0 for none
+        augment_dim: int,  # augmentation labels, 0 for none
+        model_channels: int,  # base width
+        channel_mult: tuple,  # width of each level over `model_channels`, highest resolution first
+        num_blocks: int,  # blocks per level
+        attn_resolutions: tuple,  # resolutions with attention, px
+        label_dropout: float,  # share of the images that lose their class in training
+        keep_skips: tuple | None,
+    ):  # skips that stay, None for all
+        super().__init__()
+        for name, value, least in (
+            ('img_resolution', img_resolution, 1),
+            ('in_channels', in_channels, 1),
+            ('out_channels', out_channels, 1),
+            ('label_dim', label_dim, 0),
+            ('augment_dim', augment_dim, 0),
+            ('num_blocks', num_blocks, 1),
+        ):
+            setattr(self, name, check_int(name, value, least))
+        self.widths = [
+            check_int('model_channels', model_channels, 4) * check_int('channel_mult', m, 1) for m in channel_mult
+        ]
+        self.resolutions = [img_resolution >> level for level in range(len(self.widths))]
+        if img_resolution % 2 ** (len(self.widths) - 1):
+            raise BadInput(
+                'img_resolution',
+                img_resolution,
+                f'a multiple of {2 ** (len(self.widths) - 1)} for {len(self.widths)} levels',
+            )
+        self.attn_resolutions, self.label_dropout = (
+            tuple(attn_resolutions),
+            check_float('label_dropout', label_dropout, 0, 1, open_hi=False),
+        )
+        count = len(self.widths) * (self.num_blocks + 1)
+        self.keep_skips = (
+            None if keep_skips is None else tuple(check_int('keep_skips', i, 0, count - 1) for i in keep_skips)
+        )
+
+    def build(
+        self,
+        stem: int,  # channels of the first convolution
+        style: Style,  # of every block
+        heads_of,  # heads of the attention, a function of the channels
+        is_attentive: bool,  # every block on the way up attends, not only the last of its level
+        encoder_type: str = 'standard',  # 'standard', 'skip' or 'residual': how the input goes down beside the blocks
+        decoder_type: str = 'none',
+    ):  # 'standard' or 'skip': where the output is read; 'none' leaves that to the family
         "Make `enc` and `dec`."
         heads = lambda res, width: heads_of(width) if res in self.attn_resolutions else 0
         self.enc, self.dec, bottom = nn.ModuleDict(), nn.ModuleDict(), len(self.widths) - 1
         width, aux_width = stem, self.in_channels
         for level, (res, cout) in enumerate(zip(self.resolutions, self.widths)):
-            if level == 0: self.enc[f'{res}x{res}_conv'] = Conv2d(self.in_channels, width, 3, law=style.law)
+            if level == 0:
+                self.enc[f'{res}x{res}_conv'] = Conv2d(self.in_channels, width, 3, law=style.law)
             else:
                 self.enc[f'{res}x{res}_down'] = UNetBlock(width, width, style, direction='down')
                 if encoder_type == 'skip':
                     self.enc[f'{res}x{res}_aux_down'] = Resample('down', style.taps)
                     self.enc[f'{res}x{res}_aux_skip'] = Conv2d(aux_width, width, 1, law=style.law)
                 if encoder_type == 'residual':
-                    self.enc[f'{res}x{res}_aux_residual'] = ConvDown(aux_width, width, 3, direction='down', taps=style.taps, law=style.law)
+                    self.enc[f'{res}x{res}_aux_residual'] = ConvDown(
+                        aux_width, width, 3, direction='down', taps=style.taps, law=style.law
+                    )
                     aux_width = width
             for i in range(self.num_blocks):
                 self.enc[f'{res}x{res}_block{i}'] = UNetBlock(width, cout, style, heads=heads(res, cout))
                 width = cout
-        skips = [w for first, rest in zip([stem] + self.widths, self.widths) for w in [first] + [rest] * self.num_blocks]
+        skips = [
+            w for first, rest in zip([stem] + self.widths, self.widths) for w in [first] + [rest] * self.num_blocks
+        ]
         for level, (res, cout) in reversed(list(enumerate(zip(self.resolutions, self.widths)))):
             if level == bottom:
                 self.dec[f'{res}x{res}_in0'] = UNetBlock(width, width, style, heads=heads_of(width))
                 self.dec[f'{res}x{res}_in1'] = UNetBlock(width, width, style)
-            else: self.dec[f'{res}x{res}_up'] = UNetBlock(width, width, style, direction='up')
+            else:
+                self.dec[f'{res}x{res}_up'] = UNetBlock(width, width, style, direction='up')
             for i in range(self.num_blocks + 1):
-                self.dec[f'{res}x{res}_block{i}'] = UNetBlock(width + skips.pop(), cout, style, heads=heads(res, cout) if is_attentive or i == self.num_blocks else 0)
+                self.dec[f'{res}x{res}_block{i}'] = UNetBlock(
+                    width + skips.pop(),
+                    cout,
+                    style,
+                    heads=heads(res, cout) if is_attentive or i == self.num_blocks else 0,
+                )
                 width = cout
-            if decoder_type == 'skip' and level < bottom: self.dec[f'{res}x{res}_aux_up'] = Resample('up', style.taps)
+            if decoder_type == 'skip' and level < bottom:
+                self.dec[f'{res}x{res}_aux_up'] = Resample('up', style.taps)
             if decoder_type == 'skip' or (decoder_type == 'standard' and level == 0):
                 self.dec[f'{res}x{res}_aux_norm'] = GroupNorm(cout, style.eps)
                 self.dec[f'{res}x{res}_aux_conv'] = Conv2d(cout, self.out_channels, 3, law=style.last)
 
-    def forward(self,
-                x: torch.Tensor,            # (B,in_channels,R,R), about unit variance
-                noise_labels: torch.Tensor, # (B,)
-                class_labels: torch.Tensor | None = None,   # (B,label_dim) one-hot, or (B,) whole numbers; None for no class
-                augment_labels: torch.Tensor | None = None, # (B,augment_dim); None for no augmentation
-               ) -> torch.Tensor:           # (B,out_channels,R,R), dtype of x
+    def forward(
+        self,
+        x: torch.Tensor,  # (B,in_channels,R,R), about unit variance
+        noise_labels: torch.Tensor,  # (B,)
+        class_labels: torch.Tensor | None = None,  # (B,label_dim) one-hot, or (B,) whole numbers; None for no class
+        augment_labels: torch.Tensor | None = None,  # (B,augment_dim); None for no augmentation
+    ) -> torch.Tensor:  # (B,out_channels,R,R), dtype of x
         "The raw network output F."
         shape = (self.in_channels, self.img_resolution, self.img_resolution)
-        if tuple(x.shape[1:]) != shape: raise BadInput('x', tuple(x.shape), 'of shape (B,{},{},{})'.format(*shape))
-        if noise_labels.shape != x.shape[:1]: raise BadInput('noise_labels', tuple(noise_labels.shape), f'of shape ({len(x)},), one per image')
+        if tuple(x.shape[1:]) != shape:
+            raise BadInput('x', tuple(x.shape), 'of shape (B,{},{},{})'.format(*shape))
+        if noise_labels.shape != x.shape[:1]:
+            raise BadInput('noise_labels', tuple(noise_labels.shape), f'of shape ({len(x)},), one per image')
         class_labels = self.drop_labels(self.check_labels('class_labels', class_labels, x, self.label_dim))
         augment_labels = self.check_labels('augment_labels', augment_labels, x, self.augment_dim)
         emb, dtype = self.embed(noise_labels.float(), class_labels, augment_labels), self.compute_dtype or x.dtype
         return self.walk(x.to(dtype, memory_format=torch.channels_last), emb.to(dtype)).to(x.dtype)
 
-    def check_labels(self, name, labels, x, dim): # (B,dim) float32
+    def check_labels(self, name, labels, x, dim):  # (B,dim) float32
         "Labels as the layers take them, zeros where there are none."
-        if labels is None: return x.new_zeros(len(x), dim, dtype=torch.float32)
-        if dim == 0: raise BadInput(name, tuple(labels.shape), 'None: this network takes none')
+        if labels is None:
+            return x.new_zeros(len(x), dim, dtype=torch.float32)
+        if dim == 0:
+            raise BadInput(name, tuple(labels.shape), 'None: this network takes none')
         if name == 'class_labels' and labels.ndim == 1 and not labels.is_floating_point():
-            if not labels.is_cuda and not 0 <= labels.min() <= labels.max() < dim: raise BadInput(name, labels.tolist(), f'whole numbers from 0 to {dim - 1}')
+            if not labels.is_cuda and not 0 <= labels.min() <= labels.max() < dim:
+                raise BadInput(name, labels.tolist(), f'whole numbers from 0 to {dim - 1}')
             labels = F.one_hot(labels.long(), dim)
-        if tuple(labels.shape) != (len(x), dim): raise BadInput(name, tuple(labels.shape), f'of shape ({len(x)},{dim})')
+        if tuple(labels.shape) != (len(x), dim):
+            raise BadInput(name, tuple(labels.shape), f'of shape ({len(x)},{dim})')
         return labels.float()
 
-    def drop_labels(self, labels): # (B,label_dim)
+    def drop_labels(self, labels):  # (B,label_dim)
         "In training some images lose their class."
-        if not (self.training and self.label_dropout and self.label_dim): return labels
+        if not (self.training and self.label_dropout and self.label_dim):
+            return labels
         return labels * (torch.rand(len(labels), 1, device=labels.device) >= self.label_dropout)
 
-    def walk(self, x, emb): # (B,in_channels,R,R) -> (B,out_channels,R,R)
+    def walk(self, x, emb):  # (B,in_channels,R,R) -> (B,out_channels,R,R)
         "Down through `enc`, up through `dec`."
         skips, aux = [], x
         for name, part in self.enc.items():
-            if name.endswith('aux_down'): aux = part(aux)
-            elif name.endswith('aux_skip'): x = skips[-1] = x + part(aux)
-            elif name.endswith('aux_residual'): x = skips[-1] = aux = (x + part(aux)) * math.sqrt(.5)
-            else: x = part(x, emb) if isinstance(part, UNetBlock) else part(x); skips.append(x)
-        if self.keep_skips is not None: skips = [s if i in self.keep_skips else torch.zeros_like(s) for i, s in enumerate(skips)]
+            if name.endswith('aux_down'):
+                aux = part(aux)
+            elif name.endswith('aux_skip'):
+                x = skips[-1] = x + part(aux)
+            elif name.endswith('aux_residual'):
+                x = skips[-1] = aux = (x + part(aux)) * math.sqrt(0.5)
+            else:
+                x = part(x, emb) if isinstance(part, UNetBlock) else part(x)
+                skips.append(x)
+        if self.keep_skips is not None:
+            skips = [s if i in self.keep_skips else torch.zeros_like(s) for i, s in enumerate(skips)]
         out = 0
         for name, part in self.dec.items():
-            if name.endswith('aux_up'): out = part(out)
-            elif name.endswith('aux_norm'): last = F.silu(part(x))
-            elif name.endswith('aux_conv'): out = out + part(last)
-            else: x = part(x if x.shape[1] == part.cin else torch.cat([x, skips.pop()], 1), emb)
+            if name.endswith('aux_up'):
+                out = part(out)
+            elif name.endswith('aux_norm'):
+                last = F.silu(part(x))
+            elif name.endswith('aux_conv'):
+                out = out + part(last)
+            else:
+                x = part(x if x.shape[1] == part.cin else torch.cat([x, skips.pop()], 1), emb)
         return self.finish(x, out)
 
 # %% ../nbs/05_networks.ipynb #29b883ad
 class SongUNet(UNet):
     "DDPM++ and NCSN++."
-    def __init__(self,
-                 img_resolution: int,     # height and width, px
-                 in_channels: int,        # of the input
-                 out_channels: int,       # of the output
-                 label_dim: int = 0,      # classes, 0 for none
-                 augment_dim: int = 0,    # augmentation labels, 0 for none
-                 model_channels: int = 128,       # base width
-                 channel_mult: tuple = (1, 2, 2, 2), # width of each level over `model_channels`
-                 channel_mult_emb: int = 4,       # width of the embedding over `model_channels`
-                 num_blocks: int = 4,             # blocks per level
-                 attn_resolutions: tuple = (16,), # resolutions with attention, px
-                 dropout: float = .1,             # in every block
-                 label_dropout: float = 0.,       # share of the images that lose their class in training
-                 embedding_type: str = 'positional', # 'positional' (DDPM++), 'fourier' (NCSN++) or 'none'
-                 channel_mult_noise: int = 1,     # width of the noise embedding: 1 DDPM++, 2 NCSN++
-                 encoder_type: str = 'standard',  # 'standard' (DDPM++), 'residual' (NCSN++) or 'skip'
-                 decoder_type: str = 'standard',  # 'standard' or 'skip'
-                 resample_filter: tuple = (1, 1), # (1,1) DDPM++, (1,3,3,1) NCSN++
-                 gated: bool = False,             # gated convolutions in the blocks
-                 keep_skips: tuple | None = None, # skips that stay, None for all
-                 *, seed: int = 0):               # of the initial weights
-        super().__init__(img_resolution, in_channels, out_channels, label_dim, augment_dim, model_channels, channel_mult, num_blocks, attn_resolutions, label_dropout, keep_skips)
-        self.noise_channels, emb_channels = model_channels * check_int('channel_mult_noise', channel_mult_noise, 1), model_channels * check_int('channel_mult_emb', channel_mult_emb, 1)
+
+    def __init__(
+        self,
+        img_resolution: int,  # height and width, px
+        in_channels: int,  # of the input
+        out_channels: int,  # of the output
+        label_dim: int = 0,  # classes, 0 for none
+        augment_dim: int = 0,  # augmentation labels, 0 for none
+        model_channels: int = 128,  # base width
+        channel_mult: tuple = (1, 2, 2, 2),  # width of each level over `model_channels`
+        channel_mult_emb: int = 4,  # width of the embedding over `model_channels`
+        num_blocks: int = 4,  # blocks per level
+        attn_resolutions: tuple = (16,),  # resolutions with attention, px
+        dropout: float = 0.1,  # in every block
+        label_dropout: float = 0.0,  # share of the images that lose their class in training
+        embedding_type: str = 'positional',  # 'positional' (DDPM++), 'fourier' (NCSN++) or 'none'
+        channel_mult_noise: int = 1,  # width of the noise embedding: 1 DDPM++, 2 NCSN++
+        encoder_type: str = 'standard',  # 'standard' (DDPM++), 'residual' (NCSN++) or 'skip'
+        decoder_type: str = 'standard',  # 'standard' or 'skip'
+        resample_filter: tuple = (1, 1),  # (1,1) DDPM++, (1,3,3,1) NCSN++
+        gated: bool = False,  # gated convolutions in the blocks
+        keep_skips: tuple | None = None,  # skips that stay, None for all
+        *,
+        seed: int = 0,
+    ):  # of the initial weights
+        super().__init__(
+            img_resolution,
+            in_channels,
+            out_channels,
+            label_dim,
+            augment_dim,
+            model_channels,
+            channel_mult,
+            num_blocks,
+            attn_resolutions,
+            label_dropout,
+            keep_skips,
+        )
+        self.noise_channels, emb_channels = (
+            model_channels * check_int('channel_mult_noise', channel_mult_noise, 1),
+            model_channels * check_int('channel_mult_emb', channel_mult_emb, 1),
+        )
         self.embedding_type = check_choice('embedding_type', embedding_type, ('positional', 'fourier', 'none'))
-        if embedding_type == 'positional': self.map_noise = PositionalEmbedding(self.noise_channels, ends=True, sines_first=True)
-        if embedding_type == 'fourier': self.map_noise = FourierEmbedding(self.noise_channels, sines_first=True, generator=rng(seed, 'init', 'map_noise.freqs'))
-        if label_dim: self.map_label = Linear(label_dim, self.noise_channels)
-        if augment_dim: self.map_augment = Linear(augment_dim, self.noise_channels, bias=False)
+        if embedding_type == 'positional':
+            self.map_noise = PositionalEmbedding(self.noise_channels, ends=True, sines_first=True)
+        if embedding_type == 'fourier':
+            self.map_noise = FourierEmbedding(
+                self.noise_channels, sines_first=True, generator=rng(seed, 'init', 'map_noise.freqs')
+            )
+        if label_dim:
+            self.map_label = Linear(label_dim, self.noise_channels)
+        if augment_dim:
+            self.map_augment = Linear(augment_dim, self.noise_channels, bias=False)
         self.map_layer0, self.map_layer1 = Linear(self.noise_channels, emb_channels), Linear(emb_channels, emb_channels)
-        style = Style(emb_channels, check_float('dropout', dropout, 0, 1), math.sqrt(.5), 1e-6, check_choice('resample_filter', tuple(resample_filter), FILTERS),
-                      skip_is_conv=True, is_adaptive=False, gated=gated, last=Law(weight=1e-5), qkv=Law(weight=math.sqrt(.2)))
-        self.build(model_channels, style, lambda width: 1, False, check_choice('encoder_type', encoder_type, ('standard', 'skip', 'residual')), check_choice('decoder_type', decoder_type, ('standard', 'skip')))
+        style = Style(
+            emb_channels,
+            check_float('dropout', dropout, 0, 1),
+            math.sqrt(0.5),
+            1e-6,
+            check_choice('resample_filter', tuple(resample_filter), FILTERS),
+            skip_is_conv=True,
+            is_adaptive=False,
+            gated=gated,
+            last=Law(weight=1e-5),
+            qkv=Law(weight=math.sqrt(0.2)),
+        )
+        self.build(
+            model_channels,
+            style,
+            lambda width: 1,
+            False,
+            check_choice('encoder_type', encoder_type, ('standard', 'skip', 'residual')),
+            check_choice('decoder_type', decoder_type, ('standard', 'skip')),
+        )
         init_weights(self, seed)
 
-    def embed(self, noise_labels, class_labels, augment_labels): # (B,emb_channels)
+    def embed(self, noise_labels, class_labels, augment_labels):  # (B,emb_channels)
         "What every block is told."
-        emb = noise_labels.new_zeros(len(noise_labels), self.noise_channels) if self.embedding_type == 'none' else self.map_noise(noise_labels)
-        if self.label_dim: emb = emb + self.map_label(class_labels * math.sqrt(self.label_dim))
-        if self.augment_dim: emb = emb + self.map_augment(augment_labels)
+        emb = (
+            noise_labels.new_zeros(len(noise_labels), self.noise_channels)
+            if self.embedding_type == 'none'
+            else self.map_noise(noise_labels)
+        )
+        if self.label_dim:
+            emb = emb + self.map_label(class_labels * math.sqrt(self.label_dim))
+        if self.augment_dim:
+            emb = emb + self.map_augment(augment_labels)
         return F.silu(self.map_layer1(F.silu(self.map_layer0(emb))))
 
-    def finish(self, x, out): return out
+    def finish(self, x, out):
+        return out
 
 # %% ../nbs/05_networks.ipynb #d4ccdd4b
 class DhariwalUNet(UNet):
     "ADM."
-    def __init__(self,
-                 img_resolution: int,     # height and width, px
-                 in_channels: int,        # of the input
-                 out_channels: int,       # of the output
-                 label_dim: int = 0,      # classes, 0 for none
-                 augment_dim: int = 0,    # augmentation labels, 0 for none
-                 model_channels: int = 192,       # base width
-                 channel_mult: tuple = (1, 2, 3, 4), # width of each level over `model_channels`
-                 channel_mult_emb: int = 4,       # width of the embedding over `model_channels`
-                 num_blocks: int = 3,             # blocks per level
-                 attn_resolutions: tuple = (32, 16, 8), # resolutions with attention, px
-                 dropout: float = .1,             # in every block
-                 label_dropout: float = 0.,       # share of the images that lose their class in training
-                 gated: bool = False,             # gated convolutions in the blocks
-                 keep_skips: tuple | None = None, # skips that stay, None for all
-                 *, seed: int = 0):               # of the initial weights
-        super().__init__(img_resolution, in_channels, out_channels, label_dim, augment_dim, model_channels, channel_mult, num_blocks, attn_resolutions, label_dropout, keep_skips)
-        emb_channels, law, last = model_channels * check_int('channel_mult_emb', channel_mult_emb, 1), Law('kaiming_uniform', math.sqrt(1/3), math.sqrt(1/3)), Law('kaiming_uniform', 0)
+
+    def __init__(
+        self,
+        img_resolution: int,  # height and width, px
+        in_channels: int,  # of the input
+        out_channels: int,  # of the output
+        label_dim: int = 0,  # classes, 0 for none
+        augment_dim: int = 0,  # augmentation labels, 0 for none
+        model_channels: int = 192,  # base width
+        channel_mult: tuple = (1, 2, 3, 4),  # width of each level over `model_channels`
+        channel_mult_emb: int = 4,  # width of the embedding over `model_channels`
+        num_blocks: int = 3,  # blocks per level
+        attn_resolutions: tuple = (32, 16, 8),  # resolutions with attention, px
+        dropout: float = 0.1,  # in every block
+        label_dropout: float = 0.0,  # share of the images that lose their class in training
+        gated: bool = False,  # gated convolutions in the blocks
+        keep_skips: tuple | None = None,  # skips that stay, None for all
+        *,
+        seed: int = 0,
+    ):  # of the initial weights
+        super().__init__(
+            img_resolution,
+            in_channels,
+            out_channels,
+            label_dim,
+            augment_dim,
+            model_channels,
+            channel_mult,
+            num_blocks,
+            attn_resolutions,
+            label_dropout,
+            keep_skips,
+        )
+        emb_channels, law, last = (
+            model_channels * check_int('channel_mult_emb', channel_mult_emb, 1),
+            Law('kaiming_uniform', math.sqrt(1 / 3), math.sqrt(1 / 3)),
+            Law('kaiming_uniform', 0),
+        )
         self.map_noise = PositionalEmbedding(model_channels)
-        if augment_dim: self.map_augment = Linear(augment_dim, model_channels, bias=False, law=last)
-        self.map_layer0, self.map_layer1 = Linear(model_channels, emb_channels, law=law), Linear(emb_channels, emb_channels, law=law)
-        if label_dim: self.map_label = Linear(label_dim, emb_channels, bias=False, law=Law('kaiming_normal', math.sqrt(label_dim)))
-        self.build(self.widths[0], Style(emb_channels, check_float('dropout', dropout, 0, 1), gated=gated, law=law, last=last, qkv=law), lambda width: max(1, width // 64), True)
+        if augment_dim:
+            self.map_augment = Linear(augment_dim, model_channels, bias=False, law=last)
+        self.map_layer0, self.map_layer1 = (
+            Linear(model_channels, emb_channels, law=law),
+            Linear(emb_channels, emb_channels, law=law),
+        )
+        if label_dim:
+            self.map_label = Linear(
+                label_dim, emb_channels, bias=False, law=Law('kaiming_normal', math.sqrt(label_dim))
+            )
+        self.build(
+            self.widths[0],
+            Style(emb_channels, check_float('dropout', dropout, 0, 1), gated=gated, law=law, last=last, qkv=law),
+            lambda width: max(1, width // 64),
+            True,
+        )
         self.out_norm, self.out_conv = GroupNorm(self.widths[0]), Conv2d(self.widths[0], out_channels, 3, law=last)
         init_weights(self, seed)
 
-    def embed(self, noise_labels, class_labels, augment_labels): # (B,emb_channels)
+    def embed(self, noise_labels, class_labels, augment_labels):  # (B,emb_channels)
         "What every block is told."
         emb = self.map_noise(noise_labels)
-        if self.augment_dim: emb = emb + self.map_augment(augment_labels)
+        if self.augment_dim:
+            emb = emb + self.map_augment(augment_labels)
         emb = self.map_layer1(F.silu(self.map_layer0(emb)))
         return F.silu(emb + self.map_label(class_labels) if self.label_dim else emb)
 
-    def finish(self, x, out): return self.out_conv(F.silu(self.out_norm(x)))
+    def finish(self, x, out):
+        return self.out_conv(F.silu(self.out_norm(x)))
 
 # %% ../nbs/05_networks.ipynb #a8924962
 @dataclass(frozen=True)
 class NetConfig:
     "A network but for its data."
-    family: str = 'song'           # 'song' (DDPM++, NCSN++) or 'adm'
-    model_channels: int = 128      # base width
-    channel_mult: tuple = (2, 2, 2) # width of each level over `model_channels`
-    channel_mult_emb: int = 4      # width of the embedding over `model_channels`
-    num_blocks: int = 4            # blocks per level
-    attn_resolutions: tuple = (16,) # resolutions with attention, px
-    dropout: float = .13           # in every block
-    label_dropout: float = 0.      # share of the images that lose their class in training
-    gated: bool = False            # gated convolutions in the blocks
-    keep_skips: tuple | None = None # skips that stay, None for all
-    embedding_type: str = 'positional' # 'positional', 'fourier' or 'none'; song only, as what follows
-    channel_mult_noise: int = 1    # width of the noise embedding over `model_channels`
-    encoder_type: str = 'standard' # 'standard', 'residual' or 'skip'
-    decoder_type: str = 'standard' # 'standard' or 'skip'
-    resample_filter: tuple = (1, 1) # (1,1) or (1,3,3,1)
+
+    family: str = 'song'  # 'song' (DDPM++, NCSN++) or 'adm'
+    model_channels: int = 128  # base width
+    channel_mult: tuple = (2, 2, 2)  # width of each level over `model_channels`
+    channel_mult_emb: int = 4  # width of the embedding over `model_channels`
+    num_blocks: int = 4  # blocks per level
+    attn_resolutions: tuple = (16,)  # resolutions with attention, px
+    dropout: float = 0.13  # in every block
+    label_dropout: float = 0.0  # share of the images that lose their class in training
+    gated: bool = False  # gated convolutions in the blocks
+    keep_skips: tuple | None = None  # skips that stay, None for all
+    embedding_type: str = 'positional'  # 'positional', 'fourier' or 'none'; song only, as what follows
+    channel_mult_noise: int = 1  # width of the noise embedding over `model_channels`
+    encoder_type: str = 'standard'  # 'standard', 'residual' or 'skip'
+    decoder_type: str = 'standard'  # 'standard' or 'skip'
+    resample_filter: tuple = (1, 1)  # (1,1) or (1,3,3,1)
 
     def __post_init__(self):
         check_choice('family', self.family, ('song', 'adm'))
-        for name in ('channel_mult', 'attn_resolutions', 'keep_skips', 'resample_filter'): # JSON knows lists only
-            if getattr(self, name) is not None: object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ('channel_mult', 'attn_resolutions', 'keep_skips', 'resample_filter'):  # JSON knows lists only
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, tuple(getattr(self, name)))
 
 # %% ../nbs/05_networks.ipynb #5d336f9e
 DDPMPP = NetConfig()
-NCSNPP = replace(DDPMPP, embedding_type='fourier', channel_mult_noise=2, encoder_type='residual', resample_filter=(1, 3, 3, 1))
+NCSNPP = replace(
+    DDPMPP, embedding_type='fourier', channel_mult_noise=2, encoder_type='residual', resample_filter=(1, 3, 3, 1)
+)
 PRESETS = {
-    'tiny': replace(DDPMPP, model_channels=32, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(), dropout=0.),
+    'tiny': replace(DDPMPP, model_channels=32, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(), dropout=0.0),
     'ddpmpp-32': DDPMPP,
     'ncsnpp-32': NCSNPP,
-    'ddpmpp-64': replace(DDPMPP, channel_mult=(1, 2, 2, 2), dropout=.05),
-    'ncsnpp-64': replace(NCSNPP, channel_mult=(1, 2, 2, 2), dropout=.05),
-    'adm-64': NetConfig('adm', 192, (1, 2, 3, 4), 4, 3, (32, 16, 8), .1)}
+    'ddpmpp-64': replace(DDPMPP, channel_mult=(1, 2, 2, 2), dropout=0.05),
+    'ncsnpp-64': replace(NCSNPP, channel_mult=(1, 2, 2, 2), dropout=0.05),
+    'adm-64': NetConfig('adm', 192, (1, 2, 3, 4), 4, 3, (32, 16, 8), 0.1),
+}
 
 # %% ../nbs/05_networks.ipynb #cb231630
-def make_net(config: NetConfig | str = 'tiny', # or a name in PRESETS
-             img_resolution: int = 8, # height and width, px
-             channels: int = 1,       # of the images
-             label_dim: int = 0,      # classes, 0 for none
-             augment_dim: int = 0,    # augmentation labels, 0 for none
-             *, extra_in: int = 0,    # further input channels, such as a mask
-             extra_out: int = 0,      # further output channels
-             seed: int = 0,           # of the initial weights
-            ) -> UNet:                # float32, on the CPU, in training mode
+def make_net(
+    config: NetConfig | str = 'tiny',  # or a name in PRESETS
+    img_resolution: int = 8,  # height and width, px
+    channels: int = 1,  # of the images
+    label_dim: int = 0,  # classes, 0 for none
+    augment_dim: int = 0,  # augmentation labels, 0 for none
+    *,
+    extra_in: int = 0,  # further input channels, such as a mask
+    extra_out: int = 0,  # further output channels
+    seed: int = 0,  # of the initial weights
+) -> UNet:  # float32, on the CPU, in training mode
     "A network by name or config, its weights a function of the seed."
-    if isinstance(config, str): config = PRESETS[check_choice('config', config, PRESETS)]
-    options = asdict(config); family = options.pop('family')
-    if family == 'adm': options = {k: v for k, v in options.items() if k not in ('embedding_type', 'channel_mult_noise', 'encoder_type', 'decoder_type', 'resample_filter')}
-    return (SongUNet if family == 'song' else DhariwalUNet)(img_resolution, channels + check_int('extra_in', extra_in, 0), channels + check_int('extra_out', extra_out, 0), label_dim, augment_dim, **options, seed=seed)
+    if isinstance(config, str):
+        config = PRESETS[check_choice('config', config, PRESETS)]
+    options = asdict(config)
+    family = options.pop('family')
+    if family == 'adm':
+        options = {
+            k: v
+            for k, v in options.items()
+            if k not in ('embedding_type', 'channel_mult_noise', 'encoder_type', 'decoder_type', 'resample_filter')
+        }
+    return (SongUNet if family == 'song' else DhariwalUNet)(
+        img_resolution,
+        channels + check_int('extra_in', extra_in, 0),
+        channels + check_int('extra_out', extra_out, 0),
+        label_dim,
+        augment_dim,
+        **options,
+        seed=seed,
+    )
 
 # %% ../nbs/05_networks.ipynb #554bad71
-def levels(net: UNet) -> list: # one dict a level, highest resolution first
+def levels(net: UNet) -> list:  # one dict a level, highest resolution first
     "Resolution, width, blocks, attention and parameters of every level."
     table = []
     for res, width in zip(net.resolutions, net.widths):
-        parts = [(side, part) for side in ('enc', 'dec') for name, part in getattr(net, side).items() if name.startswith(f'{res}x')]
+        parts = [
+            (side, part)
+            for side in ('enc', 'dec')
+            for name, part in getattr(net, side).items()
+            if name.startswith(f'{res}x')
+        ]
         blocks = [(side, part) for side, part in parts if isinstance(part, UNetBlock)]
-        table.append(dict(resolution=res, channels=width, **{f'{s}_blocks': sum(side == s for side, _ in blocks) for s in ('enc', 'dec')},
-                          attention=sum(part.heads > 0 for _, part in blocks), parameters=sum(p.numel() for _, part in parts for p in part.parameters())))
+        table.append(
+            dict(
+                resolution=res,
+                channels=width,
+                **{f'{s}_blocks': sum(side == s for side, _ in blocks) for s in ('enc', 'dec')},
+                attention=sum(part.heads > 0 for _, part in blocks),
+                parameters=sum(p.numel() for _, part in parts for p in part.parameters()),
+            )
+        )
     return table

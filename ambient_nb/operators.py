@@ -12,25 +12,32 @@ from .fourier import FourierSet, MRILines, UVTracks
 from .measurements import Blur, Downsample, GaussianMeasurements
 
 # %% ../nbs/04c_operators.ipynb #0d7483af
-def sized(kind: Callable, # an operator whose size or shape follows the images'
-          **options,      # name -> value, or a function of (C,H,W) that gives it
-         ) -> Callable:   # (shape, **changes) -> operator
+def sized(
+    kind: Callable,  # an operator whose size or shape follows the images'
+    **options,  # name -> value, or a function of (C,H,W) that gives it
+) -> Callable:  # (shape, **changes) -> operator
     "A factory of operators for images of a given shape."
-    def make(shape, **changes): return kind(**{name: value(shape) if callable(value) else value for name, value in options.items()} | changes)
+
+    def make(shape, **changes):
+        return kind(**{name: value(shape) if callable(value) else value for name, value in options.items()} | changes)
+
     return make
 
 # %% ../nbs/04c_operators.ipynb #e36d3a33
 OPERATORS: dict[str, Callable] = dict(
-    noise=sized(GaussianNoise, sigma_n=3., sigma_further=5.),
-    dust=sized(PixelMask, p=.4),
-    dust_channels=sized(PixelMask, p=.4, shared_channels=False),
+    noise=sized(GaussianNoise, sigma_n=3.0, sigma_further=5.0),
+    dust=sized(PixelMask, p=0.4),
+    dust_channels=sized(PixelMask, p=0.4, shared_channels=False),
     random_box=sized(RandomBox, size=lambda shape: max(1, shape[2] // 4)),
     fixed_box=sized(FixedBox, size=lambda shape: shape[2] // 2),
     keep_patch=sized(KeepPatch, size=lambda shape: shape[2] // 2),
     downsample=sized(Downsample, factor=2, further_factor=2),
-    blur=sized(Blur, s=1.),
+    blur=sized(Blur, s=1.0),
     gaussian=sized(GaussianMeasurements, m=lambda shape: shape[1] * shape[2] // 4, shape=tuple),
     mri=sized(MRILines, acceleration=2, acs=2),
     mri_coils=sized(MRILines, acceleration=2, acs=2, coils=4),
-    frequencies=sized(FourierSet, size=lambda shape: shape[2], frequencies=((0., 0.), (.11, -.03), (.25, .2), (-.4, .31))),
-    uv=sized(UVTracks, size=lambda shape: shape[2], times=4))  # name -> factory of (C,H,W)
+    frequencies=sized(
+        FourierSet, size=lambda shape: shape[2], frequencies=((0.0, 0.0), (0.11, -0.03), (0.25, 0.2), (-0.4, 0.31))
+    ),
+    uv=sized(UVTracks, size=lambda shape: shape[2], times=4),
+)  # name -> factory of (C,H,W)

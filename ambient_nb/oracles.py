@@ -11,71 +11,91 @@ import torch
 from .core import BadInput, bcast, check_int
 
 # %% ../nbs/07a_oracles.ipynb #b6c909eb
-def eigenbasis(cov: torch.Tensor, # (…,d,d)
-               name: str = 'cov', # the parameter's name, for the error
-              ) -> tuple:         # eigenvalues (…,d) >= 0 and eigenvectors (…,d,d), float64
+def eigenbasis(
+    cov: torch.Tensor,  # (…,d,d)
+    name: str = 'cov',  # the parameter's name, for the error
+) -> tuple:  # eigenvalues (…,d) >= 0 and eigenvectors (…,d,d), float64
     "Eigenvalues and vectors of covariance matrices; BadInput where they are none."
     cov = torch.as_tensor(cov, dtype=torch.float64)
-    size = cov.abs().amax().item() if cov.numel() else 0.
-    if not math.isfinite(size) or not torch.allclose(cov, cov.mT, rtol=0, atol=1e-9 * size): raise BadInput(name, 'a matrix that is not symmetric or not finite', 'symmetric and finite')
+    size = cov.abs().amax().item() if cov.numel() else 0.0
+    if not math.isfinite(size) or not torch.allclose(cov, cov.mT, rtol=0, atol=1e-9 * size):
+        raise BadInput(name, 'a matrix that is not symmetric or not finite', 'symmetric and finite')
     values, vectors = torch.linalg.eigh(cov)
-    if values.min() < -1e-9 * size: raise BadInput(name, f'a matrix with eigenvalue {values.min():.3g}', 'positive semi-definite')
+    if values.min() < -1e-9 * size:
+        raise BadInput(name, f'a matrix with eigenvalue {values.min():.3g}', 'positive semi-definite')
     return values.clamp(min=0), vectors
 
 # %% ../nbs/07a_oracles.ipynb #eb8b0d85
 class GaussianDenoiser:
     "The posterior mean when the data are Gaussian."
-    def __init__(self,
-                 mean: torch.Tensor, # any shape, such as (C,H,W), of d numbers
-                 cov: torch.Tensor,  # (d,d), of the flattened images
-                ):
+
+    def __init__(
+        self,
+        mean: torch.Tensor,  # any shape, such as (C,H,W), of d numbers
+        cov: torch.Tensor,  # (d,d), of the flattened images
+    ):
         self.mean = torch.as_tensor(mean, dtype=torch.float64)
         d = self.mean.numel()
-        if tuple(cov.shape) != (d, d): raise BadInput('cov', tuple(cov.shape), f'of shape ({d},{d}), as the mean has {d} numbers')
-        if not self.mean.isfinite().all(): raise BadInput('mean', 'NaN or infinite', 'finite')
+        if tuple(cov.shape) != (d, d):
+            raise BadInput('cov', tuple(cov.shape), f'of shape ({d},{d}), as the mean has {d} numbers')
+        if not self.mean.isfinite().all():
+            raise BadInput('mean', 'NaN or infinite', 'finite')
         self.values, self.vectors = eigenbasis(cov)
 
     def __call__(self, x, sigma, labels=None):
         "Denoise; float64 inside, the dtype of `x` outside."
         mean, values, vectors = (t.to(x.device) for t in (self.mean, self.values, self.vectors))
         centred = x.flatten(1).double() - mean.flatten()
-        signal = values / (values + bcast(sigma, centred)**2)
+        signal = values / (values + bcast(sigma, centred) ** 2)
         return (mean.flatten() + (centred @ vectors * signal) @ vectors.T).reshape(x.shape).to(x.dtype)
 
 # %% ../nbs/07a_oracles.ipynb #08b54925
 class MixtureDenoiser:
     "The posterior mean when the data are a mixture of Gaussians."
-    def __init__(self,
-                 means: torch.Tensor,     # (K,…), K means of any shape, of d numbers each
-                 variances: torch.Tensor, # (K,) >= 0 where components are round, or covariances (K,d,d)
-                 weights: torch.Tensor | None = None, # (K,) > 0, made to sum to 1; None for equal ones
-                ):
-        self.means, variances = torch.as_tensor(means, dtype=torch.float64), torch.as_tensor(variances, dtype=torch.float64)
-        if self.means.ndim < 2 or not self.means.numel() or not self.means.isfinite().all(): raise BadInput('means', tuple(self.means.shape), 'finite, of shape (K,…) with K >= 1')
+
+    def __init__(
+        self,
+        means: torch.Tensor,  # (K,…), K means of any shape, of d numbers each
+        variances: torch.Tensor,  # (K,) >= 0 where components are round, or covariances (K,d,d)
+        weights: torch.Tensor | None = None,  # (K,) > 0, made to sum to 1; None for equal ones
+    ):
+        self.means, variances = (
+            torch.as_tensor(means, dtype=torch.float64),
+            torch.as_tensor(variances, dtype=torch.float64),
+        )
+        if self.means.ndim < 2 or not self.means.numel() or not self.means.isfinite().all():
+            raise BadInput('means', tuple(self.means.shape), 'finite, of shape (K,…) with K >= 1')
         K, d = self.means.flatten(1).shape
         weights = torch.ones(K) if weights is None else torch.as_tensor(weights, dtype=torch.float64)
-        if tuple(weights.shape) != (K,) or not (weights > 0).all() or not weights.isfinite().all(): raise BadInput('weights', weights.tolist(), f'{K} numbers > 0')
+        if tuple(weights.shape) != (K,) or not (weights > 0).all() or not weights.isfinite().all():
+            raise BadInput('weights', weights.tolist(), f'{K} numbers > 0')
         self.log_weights = weights.double().log() - weights.double().sum().log()
-        if tuple(variances.shape) == (K, d, d): self.values, self.vectors = eigenbasis(variances, 'variances')
-        elif tuple(variances.shape) == (K,) and (variances >= 0).all() and variances.isfinite().all(): self.values, self.vectors = variances[:, None].expand(K, d), None
-        else: raise BadInput('variances', tuple(variances.shape), f'{K} numbers >= 0, or of shape ({K},{d},{d})')
+        if tuple(variances.shape) == (K, d, d):
+            self.values, self.vectors = eigenbasis(variances, 'variances')
+        elif tuple(variances.shape) == (K,) and (variances >= 0).all() and variances.isfinite().all():
+            self.values, self.vectors = variances[:, None].expand(K, d), None
+        else:
+            raise BadInput('variances', tuple(variances.shape), f'{K} numbers >= 0, or of shape ({K},{d},{d})')
 
-    def components(self,
-                   x: torch.Tensor,     # (B,…) noisy images
-                   sigma: torch.Tensor, # (B,) or a number, > 0
-                  ) -> tuple:           # log densities with weights (B,K), and means in each component's basis (B,K,d)
+    def components(
+        self,
+        x: torch.Tensor,  # (B,…) noisy images
+        sigma: torch.Tensor,  # (B,) or a number, > 0
+    ) -> tuple:  # log densities with weights (B,K), and means in each component's basis (B,K,d)
         "How likely each component is, and what it makes of the images."
         flat = x.flatten(1).double()
         means, values, log_weights = (t.to(x.device) for t in (self.means.flatten(1), self.values, self.log_weights))
         apart = flat[:, None] - means
-        if self.vectors is not None: apart = torch.einsum('bkd,kde->bke', apart, self.vectors.to(x.device))
-        total = values + bcast(sigma, apart)**2
+        if self.vectors is not None:
+            apart = torch.einsum('bkd,kde->bke', apart, self.vectors.to(x.device))
+        total = values + bcast(sigma, apart) ** 2
         return log_weights - (apart**2 / total + total.log()).sum(2) / 2, apart * values / total
 
-    def weights(self,
-                x: torch.Tensor,     # (B,…) noisy images
-                sigma: torch.Tensor, # (B,) or a number, > 0
-               ) -> torch.Tensor:    # (B,K) float64, rows sum to 1
+    def weights(
+        self,
+        x: torch.Tensor,  # (B,…) noisy images
+        sigma: torch.Tensor,  # (B,) or a number, > 0
+    ) -> torch.Tensor:  # (B,K) float64, rows sum to 1
         "Posterior probability of each component."
         return self.components(x, sigma)[0].softmax(1)
 
@@ -84,7 +104,9 @@ class MixtureDenoiser:
         logs, shifts = self.components(x, sigma)
         r = logs.softmax(1)[..., None]
         shifts = r * shifts
-        shift = shifts.sum(1) if self.vectors is None else torch.einsum('bke,kde->bd', shifts, self.vectors.to(x.device))
+        shift = (
+            shifts.sum(1) if self.vectors is None else torch.einsum('bke,kde->bd', shifts, self.vectors.to(x.device))
+        )
         return ((r * self.means.flatten(1).to(x.device)).sum(1) + shift).reshape(x.shape).to(x.dtype)
 
 # %% ../nbs/07a_oracles.ipynb #5fddacdf
@@ -94,77 +116,110 @@ PAIRS = 2**22  # pairs of a noisy and a training image looked at together: 32 Mi
 # %% ../nbs/07a_oracles.ipynb #01df719c
 class EmpiricalDenoiser:
     "The posterior mean when the data are exactly these images."
-    def __init__(self,
-                 images: torch.Tensor, # (N,C,H,W) in [-1,1], float; not copied when large
-                 labels: torch.Tensor | None = None, # (N,) whole numbers >= 0, the class of each; None for a denoiser without classes
-                 chunk: int = 8192,    # training images in a matrix product
-                ):
-        if images.ndim != 4 or not len(images) or not images.is_floating_point(): raise BadInput('images', f'{images.dtype} {tuple(images.shape)}', 'float, of shape (N,C,H,W) with N >= 1')
+
+    def __init__(
+        self,
+        images: torch.Tensor,  # (N,C,H,W) in [-1,1], float; not copied when large
+        labels: torch.Tensor
+        | None = None,  # (N,) whole numbers >= 0, the class of each; None for a denoiser without classes
+        chunk: int = 8192,  # training images in a matrix product
+    ):
+        if images.ndim != 4 or not len(images) or not images.is_floating_point():
+            raise BadInput('images', f'{images.dtype} {tuple(images.shape)}', 'float, of shape (N,C,H,W) with N >= 1')
         self.shape, self.chunk = images.shape[1:], check_int('chunk', chunk, 1)
         self.images = images.flatten(1) if images.dtype in (torch.float32, torch.float64) else images.flatten(1).float()
         self.half_norms = torch.cat([part.double().square().sum(1) / 2 for part in self.images.split(self.chunk)])
-        if not self.half_norms.isfinite().all(): raise BadInput('images', 'NaN or infinite', 'finite')
-        self.reach = (2 * self.half_norms.max()).sqrt() # the largest norm
+        if not self.half_norms.isfinite().all():
+            raise BadInput('images', 'NaN or infinite', 'finite')
+        self.reach = (2 * self.half_norms.max()).sqrt()  # the largest norm
         self.small = self.images.double() if self.images.numel() <= EXACT else None
         self.classes = None if labels is None else torch.as_tensor(labels, device=images.device)
-        if labels is not None and (tuple(self.classes.shape) != (len(images),) or self.classes.is_floating_point() or self.classes.min() < 0):
-            raise BadInput('labels', f'{self.classes.dtype} {tuple(self.classes.shape)}', f'({len(images)},) whole numbers >= 0, one class for each image')
+        if labels is not None and (
+            tuple(self.classes.shape) != (len(images),) or self.classes.is_floating_point() or self.classes.min() < 0
+        ):
+            raise BadInput(
+                'labels',
+                f'{self.classes.dtype} {tuple(self.classes.shape)}',
+                f'({len(images)},) whole numbers >= 0, one class for each image',
+            )
 
-    def outside(self,
-                labels: torch.Tensor | None, # (B,L) one-hot, rows of zeros for no class, or None
-               ) -> torch.Tensor | None:     # (B,N) bool, None where all images are meant
+    def outside(
+        self,
+        labels: torch.Tensor | None,  # (B,L) one-hot, rows of zeros for no class, or None
+    ) -> torch.Tensor | None:  # (B,N) bool, None where all images are meant
         "Which images are of another class."
-        if self.classes is None or labels is None: return None
-        if labels.ndim != 2: raise BadInput('labels', tuple(labels.shape), 'one-hot, of shape (B,L)')
+        if self.classes is None or labels is None:
+            return None
+        if labels.ndim != 2:
+            raise BadInput('labels', tuple(labels.shape), 'one-hot, of shape (B,L)')
         wanted = torch.where(labels.sum(1) > 0, labels.argmax(1), -1).to(self.classes.device)[:, None]
         out = (wanted != self.classes) & (wanted >= 0)
-        if out.all(1).any(): raise BadInput('labels', wanted[out.all(1)][0].item(), 'a class that has training images')
+        if out.all(1).any():
+            raise BadInput('labels', wanted[out.all(1)][0].item(), 'a class that has training images')
         return out
 
-    def screen(self,
-               flat: torch.Tensor,     # (B,d) float64 noisy images
-               variance: torch.Tensor, # (B,1) float64, sigma^2
-               outside: torch.Tensor | None, # (B,N) of `outside`
-              ) -> tuple:              # numbers of the images that need float64, and (B,N) exponents of the others or None
+    def screen(
+        self,
+        flat: torch.Tensor,  # (B,d) float64 noisy images
+        variance: torch.Tensor,  # (B,1) float64, sigma^2
+        outside: torch.Tensor | None,  # (B,N) of `outside`
+    ) -> tuple:  # numbers of the images that need float64, and (B,N) exponents of the others or None
         "Which images need float64, from one product in the precision of the data."
         narrow = flat.to(self.images.dtype)
-        exponents = torch.cat([narrow @ part.T for part in self.images.split(self.chunk)], 1).double().sub_(self.half_norms).div_(variance)
-        if outside is not None: exponents.masked_fill_(outside, -math.inf)
-        off = (flat.shape[1] + 2) * torch.finfo(narrow.dtype).eps * flat.norm(dim=1, keepdim=True) * self.reach / variance
+        exponents = (
+            torch.cat([narrow @ part.T for part in self.images.split(self.chunk)], 1)
+            .double()
+            .sub_(self.half_norms)
+            .div_(variance)
+        )
+        if outside is not None:
+            exponents.masked_fill_(outside, -math.inf)
+        off = (
+            (flat.shape[1] + 2) * torch.finfo(narrow.dtype).eps * flat.norm(dim=1, keepdim=True) * self.reach / variance
+        )
         best = exponents.detach().topk(min(len(self.half_norms), max(1, EXACT // (flat.numel() or 1))), 1)
         in_play = best.values[:, :1] - 2 * off - math.log(len(self.half_norms) * 1e16)
         picked = best.indices[best.values >= in_play].unique()
-        if not (best.values[:, -1:] >= in_play).any(): return picked, None
+        if not (best.values[:, -1:] >= in_play).any():
+            return picked, None
         return picked, exponents.index_fill_(1, picked, -math.inf)
 
-    def posterior(self,
-                  flat: torch.Tensor,     # (B,d) float64 noisy images
-                  variance: torch.Tensor, # (B,1) float64, sigma^2
-                  outside: torch.Tensor | None = None, # (B,N) of `outside`
-                 ) -> tuple: # numbers of some images, those in float64, their weights (B,k); weights of all others (B,N), or None where they are 0
+    def posterior(
+        self,
+        flat: torch.Tensor,  # (B,d) float64 noisy images
+        variance: torch.Tensor,  # (B,1) float64, sigma^2
+        outside: torch.Tensor | None = None,  # (B,N) of `outside`
+    ) -> tuple:  # numbers of some images, those in float64, their weights (B,k); weights of all others (B,N), or None where they are 0
         "Posterior probabilities, split by the precision they need."
         picked, crowd = (slice(None), None) if self.small is not None else self.screen(flat, variance, outside)
         near = self.small if self.small is not None else self.images[picked].double()
         exponents = (flat @ near.T - self.half_norms[picked]) / variance
-        if outside is not None: exponents = exponents.masked_fill(outside[:, picked], -math.inf)
-        if crowd is None: return picked, near, exponents.softmax(1), None
+        if outside is not None:
+            exponents = exponents.masked_fill(outside[:, picked], -math.inf)
+        if crowd is None:
+            return picked, near, exponents.softmax(1), None
         top = torch.maximum(exponents.detach().amax(1, True), crowd.detach().amax(1, True))
         few, many = (exponents - top).exp(), crowd.sub_(top).to(self.images.dtype).exp_()
         total = few.sum(1, True) + many.sum(1, True, dtype=torch.float64)
         return picked, near, few / total, many / total.to(many.dtype)
 
-    def blocks(self, x, sigma, labels): # noisy images, levels and classes -> arguments of `posterior`, a block of rows at a time
+    def blocks(
+        self, x, sigma, labels
+    ):  # noisy images, levels and classes -> arguments of `posterior`, a block of rows at a time
         "Cut the batch so that memory does not grow with it."
         flat, outside, rows = x.flatten(1).double(), self.outside(labels), max(1, PAIRS // len(self.half_norms))
-        variance = bcast(sigma, flat).expand(len(flat), 1)**2
-        if not (variance > 0).all(): raise BadInput('sigma', variance.min().sqrt().item(), 'above 0')
-        for i in range(0, max(1, len(flat)), rows): yield flat[i:i + rows], variance[i:i + rows], None if outside is None else outside[i:i + rows]
+        variance = bcast(sigma, flat).expand(len(flat), 1) ** 2
+        if not (variance > 0).all():
+            raise BadInput('sigma', variance.min().sqrt().item(), 'above 0')
+        for i in range(0, max(1, len(flat)), rows):
+            yield flat[i : i + rows], variance[i : i + rows], None if outside is None else outside[i : i + rows]
 
-    def weights(self,
-                x: torch.Tensor,     # (B,C,H,W) noisy images
-                sigma: torch.Tensor, # (B,) or a number, > 0
-                labels: torch.Tensor | None = None, # (B,L) one-hot, or None
-               ) -> torch.Tensor:    # (B,N) float64, rows sum to 1
+    def weights(
+        self,
+        x: torch.Tensor,  # (B,C,H,W) noisy images
+        sigma: torch.Tensor,  # (B,) or a number, > 0
+        labels: torch.Tensor | None = None,  # (B,L) one-hot, or None
+    ) -> torch.Tensor:  # (B,N) float64, rows sum to 1
         "Posterior probability of each training image."
         out = []
         for block in self.blocks(x, sigma, labels):
@@ -181,6 +236,7 @@ class EmpiricalDenoiser:
             _, near, few, many = self.posterior(*block)
             mean = few @ near
             if many is not None:
-                for w, part in zip(many.split(self.chunk, 1), self.images.split(self.chunk)): mean += w @ part
+                for w, part in zip(many.split(self.chunk, 1), self.images.split(self.chunk)):
+                    mean += w @ part
             out.append(mean)
         return torch.cat(out).reshape(len(x), *self.shape).to(x.dtype)

@@ -16,97 +16,140 @@ from .core import BadInput, asset, check_choice, check_float, write_atomic
 @dataclass(frozen=True)
 class Claim:
     "One checkable statement of a paper."
-    id: str         # item/…, unique over all papers
-    kind: str       # 'value', 'direction' or 'law'
-    notebook: str   # the notebook that checks it
-    source: str     # table, column, section, as far as seen
+
+    id: str  # item/…, unique over all papers
+    kind: str  # 'value', 'direction' or 'law'
+    notebook: str  # the notebook that checks it
+    source: str  # table, column, section, as far as seen
     statement: str  # in words
-    printed: float | None = None    # of a value, None when not available
-    reading_error: float = 0.       # of a printed value read off a picture
-    metric: str | None = None       # of a direction: what is compared
-    inequality: str | None = None   # of a direction: '<', '<=', '>' or '=', of the method minus the baseline; of an ordering: '<' or '>', of every draw and zero
-    margin: float = 0.              # of an equality: how far from zero still counts as equal
-    law: str | None = None          # of a law: 'identity', 'range' or 'ordering'
-    expected: float | None = None   # of an identity or a range
-    tolerance: float = 0.           # of an identity: how far a draw may be off; of a range: the rounding of `expected`
+    printed: float | None = None  # of a value, None when not available
+    reading_error: float = 0.0  # of a printed value read off a picture
+    metric: str | None = None  # of a direction: what is compared
+    inequality: str | None = (
+        None  # of a direction: '<', '<=', '>' or '=', of the method minus the baseline; of an ordering: '<' or '>', of every draw and zero
+    )
+    margin: float = 0.0  # of an equality: how far from zero still counts as equal
+    law: str | None = None  # of a law: 'identity', 'range' or 'ordering'
+    expected: float | None = None  # of an identity or a range
+    tolerance: float = 0.0  # of an identity: how far a draw may be off; of a range: the rounding of `expected`
 
     def __post_init__(self):
         check_choice('kind', self.kind, ('value', 'direction', 'law'))
-        if self.kind == 'direction': check_choice('inequality', self.inequality, ('<', '<=', '>', '='))
-        if self.kind == 'law': check_choice('law', self.law, ('identity', 'range', 'ordering'))
-        if self.law == 'ordering': check_choice('inequality', self.inequality, ('<', '>'))
-        if self.law in ('identity', 'range') and self.expected is None: raise BadInput('expected', None, f'a number, for the {self.law} {self.id}')
+        if self.kind == 'direction':
+            check_choice('inequality', self.inequality, ('<', '<=', '>', '='))
+        if self.kind == 'law':
+            check_choice('law', self.law, ('identity', 'range', 'ordering'))
+        if self.law == 'ordering':
+            check_choice('inequality', self.inequality, ('<', '>'))
+        if self.law in ('identity', 'range') and self.expected is None:
+            raise BadInput('expected', None, f'a number, for the {self.law} {self.id}')
 
     @property
-    def printed_text(self) -> str: return 'not available' if self.printed is None else f'{self.printed:g}'
+    def printed_text(self) -> str:
+        return 'not available' if self.printed is None else f'{self.printed:g}'
 
 # %% ../nbs/17_papers.ipynb #5c7bfb03
 @dataclass(frozen=True)
 class Paper:
     "A paper as data."
-    key: str          # 'main', 'diffmem', …
-    citation: str     # authors, title, venue
-    rule: tuple       # sentences: how a verdict is reached
-    settings: tuple   # dicts: quantity, paper, code, ours, conflict
-    claims: tuple     # of Claim
+
+    key: str  # 'main', 'diffmem', …
+    citation: str  # authors, title, venue
+    rule: tuple  # sentences: how a verdict is reached
+    settings: tuple  # dicts: quantity, paper, code, ours, conflict
+    claims: tuple  # of Claim
 
 # %% ../nbs/17_papers.ipynb #7e6a7bda
-def claims_file() -> Path: # $AMBIENT_NB_CLAIMS, else in the user's configuration
+def claims_file() -> Path:  # $AMBIENT_NB_CLAIMS, else in the user's configuration
     "Where a reader's printed values are kept."
-    return Path(os.environ.get('AMBIENT_NB_CLAIMS') or Path.home()/'.config'/'ambient_nb'/'claims.json')
+    return Path(os.environ.get('AMBIENT_NB_CLAIMS') or Path.home() / '.config' / 'ambient_nb' / 'claims.json')
 
 # %% ../nbs/17_papers.ipynb #e35c7d8d
-def given_values() -> dict: # claim id -> printed and reading_error; BadInput where the file is broken
+def given_values() -> dict:  # claim id -> printed and reading_error; BadInput where the file is broken
     "A reader's printed values on this machine."
-    if not claims_file().exists(): return {}
-    def fits(v): return isinstance(v, dict) and {'printed'} <= set(v) <= {'printed', 'reading_error'} and all(type(x) in (int, float) for x in v.values())
+    if not claims_file().exists():
+        return {}
+
+    def fits(v):
+        return (
+            isinstance(v, dict)
+            and {'printed'} <= set(v) <= {'printed', 'reading_error'}
+            and all(type(x) in (int, float) for x in v.values())
+        )
+
     try:
         found = json.loads(claims_file().read_text(encoding='utf-8'))
-        if not isinstance(found, dict) or not all(map(fits, found.values())): raise ValueError
+        if not isinstance(found, dict) or not all(map(fits, found.values())):
+            raise ValueError
         return found
-    except (OSError, ValueError): raise BadInput('AMBIENT_NB_CLAIMS', str(claims_file()), 'a JSON file as `ambient-nb claims set` writes it, or no file') from None
+    except (OSError, ValueError):
+        raise BadInput(
+            'AMBIENT_NB_CLAIMS', str(claims_file()), 'a JSON file as `ambient-nb claims set` writes it, or no file'
+        ) from None
 
 # %% ../nbs/17_papers.ipynb #6057c1a7
-def shipped() -> dict: # key -> Paper
+def shipped() -> dict:  # key -> Paper
     "The papers as the package knows them."
     found = {}
     for file in sorted(asset('papers').glob('*.json')):
         d = json.loads(file.read_text(encoding='utf-8'))
-        found[d['key']] = Paper(d['key'], d['citation'], tuple(d['rule']), tuple(d['settings']), tuple(Claim(**c) for c in d['claims']))
+        found[d['key']] = Paper(
+            d['key'], d['citation'], tuple(d['rule']), tuple(d['settings']), tuple(Claim(**c) for c in d['claims'])
+        )
     return found
 
 # %% ../nbs/17_papers.ipynb #bc0b762a
 @lru_cache(maxsize=1)
-def papers() -> dict: # key -> Paper
+def papers() -> dict:  # key -> Paper
     "All papers that the package knows claims of, with the reader's printed values."
     own = given_values()
-    def filled(c): return replace(c, **own[c.id], source=f'{c.source}; printed value given by the reader') if c.id in own else c
+
+    def filled(c):
+        return replace(c, **own[c.id], source=f'{c.source}; printed value given by the reader') if c.id in own else c
+
     return {key: replace(p, claims=tuple(map(filled, p.claims))) for key, p in shipped().items()}
 
 # %% ../nbs/17_papers.ipynb #ab3007f0
-def set_printed(file: Path,  # JSON: claim id -> printed value, or {"printed": value, "reading_error": error}
-               ) -> int:     # how many the reader has given in all; BadInput, and nothing kept, where one is not allowed
+def set_printed(
+    file: Path,  # JSON: claim id -> printed value, or {"printed": value, "reading_error": error}
+) -> int:  # how many the reader has given in all; BadInput, and nothing kept, where one is not allowed
     "Keep a reader's printed values for this machine."
-    try: given = json.loads(Path(file).read_text(encoding='utf-8'))
-    except (OSError, ValueError) as e: raise BadInput('file', str(file), f'a readable JSON file ({e})') from None
-    if not isinstance(given, dict) or not given: raise BadInput('file', str(file), 'a JSON object: claim id -> printed value')
+    try:
+        given = json.loads(Path(file).read_text(encoding='utf-8'))
+    except (OSError, ValueError) as e:
+        raise BadInput('file', str(file), f'a readable JSON file ({e})') from None
+    if not isinstance(given, dict) or not given:
+        raise BadInput('file', str(file), 'a JSON object: claim id -> printed value')
     values = {c.id for p in shipped().values() for c in p.claims if c.kind == 'value'}
     kept = given_values()
     for id, v in given.items():
-        if id not in values: raise BadInput('claim', id, 'the id of a claim with a value; `ambient-nb claims show` lists them')
+        if id not in values:
+            raise BadInput('claim', id, 'the id of a claim with a value; `ambient-nb claims show` lists them')
         v = v if isinstance(v, dict) else dict(printed=v)
-        if unknown := set(v) - {'printed', 'reading_error'}: raise BadInput(id, ', '.join(unknown), 'printed and reading_error')
-        kept[id] = dict(printed=check_float(f'{id}: printed', v.get('printed'), 0, float('inf') if id.endswith('frechet') else 1, open_hi=id.endswith('frechet')), reading_error=check_float(f'{id}: reading_error', v.get('reading_error', 0.), 0))
-    write_atomic(claims_file(), (json.dumps(kept, indent=1, sort_keys=True) + '\n').encode()); papers.cache_clear()
+        if unknown := set(v) - {'printed', 'reading_error'}:
+            raise BadInput(id, ', '.join(unknown), 'printed and reading_error')
+        kept[id] = dict(
+            printed=check_float(
+                f'{id}: printed',
+                v.get('printed'),
+                0,
+                float('inf') if id.endswith('frechet') else 1,
+                open_hi=id.endswith('frechet'),
+            ),
+            reading_error=check_float(f'{id}: reading_error', v.get('reading_error', 0.0), 0),
+        )
+    write_atomic(claims_file(), (json.dumps(kept, indent=1, sort_keys=True) + '\n').encode())
+    papers.cache_clear()
     return len(kept)
 
 # %% ../nbs/17_papers.ipynb #4b664a65
-def known() -> dict: # id -> Claim
+def known() -> dict:  # id -> Claim
     "All claims of all papers."
     return {c.id: c for p in papers().values() for c in p.claims}
 
 # %% ../nbs/17_papers.ipynb #8839bc18
-def claim(id: str) -> Claim: # BadInput when unknown
+def claim(id: str) -> Claim:  # BadInput when unknown
     "The claim with this id."
-    if id not in known(): raise BadInput('claim', id, f'one of the {len(known())} ids in ambient_nb/assets/papers')
+    if id not in known():
+        raise BadInput('claim', id, f'one of the {len(known())} ids in ambient_nb/assets/papers')
     return known()[id]

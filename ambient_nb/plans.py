@@ -14,7 +14,16 @@ from types import SimpleNamespace
 import pandas as pd
 import torch
 from .augment import AugmentPipe
-from .core import BadInput, check_choice, check_flag, check_float, check_int, pick_device, runs_dir, writable_dir
+from ambient_nb.core import (
+    BadInput,
+    check_choice,
+    check_flag,
+    check_float,
+    check_int,
+    pick_device,
+    runs_dir,
+    writable_dir,
+)
 from .networks import NetConfig, make_net
 from .repro import ADVICE, SHAPES, Run, Setup, iterations_done, load_split, numbers, pick_profile, trainings
 from .suite import ITEMS, Arm, setup_for
@@ -23,15 +32,16 @@ from .suite import ITEMS, Arm, setup_for
 @dataclass(frozen=True, repr=False)
 class Plan:
     "What a reproduction notebook will do, decided before any work."
-    item: str           # a key of ITEMS
-    profile: str        # one of PROFILES, or 'custom'
+
+    item: str  # a key of ITEMS
+    profile: str  # one of PROFILES, or 'custom'
     dataset: str
-    ns: tuple           # training-set sizes
-    arms: tuple         # of Arm
-    pairs: tuple        # of Pair
-    seeds: tuple        # of training
+    ns: tuple  # training-set sizes
+    arms: tuple  # of Arm
+    pairs: tuple  # of Pair
+    seeds: tuple  # of training
     setup: Setup
-    out: Path           # where runs and rows go
+    out: Path  # where runs and rows go
     device: torch.device
     data: str | None = None
     size: int | None = None
@@ -40,30 +50,63 @@ class Plan:
     def run(self, arm: Arm, seed: int) -> Run:
         "The run behind an arm and a seed."
         partner = arm.partner and replace(arm.partner, seed=seed)
-        return Run(self.dataset, arm.n, replace(arm.train, seed=seed), arm.snapshots, self.setup.steps, self.setup.samples, self.data, arm.size or self.size, arm.recipe, partner, arm.split)
+        return Run(
+            self.dataset,
+            arm.n,
+            replace(arm.train, seed=seed),
+            arm.snapshots,
+            self.setup.steps,
+            self.setup.samples,
+            self.data,
+            arm.size or self.size,
+            arm.recipe,
+            partner,
+            arm.split,
+        )
 
     @property
-    def runs(self) -> list[Run]: return [self.run(a, s) for a in self.arms for s in self.seeds]
+    def runs(self) -> list[Run]:
+        return [self.run(a, s) for a in self.arms for s in self.seeds]
 
     @property
-    def optima(self) -> list[Arm]: # one a size
+    def optima(self) -> list[Arm]:  # one a size
         "The arms whose loss is also minimised exactly."
-        return [a for a in self.arms if a.train.sigma_n or self.item == 'diffmem_fig1'] if ITEMS[self.item].optimum else []
+        return (
+            [a for a in self.arms if a.train.sigma_n or self.item == 'diffmem_fig1'] if ITEMS[self.item].optimum else []
+        )
 
-    def __repr__(self) -> str: return f'Plan({self.item}, {self.profile}, {self.dataset}, n={self.ns}, seeds={self.seeds}, {len(self.arms)} arms)'
+    def __repr__(self) -> str:
+        return (
+            f'Plan({self.item}, {self.profile}, {self.dataset}, n={self.ns}, seeds={self.seeds}, {len(self.arms)} arms)'
+        )
 
-    def _repr_html_(self) -> str: return describe(self).to_html(header=False) + ADVICE
+    def _repr_html_(self) -> str:
+        return describe(self).to_html(header=False) + ADVICE
 
 # %% ../nbs/18b_plans.ipynb #2402d635
-PARAMETERS = dict(n=None, dataset=None, profile='auto', sigma_n=None, iters=None, seeds=None, out=None, device=None, data=None, size=None, dry_run=False)
+PARAMETERS = dict(
+    n=None,
+    dataset=None,
+    profile='auto',
+    sigma_n=None,
+    iters=None,
+    seeds=None,
+    out=None,
+    device=None,
+    data=None,
+    size=None,
+    dry_run=False,
+)
 
 # %% ../nbs/18b_plans.ipynb #79c76aac
-def plan(item: str,    # a key of ITEMS
-         **parameters, # of the notebook, the names in PARAMETERS; None for the profile's own
-        ) -> Plan:     # BadInput where a name or a value is not allowed
+def plan(
+    item: str,  # a key of ITEMS
+    **parameters,  # of the notebook, the names in PARAMETERS; None for the profile's own
+) -> Plan:  # BadInput where a name or a value is not allowed
     "Check the parameters of a reproduction notebook and turn them into a plan."
     it = ITEMS[check_choice('item', item, ITEMS)]
-    for name in parameters: check_choice('parameter', name, PARAMETERS)
+    for name in parameters:
+        check_choice('parameter', name, PARAMETERS)
     p = SimpleNamespace(**PARAMETERS | parameters)
     profile, dataset = pick_profile(p.profile, p.dataset, p.data)
     check_choice('dataset', dataset, it.datasets)
@@ -73,72 +116,128 @@ def plan(item: str,    # a key of ITEMS
     dry_run = check_flag('dry_run', p.dry_run)
     setup = setup_for(profile, dataset, it.paper, iters, sigma_n)
     pool = SHAPES[dataset][2] if dry_run and p.data is None else len(load_split(dataset, p.data, size).pool)
-    ns = numbers('n', it.ns[profile] if p.n is None else p.n, 1 if profile == 'smoke' and it.least == 2 else it.least, pool)
-    if len(ns) > 1 and not it.several: raise BadInput('n', p.n, f'one number: {item} compares other things than sizes')
+    ns = numbers(
+        'n', it.ns[profile] if p.n is None else p.n, 1 if profile == 'smoke' and it.least == 2 else it.least, pool
+    )
+    if len(ns) > 1 and not it.several:
+        raise BadInput('n', p.n, f'one number: {item} compares other things than sizes')
     arms, pairs = it.make(setup, ns, **(dict(px=size or SHAPES[dataset][1]) if it.px else {}))
-    custom = profile != 'smoke' and (iters, sigma_n, size) != (None, None, None) or (profile == 'quick' and dataset != 'digits')
-    return Plan(item, 'custom' if custom else profile, dataset, ns, tuple(arms), tuple(pairs), numbers('seeds', it.seeds[profile] if p.seeds is None else p.seeds, 0), setup,
-                Path(p.out) if dry_run and p.out else runs_dir() if p.out is None else writable_dir(p.out), pick_device(p.device), p.data, size, dry_run)
+    custom = (
+        profile != 'smoke'
+        and (iters, sigma_n, size) != (None, None, None)
+        or (profile == 'quick' and dataset != 'digits')
+    )
+    return Plan(
+        item,
+        'custom' if custom else profile,
+        dataset,
+        ns,
+        tuple(arms),
+        tuple(pairs),
+        numbers('seeds', it.seeds[profile] if p.seeds is None else p.seeds, 0),
+        setup,
+        Path(p.out) if dry_run and p.out else runs_dir() if p.out is None else writable_dir(p.out),
+        pick_device(p.device),
+        p.data,
+        size,
+        dry_run,
+    )
 
 # %% ../nbs/18b_plans.ipynb #949a9dc3
 @lru_cache(maxsize=256)
-def forward_flops(net: NetConfig,
-                  shape: tuple,      # (C,H,W) of an image
-                  label_dim: int = 0, # classes it is told
-                  augmented: bool = False, # whether it is told augmentations
-                 ) -> int:           # of one image
+def forward_flops(
+    net: NetConfig,
+    shape: tuple,  # (C,H,W) of an image
+    label_dim: int = 0,  # classes it is told
+    augmented: bool = False,  # whether it is told augmentations
+) -> int:  # of one image
     "Floating-point operations of one image's forward pass, counted."
     from torch.utils.flop_counter import FlopCounterMode
+
     augment_dim = AugmentPipe().label_dim if augmented else 0
-    with torch.device('meta'): net = make_net(net, shape[-1], shape[0], label_dim, augment_dim).eval()
-    told = {name: torch.empty(1, dim, device='meta') for name, dim in dict(class_labels=label_dim, augment_labels=augment_dim).items() if dim}
-    with FlopCounterMode(display=False) as counter, torch.no_grad(): net(torch.empty(1, *shape, device='meta'), torch.empty(1, device='meta'), **told)
+    with torch.device('meta'):
+        net = make_net(net, shape[-1], shape[0], label_dim, augment_dim).eval()
+    told = {
+        name: torch.empty(1, dim, device='meta')
+        for name, dim in dict(class_labels=label_dim, augment_labels=augment_dim).items()
+        if dim
+    }
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net(torch.empty(1, *shape, device='meta'), torch.empty(1, device='meta'), **told)
     return counter.get_total_flops()
 
 # %% ../nbs/18b_plans.ipynb #807ccb42
-H200_FLOPS = .4 * 790e12  # per second: 40 % of the measured bf16 matrix rate
+H200_FLOPS = 0.4 * 790e12  # per second: 40 % of the measured bf16 matrix rate
 
 # %% ../nbs/18b_plans.ipynb #509c983a
-def shape_of(plan: Plan, arm: Arm) -> tuple: # (C,H,W)
+def shape_of(plan: Plan, arm: Arm) -> tuple:  # (C,H,W)
     "The shape of an arm's images."
     size = arm.size or plan.size or SHAPES[plan.dataset][1]
     return SHAPES[plan.dataset][0], size, size
 
 # %% ../nbs/18b_plans.ipynb #26115b7b
-def describe(plan: Plan) -> pd.DataFrame: # one column of text
+def describe(plan: Plan) -> pd.DataFrame:  # one column of text
     "A plan in words and numbers."
     c, shape = plan.setup.train, shape_of(plan, plan.arms[0])
     k, nfe = len(plan.seeds), 2 * plan.setup.steps - 1
     trained = {(a.train, a.n, a.recipe, a.size): a for a in plan.arms if not a.partner}
-    flops = {a: forward_flops(a.train.net, shape_of(plan, a), a.train.label_dim, a.train.augment > 0) for a in plan.arms}
+    flops = {
+        a: forward_flops(a.train.net, shape_of(plan, a), a.train.label_dim, a.train.augment > 0) for a in plan.arms
+    }
     training = k * sum(3 * flops[a] * a.train.batch * a.train.iters for a in trained.values())
     sampling = k * sum(flops[a] * nfe * plan.setup.samples * len(a.snapshots) for a in plan.arms)
-    with torch.device('meta'): parameters = sum(p.numel() for p in make_net(c.net, shape[-1], shape[0], augment_dim=9 if c.augment else 0).parameters())
+    with torch.device('meta'):
+        parameters = sum(
+            p.numel() for p in make_net(c.net, shape[-1], shape[0], augment_dim=9 if c.augment else 0).parameters()
+        )
     names = list(dict.fromkeys(a.name for a in plan.arms))
     iters, batches = (sorted({getattr(a.train, name) for a in plan.arms}) for name in ('iters', 'batch'))
     rows = {
-        'profile': plan.profile, 'data': f'{plan.dataset}, {"×".join(map(str, shape))}, n = {", ".join(map(str, plan.ns))}', 'arms': f'{len(names)}: {", ".join(names)}',
-        'seeds': ', '.join(map(str, plan.seeds)), 'network': f'{c.net.family}, {c.net.model_channels} channels, {parameters:,} parameters, {flops[plan.arms[0]] / 1e9:.3g} GFLOP per forward image',
+        'profile': plan.profile,
+        'data': f'{plan.dataset}, {"×".join(map(str, shape))}, n = {", ".join(map(str, plan.ns))}',
+        'arms': f'{len(names)}: {", ".join(names)}',
+        'seeds': ', '.join(map(str, plan.seeds)),
+        'network': f'{c.net.family}, {c.net.model_channels} channels, {parameters:,} parameters, {flops[plan.arms[0]] / 1e9:.3g} GFLOP per forward image',
         'training': f'{k * len(trained)} runs × {" to ".join(f"{i:,}" for i in dict.fromkeys((iters[0], iters[-1])))} iterations × {" to ".join(str(b) for b in dict.fromkeys((batches[0], batches[-1])))} images; Adam lr {c.lr:g}, weight decay {c.weight_decay:g}, ramp {c.ramp_kimg:g} kimg, EMA {c.ema_kimg:g} kimg; {c.precond} preconditioning',
-        'read at': 'two thirds of the iterations and their end' + (f', and {len(plan.arms[0].curve)} more points' if plan.arms[0].curve else ''),
-        'sampling': f'{plan.setup.samples:,} images per point, {plan.setup.steps} Heun steps ({nfe} NFE)', 'operations': f'{training / 1e15:,.3g} PFLOP of training, {sampling / 1e15:,.3g} of sampling'}
-    if plan.profile == 'paper': rows['on an H200'] = f'about {(training + sampling) / H200_FLOPS / 3600:.2g} hours, assuming 40 % of 790 TFLOP/s'
+        'read at': 'two thirds of the iterations and their end'
+        + (f', and {len(plan.arms[0].curve)} more points' if plan.arms[0].curve else ''),
+        'sampling': f'{plan.setup.samples:,} images per point, {plan.setup.steps} Heun steps ({nfe} NFE)',
+        'operations': f'{training / 1e15:,.3g} PFLOP of training, {sampling / 1e15:,.3g} of sampling',
+    }
+    if plan.profile == 'paper':
+        rows['on an H200'] = (
+            f'about {(training + sampling) / H200_FLOPS / 3600:.2g} hours, assuming 40 % of 790 TFLOP/s'
+        )
     else:
-        rows['here'] = f'about {estimate_minutes(plan, shape, training + sampling):.0f} minutes on {plan.device} from scratch, by a measured rate'
+        rows['here'] = (
+            f'about {estimate_minutes(plan, shape, training + sampling):.0f} minutes on {plan.device} from scratch, by a measured rate'
+        )
         if not plan.dry_run:
             todo = trainings(plan.runs, plan.out)
-            rows['here'] += f'; {sum(iterations_done(t) == t.config.iters for t in todo)} of {len(todo)} trainings are cached'
+            rows['here'] += (
+                f'; {sum(iterations_done(t) == t.config.iters for t in todo)} of {len(todo)} trainings are cached'
+            )
     return pd.DataFrame(dict(value=rows))
 
 # %% ../nbs/18b_plans.ipynb #aa01ce03
 def estimate_minutes(plan: Plan, shape: tuple, flops: float) -> float:
     "How long a plan takes on this machine, from a forward pass of a quarter of a second."
-    net = make_net(plan.setup.train.net, shape[-1], shape[0], augment_dim=9 if plan.setup.train.augment else 0).to(plan.device).eval()
+    net = (
+        make_net(plan.setup.train.net, shape[-1], shape[0], augment_dim=9 if plan.setup.train.augment else 0)
+        .to(plan.device)
+        .eval()
+    )
     x, threads = torch.zeros(32, *shape, device=plan.device), torch.get_num_threads()
-    if plan.device.type == 'cpu': torch.set_num_threads(1)
+    if plan.device.type == 'cpu':
+        torch.set_num_threads(1)
     with torch.no_grad():
-        net(x, torch.zeros(32, device=plan.device)); begun, done = time.monotonic(), 0
-        while time.monotonic() - begun < .25: net(x, torch.zeros(32, device=plan.device)).sum().item(); done += 32
-    rate = done * forward_flops(plan.setup.train.net, shape, 0, plan.setup.train.augment > 0) / (time.monotonic() - begun)
+        net(x, torch.zeros(32, device=plan.device))
+        begun, done = time.monotonic(), 0
+        while time.monotonic() - begun < 0.25:
+            net(x, torch.zeros(32, device=plan.device)).sum().item()
+            done += 32
+    rate = (
+        done * forward_flops(plan.setup.train.net, shape, 0, plan.setup.train.augment > 0) / (time.monotonic() - begun)
+    )
     torch.set_num_threads(threads)
     return flops / rate / 60 / (min(len(plan.runs), os.cpu_count()) if plan.device.type == 'cpu' else 1)

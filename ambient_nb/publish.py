@@ -22,130 +22,195 @@ from .rows import load_rows, save_rows
 from .suite import ITEMS
 
 # %% ../nbs/18e_publish.ipynb #025dd303
-def publish_outputs(executed: Path,  # papermill's output
-                    committed: Path, # the notebook in nbs/
-                   ) -> Path:        # the committed notebook, its sources unchanged
+def publish_outputs(
+    executed: Path,  # papermill's output
+    committed: Path,  # the notebook in nbs/
+) -> Path:  # the committed notebook, its sources unchanged
     "Copy outputs from an executed notebook into the committed one."
     import nbformat
+
     done, target = nbformat.read(executed, 4), nbformat.read(committed, 4)
     cells = [c for c in done.cells if 'injected-parameters' not in c.metadata.get('tags', [])]
-    if [c.source for c in cells] != [c.source for c in target.cells]: raise BadInput('executed', executed.name, f'an execution of {committed.name} as it stands; their sources differ')
+    if [c.source for c in cells] != [c.source for c in target.cells]:
+        raise BadInput(
+            'executed', executed.name, f'an execution of {committed.name} as it stands; their sources differ'
+        )
     for new, old in zip(cells, target.cells):
-        if new.cell_type != 'code': continue
-        if any(o.output_type == 'error' for o in new.outputs): raise BadInput('executed', executed.name, 'a notebook that ran without an error')
+        if new.cell_type != 'code':
+            continue
+        if any(o.output_type == 'error' for o in new.outputs):
+            raise BadInput('executed', executed.name, 'a notebook that ran without an error')
         old.outputs = [o for o in new.outputs if not (o.output_type == 'stream' and o.name == 'stderr')]
         old.execution_count = new.execution_count
-        for o in old.outputs: o.pop('metadata', None) if o.output_type == 'stream' else o.setdefault('metadata', {})
+        for o in old.outputs:
+            o.pop('metadata', None) if o.output_type == 'stream' else o.setdefault('metadata', {})
     core.write_atomic(committed, nbformat.writes(target) + '\n')
     return committed
 
 # %% ../nbs/18e_publish.ipynb #37b01b06
-PUBLISHED = dict(repro_table1=dict(quick=dict(n='50,100,300', seeds='1,2,3'), paper=dict(n='300,1000,3000'))) # parameters of the published tables, where they are not the notebook's own
+PUBLISHED = dict(
+    repro_table1=dict(quick=dict(n='50,100,300', seeds='1,2,3'), paper=dict(n='300,1000,3000'))
+)  # parameters of the published tables, where they are not the notebook's own
 
 # %% ../nbs/18e_publish.ipynb #6fe3a3cf
-def published(name: str,   # of a notebook
-              asked: dict, # parameters that were given for its run
-             ) -> dict:    # all that it is run with; BadInput where nbs/ would show something else
+def published(
+    name: str,  # of a notebook
+    asked: dict,  # parameters that were given for its run
+) -> dict:  # all that it is run with; BadInput where nbs/ would show something else
     "The parameters of the run that `nbs/` shows."
     profile = pick_profile(asked.get('profile', 'auto'), None, None)[0]
-    if profile == 'smoke': raise BadInput('publish', f'profile={profile}', 'left out in the smoke profile: nbs/ shows quick and paper')
+    if profile == 'smoke':
+        raise BadInput('publish', f'profile={profile}', 'left out in the smoke profile: nbs/ shows quick and paper')
     own = PUBLISHED.get(name, {}).get(profile, {})
     for k, v in asked.items():
-        if k != 'profile' and (k not in own or str(v) != str(own[k])): raise BadInput('publish', f'{k}={v}', f'left out with this parameter: nbs/ shows {name} with {", ".join(f"{k}={v}" for k, v in own.items()) or "its own parameters"}')
+        if k != 'profile' and (k not in own or str(v) != str(own[k])):
+            raise BadInput(
+                'publish',
+                f'{k}={v}',
+                f'left out with this parameter: nbs/ shows {name} with {", ".join(f"{k}={v}" for k, v in own.items()) or "its own parameters"}',
+            )
     return dict(own, profile=profile)
 
 # %% ../nbs/18e_publish.ipynb #9bed0b51
-def repro_folder() -> Path: # nbs/ of the checkout; BadInput outside one
+def repro_folder() -> Path:  # nbs/ of the checkout; BadInput outside one
     "Where the reproduction notebooks are."
-    if core.root() is None: raise BadInput('notebook', 'repro_*', 'run from a checkout of the project: nbs/ was not found')
-    return core.root()/'nbs'
+    if core.root() is None:
+        raise BadInput('notebook', 'repro_*', 'run from a checkout of the project: nbs/ was not found')
+    return core.root() / 'nbs'
 
 # %% ../nbs/18e_publish.ipynb #ef1d1b03
-def run_notebook(name: str,        # of a notebook in nbs/, such as 'repro_table1'
-                 parameters: dict, # for its parameters cell
-                 *, out: Path | None = None, # folder for runs, rows and the executed notebook
-                 publish: bool = False, # copy outputs and rows back into nbs/, see `published`
-                ) -> Path:         # the executed notebook
+def run_notebook(
+    name: str,  # of a notebook in nbs/, such as 'repro_table1'
+    parameters: dict,  # for its parameters cell
+    *,
+    out: Path | None = None,  # folder for runs, rows and the executed notebook
+    publish: bool = False,  # copy outputs and rows back into nbs/, see `published`
+) -> Path:  # the executed notebook
     "Execute a reproduction notebook with papermill."
     import papermill
+
     folder = repro_folder()
     check_choice('notebook', name, sorted(f.stem for f in folder.glob('repro_*.ipynb')))
-    if publish: parameters = published(name, parameters)
+    if publish:
+        parameters = published(name, parameters)
     out = writable_dir(out or runs_dir())
-    if (item := name.removeprefix('repro_')) in ITEMS: plan(item, **dict(parameters, out=str(out), dry_run=True)) # a parameter that is not allowed is refused before a kernel starts
-    executed, before = out/f'{name}.ipynb', rows_files(name, out)
-    papermill.execute_notebook(folder/f'{name}.ipynb', executed, parameters=dict(parameters, out=str(out)), progress_bar=os.environ.get('AMBIENT_NB_PROGRESS') != '0', cwd=str(out), log_output=False, extra_arguments=['--log-level=40']) # a kernel warns of its local sockets
-    if publish: publish_rows(name, new_rows(name, out, before), executed)
+    if (item := name.removeprefix('repro_')) in ITEMS:
+        plan(
+            item, **dict(parameters, out=str(out), dry_run=True)
+        )  # a parameter that is not allowed is refused before a kernel starts
+    executed, before = out / f'{name}.ipynb', rows_files(name, out)
+    papermill.execute_notebook(
+        folder / f'{name}.ipynb',
+        executed,
+        parameters=dict(parameters, out=str(out)),
+        progress_bar=os.environ.get('AMBIENT_NB_PROGRESS') != '0',
+        cwd=str(out),
+        log_output=False,
+        extra_arguments=['--log-level=40'],
+    )  # a kernel warns of its local sockets
+    if publish:
+        publish_rows(name, new_rows(name, out, before), executed)
     return executed
 
 # %% ../nbs/18e_publish.ipynb #11e251f3
-def rows_files(name: str, out: Path) -> dict: # file -> which writing of it this is
+def rows_files(name: str, out: Path) -> dict:  # file -> which writing of it this is
     "The rows that a notebook has stored so far."
-    return {f: (f.stat().st_mtime_ns, f.stat().st_ino) for f in (out/'rows').glob(f'{name.removeprefix("repro_")}-*.json')}
+    return {
+        f: (f.stat().st_mtime_ns, f.stat().st_ino) for f in (out / 'rows').glob(f'{name.removeprefix("repro_")}-*.json')
+    }
 
 # %% ../nbs/18e_publish.ipynb #e16afb51
-def new_rows(name: str, out: Path,
-             before: dict, # `rows_files` when the run began
-            ) -> Path:     # BadInput where the run stored none
+def new_rows(
+    name: str,
+    out: Path,
+    before: dict,  # `rows_files` when the run began
+) -> Path:  # BadInput where the run stored none
     "The rows that a run has just stored."
     found = {f: at for f, at in rows_files(name, out).items() if before.get(f) != at}
-    if not found: raise BadInput('rows', name, 'stored by the run itself; it stored none')
+    if not found:
+        raise BadInput('rows', name, 'stored by the run itself; it stored none')
     return max(found, key=found.get)
 
 # %% ../nbs/18e_publish.ipynb #6e142de0
 def publish_rows(name: str, stored: Path, executed: Path) -> None:
     "Put a notebook's outputs and rows into nbs/."
     rows, folder = load_rows(stored), repro_folder()
-    publish_outputs(executed, folder/f'{name}.ipynb')
-    save_rows(rows, folder/'results'/f'{name}.{rows[0].profile}.json')
+    publish_outputs(executed, folder / f'{name}.ipynb')
+    save_rows(rows, folder / 'results' / f'{name}.{rows[0].profile}.json')
 
 # %% ../nbs/18e_publish.ipynb #d3bde768
-def in_force() -> str: # 16 hex digits
+def in_force() -> str:  # 16 hex digits
     "The library and the claims that a run would meet, as a hash."
     package = Path(core.__file__).parent
     files = [*package.rglob('*.py'), *asset('papers').glob('*.json')]
     return content_hash([core.NUMERICS, sorted((f.name, file_sha(f)) for f in files), given_values()])
 
 # %% ../nbs/18e_publish.ipynb #35cfbb79
-def suite_notebooks(only: str | None = None, # a key: 'diffmem', 'theory', 'table1', …; None for all
-                   ) -> list[str]:          # names, those that share trainings first
+def suite_notebooks(
+    only: str | None = None,  # a key: 'diffmem', 'theory', 'table1', …; None for all
+) -> list[str]:  # names, those that share trainings first
     "The reproduction notebooks whose name has this key."
     found = sorted(f.stem for f in repro_folder().glob('repro_*.ipynb'))
     ordered = [f'repro_{item}' for item in ITEMS if f'repro_{item}' in found]
     names = ordered + [f for f in found if f not in ordered]
     keys = {name: {name, name.removeprefix('repro_'), name.split('_')[1]} for name in names}
-    if only is not None: check_choice('only', only, sorted(set().union(*keys.values())))
+    if only is not None:
+        check_choice('only', only, sorted(set().union(*keys.values())))
     return [name for name in names if only is None or only in keys[name]]
 
 # %% ../nbs/18e_publish.ipynb #577c1018
-def run_suite(profile: str = 'auto',     # of every notebook
-              only: str | None = None,   # see `suite_notebooks`
-              *, out: Path | None = None, # folder for runs, rows and executed notebooks
-              publish: bool = False,     # copy outputs and rows back into nbs/, see `published`
-              run: Callable = run_notebook, # what runs one
-              say: Callable = print,     # gets a line as each notebook ends
-             ) -> pd.DataFrame:          # one line a notebook: state, minutes, rows, verdicts
+def run_suite(
+    profile: str = 'auto',  # of every notebook
+    only: str | None = None,  # see `suite_notebooks`
+    *,
+    out: Path | None = None,  # folder for runs, rows and executed notebooks
+    publish: bool = False,  # copy outputs and rows back into nbs/, see `published`
+    run: Callable = run_notebook,  # what runs one
+    say: Callable = print,  # gets a line as each notebook ends
+) -> pd.DataFrame:  # one line a notebook: state, minutes, rows, verdicts
     "Run what is missing of the reproduction notebooks."
     import nbformat
+
     check_choice('profile', profile, ('auto', *PROFILES))
-    out, names, lines, profile = writable_dir(out or runs_dir()), suite_notebooks(only), [], pick_profile(profile, None, None)[0]
-    if publish: published('repro_*', dict(profile=profile))
+    out, names, lines, profile = (
+        writable_dir(out or runs_dir()),
+        suite_notebooks(only),
+        [],
+        pick_profile(profile, None, None)[0],
+    )
+    if publish:
+        published('repro_*', dict(profile=profile))
     now = in_force()
     for k, name in enumerate(names, 1):
         parameters = dict(PUBLISHED.get(name, {}).get(profile, {}), profile=profile)
-        key = content_hash([[c.source for c in nbformat.read(repro_folder()/f'{name}.ipynb', 4).cells], parameters, now])
-        mark, begun = out/'done'/f'{name}-{profile}.json', time.monotonic()
+        key = content_hash(
+            [[c.source for c in nbformat.read(repro_folder() / f'{name}.ipynb', 4).cells], parameters, now]
+        )
+        mark, begun = out / 'done' / f'{name}-{profile}.json', time.monotonic()
         executed, stored = mark.with_suffix('.ipynb'), mark.with_suffix('.rows.json')
         try:
             fresh = not (mark.exists() and load_json(mark)['key'] == key)
             if fresh:
-                before = rows_files(name, out); mark.unlink(missing_ok=True); mark.parent.mkdir(exist_ok=True)
+                before = rows_files(name, out)
+                mark.unlink(missing_ok=True)
+                mark.parent.mkdir(exist_ok=True)
                 shutil.copyfile(run(name, parameters, out=out), executed)
-                shutil.copyfile(new_rows(name, out, before), stored); save_json(mark, dict(key=key))
+                shutil.copyfile(new_rows(name, out, before), stored)
+                save_json(mark, dict(key=key))
             rows, state = load_rows(stored), 'run' if fresh else 'was done'
-            if publish: publish_rows(name, stored, executed)
-        except Exception as e: rows, state = [], f'failed: {getattr(e, "evalue", None) or e}'.splitlines()[0][:120]
+            if publish:
+                publish_rows(name, stored, executed)
+        except Exception as e:
+            rows, state = [], f'failed: {getattr(e, "evalue", None) or e}'.splitlines()[0][:120]
         verdicts = Counter(r.verdict for r in rows if r.claim)
-        lines.append(dict(notebook=name, state=state, minutes=round((time.monotonic() - begun) / 60, 1), rows=len(rows), verdicts=', '.join(f'{c} {v}' for v, c in verdicts.most_common())))
+        lines.append(
+            dict(
+                notebook=name,
+                state=state,
+                minutes=round((time.monotonic() - begun) / 60, 1),
+                rows=len(rows),
+                verdicts=', '.join(f'{c} {v}' for v, c in verdicts.most_common()),
+            )
+        )
         say(f'{k}/{len(names)} {name}: {state}, {lines[-1]["minutes"]} min, {len(rows)} rows; {lines[-1]["verdicts"]}')
     return pd.DataFrame(lines).set_index('notebook')

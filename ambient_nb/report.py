@@ -13,60 +13,97 @@ import torch
 from .core import BadInput
 
 # %% ../nbs/14d_report.ipynb #b734d16d
-def picture(u: torch.Tensor,   # (C,H,W) uint8, C = 1 or 3
-            caption: str = '', # below it; plain text
-            side: int = 192,   # larger pictures are shrunk to this many pixels
-           ) -> str:           # HTML
+def picture(
+    u: torch.Tensor,  # (C,H,W) uint8, C = 1 or 3
+    caption: str = '',  # below it; plain text
+    side: int = 192,  # larger pictures are shrunk to this many pixels
+) -> str:  # HTML
     "A picture with its caption."
     from PIL import Image
-    if u.dtype != torch.uint8 or u.ndim != 3 or len(u) not in (1, 3): raise BadInput('u', f'{u.dtype} {tuple(u.shape)}', 'uint8 of shape (C,H,W) with C = 1 or 3')
+
+    if u.dtype != torch.uint8 or u.ndim != 3 or len(u) not in (1, 3):
+        raise BadInput('u', f'{u.dtype} {tuple(u.shape)}', 'uint8 of shape (C,H,W) with C = 1 or 3')
     image = Image.fromarray(u[0].numpy() if len(u) == 1 else u.permute(1, 2, 0).contiguous().numpy())
-    image.thumbnail((side, side)); image.save(png := io.BytesIO(), format='PNG')
+    image.thumbnail((side, side))
+    image.save(png := io.BytesIO(), format='PNG')
     return f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"><figcaption>{escape(caption)}</figcaption></figure>'
 
 # %% ../nbs/14d_report.ipynb #b5e66b63
-def card(pictures: list[str], # from `picture`
-         words: str,          # what they are; plain text
-         marked: bool = False, # stands out
-        ) -> str:             # HTML
+def card(
+    pictures: list[str],  # from `picture`
+    words: str,  # what they are; plain text
+    marked: bool = False,  # stands out
+) -> str:  # HTML
     "Pictures that belong together, side by side."
     return f'<div class="card{" marked" if marked else ""}"><div class="row">{"".join(pictures)}</div><p>{escape(words)}</p></div>'
 
 # %% ../nbs/14d_report.ipynb #5a096ae2
-def histogram(samples: np.ndarray,          # (n,) of the generated images
-              null: np.ndarray | None = None, # (m,) of the held-out images
-              *, xlabel: str,               # with its unit; plain text
-              cut: float | None = None,     # where the shading ends; what lies left of it looks copied
-              bins: int = 48,               # equal in width
-             ) -> str:                      # SVG
+def histogram(
+    samples: np.ndarray,  # (n,) of the generated images
+    null: np.ndarray | None = None,  # (m,) of the held-out images
+    *,
+    xlabel: str,  # with its unit; plain text
+    cut: float | None = None,  # where the shading ends; what lies left of it looks copied
+    bins: int = 48,  # equal in width
+) -> str:  # SVG
     "How samples are distributed, against the null, on a logarithmic height."
     both = [np.asarray(v, dtype=np.float64) for v in (samples, null) if v is not None]
     lo, hi = min(v.min() for v in both), max(v.max() for v in both)
-    if cut is not None: lo, hi = min(lo, 0.), max(hi, cut)
-    if hi == lo: lo, hi = lo - .5, hi + .5
+    if cut is not None:
+        lo, hi = min(lo, 0.0), max(hi, cut)
+    if hi == lo:
+        lo, hi = lo - 0.5, hi + 0.5
     W, H, left, right, top, bottom = 356, 210, 48, 20, 10, 44
-    floor = np.log10(.5 / max(map(len, both)))
-    def x(v): return left + (v - lo) / (hi - lo) * (W - left - right)
-    def y(share): return top + (np.log10(max(share, 10**floor)) / floor) * (H - top - bottom)
+    floor = np.log10(0.5 / max(map(len, both)))
+
+    def x(v):
+        return left + (v - lo) / (hi - lo) * (W - left - right)
+
+    def y(share):
+        return top + (np.log10(max(share, 10**floor)) / floor) * (H - top - bottom)
+
     edges = np.linspace(lo, hi, bins + 1)
     shares = [np.histogram(v, edges)[0] / len(v) for v in both]
     base, parts = H - bottom, []
-    if cut is not None: parts.append(f'<rect class="cut" x="{x(lo):.1f}" y="{top}" width="{x(cut) - x(lo):.1f}" height="{base - top}"/>')
+    if cut is not None:
+        parts.append(
+            f'<rect class="cut" x="{x(lo):.1f}" y="{top}" width="{x(cut) - x(lo):.1f}" height="{base - top}"/>'
+        )
     for power in range(0, int(np.floor(-floor)) + 1):
-        h = y(10.**-power); parts.append(f'<line class="grid" x1="{left}" x2="{W - right}" y1="{h:.1f}" y2="{h:.1f}"/><text x="{left - 6}" y="{h + 4:.1f}" text-anchor="end">{100 * 10.**-power:g} %</text>')
-    parts += [f'<rect class="bar" x="{x(a) + .5:.1f}" y="{y(s):.1f}" width="{x(b) - x(a) - 1:.1f}" height="{base - y(s):.1f}"/>' for a, b, s in zip(edges, edges[1:], shares[0]) if s]
-    if null is not None: parts.append('<path class="null" d="' + f'M{x(lo):.1f},{base}' + ''.join(f'V{y(s):.1f}H{x(b):.1f}' for b, s in zip(edges[1:], shares[1])) + f'V{base}"/>')
-    for tick in np.linspace(lo, hi, 5): parts.append(f'<text x="{x(tick):.1f}" y="{base + 16}" text-anchor="middle">{tick:.3g}</text>')
+        h = y(10.0**-power)
+        parts.append(
+            f'<line class="grid" x1="{left}" x2="{W - right}" y1="{h:.1f}" y2="{h:.1f}"/><text x="{left - 6}" y="{h + 4:.1f}" text-anchor="end">{100 * 10.0**-power:g} %</text>'
+        )
+    parts += [
+        f'<rect class="bar" x="{x(a) + 0.5:.1f}" y="{y(s):.1f}" width="{x(b) - x(a) - 1:.1f}" height="{base - y(s):.1f}"/>'
+        for a, b, s in zip(edges, edges[1:], shares[0])
+        if s
+    ]
+    if null is not None:
+        parts.append(
+            '<path class="null" d="'
+            + f'M{x(lo):.1f},{base}'
+            + ''.join(f'V{y(s):.1f}H{x(b):.1f}' for b, s in zip(edges[1:], shares[1]))
+            + f'V{base}"/>'
+        )
+    for tick in np.linspace(lo, hi, 5):
+        parts.append(f'<text x="{x(tick):.1f}" y="{base + 16}" text-anchor="middle">{tick:.3g}</text>')
     parts.append(f'<text x="{(left + W - right) / 2:.0f}" y="{H - 8}" text-anchor="middle">{escape(xlabel)}</text>')
-    label = f'Histogram of {xlabel}: {len(both[0])} samples' + (f' and {len(both[1])} held-out images' if null is not None else '')
+    label = f'Histogram of {xlabel}: {len(both[0])} samples' + (
+        f' and {len(both[1])} held-out images' if null is not None else ''
+    )
     return f'<svg viewBox="0 0 {W} {H}" role="img" aria-label="{escape(label)}">{"".join(parts)}<line class="axis" x1="{left}" x2="{W - right}" y1="{base}" y2="{base}"/></svg>'
 
 # %% ../nbs/14d_report.ipynb #30921ed6
-def table(header: list[str],     # plain text
-          rows: list[list[str]], # plain text
-         ) -> str:               # HTML
+def table(
+    header: list[str],  # plain text
+    rows: list[list[str]],  # plain text
+) -> str:  # HTML
     "A table of words and numbers."
-    def line(cells, tag): return '<tr>' + ''.join(f'<{tag}>{escape(str(c))}</{tag}>' for c in cells) + '</tr>'
+
+    def line(cells, tag):
+        return '<tr>' + ''.join(f'<{tag}>{escape(str(c))}</{tag}>' for c in cells) + '</tr>'
+
     return f'<table><thead>{line(header, "th")}</thead><tbody>{"".join(line(r, "td") for r in rows)}</tbody></table>'
 
 # %% ../nbs/14d_report.ipynb #0786f416
@@ -89,9 +126,10 @@ body.audit{margin:0 auto;max-width:1100px;padding:28px 20px 60px}
 '''
 
 # %% ../nbs/14d_report.ipynb #66c76617
-def page(title: str, # plain text
-         body: str,  # HTML, from the parts above
-        ) -> str:    # a whole HTML document
+def page(
+    title: str,  # plain text
+    body: str,  # HTML, from the parts above
+) -> str:  # a whole HTML document
     "One self-contained document."
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><meta http-equiv="Content-Security-Policy" content="{policy}"><title>{escape(title)}</title><style>{STYLE}</style></head><body class="audit">{body}</body></html>'

@@ -36,90 +36,131 @@ from .training import TrainConfig, fit, identity, load_denoiser, one_hot, read_s
 PROFILES = ('smoke', 'quick', 'paper')
 
 # %% ../nbs/18_repro.ipynb #0d4ece55
-SHAPES = dict(digits=(1, 8, 1000), cifar10=(3, 32, 50_000), ffhq=(3, 64, 70_000), tinyimagenet=(3, 64, 100_000))  # channels, px, pool
+SHAPES = dict(
+    digits=(1, 8, 1000), cifar10=(3, 32, 50_000), ffhq=(3, 64, 70_000), tinyimagenet=(3, 64, 100_000)
+)  # channels, px, pool
 
 # %% ../nbs/18_repro.ipynb #b30a617d
 @dataclass(frozen=True)
 class Setup:
     "What a profile means for a data set."
-    train: TrainConfig # of the baseline; the method differs in sigma_n alone
-    sigma_n: float     # of the two-regime loss
-    budgets: tuple     # iterations at which the table is read: the selection rule, fixed beforehand
-    curve: tuple       # further iterations, for the curve over training
-    steps: int         # of the sampler
-    samples: int       # per trained network
-    n: int | None = None # training images that the budgets are meant for; other sizes get as many epochs. None: the same iterations for all
 
-    def at(self, n: int) -> 'Setup': # training images
+    train: TrainConfig  # of the baseline; the method differs in sigma_n alone
+    sigma_n: float  # of the two-regime loss
+    budgets: tuple  # iterations at which the table is read: the selection rule, fixed beforehand
+    curve: tuple  # further iterations, for the curve over training
+    steps: int  # of the sampler
+    samples: int  # per trained network
+    n: int | None = (
+        None  # training images that the budgets are meant for; other sizes get as many epochs. None: the same iterations for all
+    )
+
+    def at(self, n: int) -> 'Setup':  # training images
         "The same settings with the budgets of another training-set size."
-        if self.n in (None, n): return self
-        def scaled(its): return tuple(sorted({max(1, round(it * n / self.n)) for it in its}))
+        if self.n in (None, n):
+            return self
+
+        def scaled(its):
+            return tuple(sorted({max(1, round(it * n / self.n)) for it in its}))
+
         budgets = scaled(self.budgets)
-        return replace(self, train=replace(self.train, iters=budgets[-1], ramp_kimg=self.train.ramp_kimg * n / self.n), budgets=budgets, curve=tuple(set(scaled(self.curve)) - set(budgets)), n=n)
+        return replace(
+            self,
+            train=replace(self.train, iters=budgets[-1], ramp_kimg=self.train.ramp_kimg * n / self.n),
+            budgets=budgets,
+            curve=tuple(set(scaled(self.curve)) - set(budgets)),
+            n=n,
+        )
 
 # %% ../nbs/18_repro.ipynb #5be3aac4
-QUICK_DIGITS = Setup(TrainConfig(net=replace(PRESETS['tiny'], model_channels=16, channel_mult=(1, 4)), iters=3300, batch=128, lr=2e-3, sigma_data=.75),
-                     sigma_n=.2, budgets=(2200, 3300), curve=(550, 1100, 1650, 2750), steps=18, samples=1000, n=300)
+QUICK_DIGITS = Setup(
+    TrainConfig(
+        net=replace(PRESETS['tiny'], model_channels=16, channel_mult=(1, 4)),
+        iters=3300,
+        batch=128,
+        lr=2e-3,
+        sigma_data=0.75,
+    ),
+    sigma_n=0.2,
+    budgets=(2200, 3300),
+    curve=(550, 1100, 1650, 2750),
+    steps=18,
+    samples=1000,
+    n=300,
+)
 
 # %% ../nbs/18_repro.ipynb #9f339e14
-def thirds(iters: int) -> tuple[tuple, tuple]: # (budgets, curve)
+def thirds(iters: int) -> tuple[tuple, tuple]:  # (budgets, curve)
     "Where a run of any length is read: at two thirds and at its end; the curve has six points."
     points = sorted({max(1, round(iters * k / 6)) for k in range(1, 7)})
     budgets = tuple(sorted({max(1, round(iters * 2 / 3)), iters}))
     return budgets, tuple(p for p in points if p not in budgets)
 
 # %% ../nbs/18_repro.ipynb #ab63da87
-def each(name: str,       # the parameter's name, for the error
-         value,           # 300, "300", "300,1000" or a list
-         check: Callable, # one of them -> its value, or BadInput
-        ) -> tuple:       # of these values, distinct, at least one
+def each(
+    name: str,  # the parameter's name, for the error
+    value,  # 300, "300", "300,1000" or a list
+    check: Callable,  # one of them -> its value, or BadInput
+) -> tuple:  # of these values, distinct, at least one
     "A list of values, as papermill passes it."
     parts = value.split(',') if isinstance(value, str) else value if isinstance(value, (list, tuple)) else [value]
     found = tuple(check(p.strip() if isinstance(p, str) else p) for p in parts)
-    if not found or len(set(found)) < len(found): raise BadInput(name, value, 'a list without repetitions, of at least one')
+    if not found or len(set(found)) < len(found):
+        raise BadInput(name, value, 'a list without repetitions, of at least one')
     return found
 
 # %% ../nbs/18_repro.ipynb #b8c3fa46
-def numbers(name: str, # the parameter's name, for the error
-            value,     # 300, "300", "300,1000" or a list
-            lo: int,   # smallest allowed
-            hi: int | None = None, # largest allowed
-           ) -> tuple: # of ints, distinct
+def numbers(
+    name: str,  # the parameter's name, for the error
+    value,  # 300, "300", "300,1000" or a list
+    lo: int,  # smallest allowed
+    hi: int | None = None,  # largest allowed
+) -> tuple:  # of ints, distinct
     "A list of whole numbers, as papermill passes it."
     return each(name, value, lambda part: check_int(name, part, lo, hi))
 
 # %% ../nbs/18_repro.ipynb #86daca70
 def has_data(dataset: str, data: str | None) -> bool:
     "Whether the zip of a data set is here."
-    try: return find_zip(dataset, data).is_file()
-    except BadInput: return False
+    try:
+        return find_zip(dataset, data).is_file()
+    except BadInput:
+        return False
 
 # %% ../nbs/18_repro.ipynb #195ef4a5
-def pick_profile(profile: str, dataset: str | None, data: str | None) -> tuple[str, str]: # (profile, data set)
+def pick_profile(profile: str, dataset: str | None, data: str | None) -> tuple[str, str]:  # (profile, data set)
     "Resolve 'auto' and the default data set."
     check_choice('profile', profile, ('auto', *PROFILES))
-    if dataset is not None: check_choice('dataset', dataset, SHAPES)
+    if dataset is not None:
+        check_choice('dataset', dataset, SHAPES)
     if profile == 'auto':
         named = os.environ.get('AMBIENT_NB_PROFILE')
-        if named: profile = check_choice('AMBIENT_NB_PROFILE', named, PROFILES)
-        else: profile = 'paper' if torch.cuda.is_available() and dataset != 'digits' and has_data(dataset or 'cifar10', data) else 'quick'
+        if named:
+            profile = check_choice('AMBIENT_NB_PROFILE', named, PROFILES)
+        else:
+            profile = (
+                'paper'
+                if torch.cuda.is_available() and dataset != 'digits' and has_data(dataset or 'cifar10', data)
+                else 'quick'
+            )
     return profile, dataset or ('cifar10' if profile == 'paper' else 'digits')
 
 # %% ../nbs/18_repro.ipynb #4ef26cb4
 @dataclass(frozen=True)
 class Run:
     "One training run and how it is sampled."
-    dataset: str        # name
-    n: int              # training images
+
+    dataset: str  # name
+    n: int  # training images
     config: TrainConfig
-    snapshots: tuple    # iterations at which it is sampled
-    steps: int          # of the sampler
-    samples: int        # per snapshot
-    data: str | None = None # zip or folder, None for the default
-    size: int | None = None # px to shrink to
-    recipe: tuple = ()      # how the training set is made: (name in RECIPES, its number), …
-    partner: TrainConfig | None = None # of another run on the same images, whose network denoises from `split` upwards
-    split: float = 0.       # level at which the partner takes over
+    snapshots: tuple  # iterations at which it is sampled
+    steps: int  # of the sampler
+    samples: int  # per snapshot
+    data: str | None = None  # zip or folder, None for the default
+    size: int | None = None  # px to shrink to
+    recipe: tuple = ()  # how the training set is made: (name in RECIPES, its number), …
+    partner: TrainConfig | None = None  # of another run on the same images, whose network denoises from `split` upwards
+    split: float = 0.0  # level at which the partner takes over
 
 # %% ../nbs/18_repro.ipynb #ea1b0355
 @lru_cache(maxsize=4)
@@ -128,31 +169,39 @@ def load_split(dataset: str, data: str | None, size: int | None) -> Split:
     return load(dataset, data, size)
 
 # %% ../nbs/18_repro.ipynb #b321dda3
-def few_classes(pool: Images, count: int) -> Images: # before the first n are taken
+def few_classes(pool: Images, count: int) -> Images:  # before the first n are taken
     "The pool's first classes only."
     return pool.take((pool.labels < count).nonzero()[:, 0])
 
 # %% ../nbs/18_repro.ipynb #1d745210
-def diversified(images: Images, share: float) -> Images: # share in [0,1]
+def diversified(images: Images, share: float) -> Images:  # share in [0,1]
     "The same images, a share of them turned, scaled, stretched and shifted, each once and for ever: a more diverse source of the same classes."
     pipe = AugmentPipe(p=1, xflip=0, yflip=0)
     params = pipe.params(stream((DRAWS,), 0, 'diversity', start=0, count=len(images)), images.pixels.shape)
-    count = round(share * len(images)); rows = torch.arange(len(images)) < count
+    count = round(share * len(images))
+    rows = torch.arange(len(images)) < count
     changed = to_uint8(pipe.transform(to_float(images.pixels), params))
     return replace(images, pixels=torch.where(rows[:, None, None, None], changed, images.pixels))
 
 # %% ../nbs/18_repro.ipynb #634368c3
-def random_labels(images: Images, count: int) -> Images: # labels in 0..count-1
+def random_labels(images: Images, count: int) -> Images:  # labels in 0..count-1
     "The same images under labels that say nothing about them."
-    return replace(images, labels=torch.stack([torch.randint(count, (), generator=rng(1024, 'label', int(i))) for i in images.ids]))
+    return replace(
+        images, labels=torch.stack([torch.randint(count, (), generator=rng(1024, 'label', int(i))) for i in images.ids])
+    )
 
 # %% ../nbs/18_repro.ipynb #efe56d8a
-def unique_labels(images: Images, on: int) -> Images: # on is 1
+def unique_labels(images: Images, on: int) -> Images:  # on is 1
     "The same images, each a class of its own."
     return replace(images, labels=torch.arange(len(images)))
 
 # %% ../nbs/18_repro.ipynb #02efed93
-RECIPES = {'classes': few_classes, 'diversity': diversified, 'random labels': random_labels, 'unique labels': unique_labels} # the first one chooses from the pool, the others change a subset
+RECIPES = {
+    'classes': few_classes,
+    'diversity': diversified,
+    'random labels': random_labels,
+    'unique labels': unique_labels,
+}  # the first one chooses from the pool, the others change a subset
 
 # %% ../nbs/18_repro.ipynb #34db5118
 def training_images(run: Run) -> Images:
@@ -160,51 +209,81 @@ def training_images(run: Run) -> Images:
     pool, recipe = load_split(run.dataset, run.data, run.size).pool, dict(run.recipe)
     if 'classes' in recipe:
         pool = few_classes(pool, count := recipe.pop('classes'))
-        if run.n > len(pool): raise BadInput('n', run.n, f'at most {len(pool):,}: so many images {"one class has" if count == 1 else f"{count} classes have"}')
+        if run.n > len(pool):
+            raise BadInput(
+                'n',
+                run.n,
+                f'at most {len(pool):,}: so many images {"one class has" if count == 1 else f"{count} classes have"}',
+            )
     images = subset(pool, run.n)[0]
-    for name, number in recipe.items(): images = RECIPES[check_choice('recipe', name, RECIPES)](images, number)
+    for name, number in recipe.items():
+        images = RECIPES[check_choice('recipe', name, RECIPES)](images, number)
     return images
 
 # %% ../nbs/18_repro.ipynb #adbdb631
-def run_key(config: TrainConfig, images: Images) -> str: # 16 hex digits
+def run_key(config: TrainConfig, images: Images) -> str:  # 16 hex digits
     "The name of a training's folder."
     return content_hash(dict(config=identity(config), data=images.sha, numerics=core.NUMERICS))
 
 # %% ../nbs/18_repro.ipynb #78b0f257
-LEVELS = (.05, .1, .15, .2, .3, .4, .55, .75, 1., 1.4, 2., 3., 5.)  # sigma, where denoising errors are measured
+LEVELS = (
+    0.05,
+    0.1,
+    0.15,
+    0.2,
+    0.3,
+    0.4,
+    0.55,
+    0.75,
+    1.0,
+    1.4,
+    2.0,
+    3.0,
+    5.0,
+)  # sigma, where denoising errors are measured
 
 # %% ../nbs/18_repro.ipynb #9aa5eb26
-def denoiser_of(run: Run,
-                it: int,        # a snapshot's iteration
-                images: Images, # the run's training set
-                out: Path,      # where runs are kept
-                device: torch.device | str = 'cpu',
-               ):               # a denoiser
+def denoiser_of(
+    run: Run,
+    it: int,  # a snapshot's iteration
+    images: Images,  # the run's training set
+    out: Path,  # where runs are kept
+    device: torch.device | str = 'cpu',
+):  # a denoiser
     "The network of a run at a snapshot; with a partner, the two of them."
     shape = tuple(images.pixels.shape[1:])
-    low, *high = [load_denoiser(out/'train'/run_key(c, images), it, c, shape, device) for c in (run.config, run.partner) if c]
+    low, *high = [
+        load_denoiser(out / 'train' / run_key(c, images), it, c, shape, device) for c in (run.config, run.partner) if c
+    ]
     return Switched(low, *high, run.split) if high else low
 
 # %% ../nbs/18_repro.ipynb #4a6c3119
-def told_labels(run: Run, images: Images) -> torch.Tensor | None: # (samples,label_dim), None without classes
+def told_labels(run: Run, images: Images) -> torch.Tensor | None:  # (samples,label_dim), None without classes
     "The class that each sample is told: that of a training image."
-    if not run.config.label_dim: return None
+    if not run.config.label_dim:
+        return None
     picked = [int(torch.randint(len(images), (), generator=rng(i, 'class'))) for i in range(run.samples)]
     return one_hot(images, run.config.label_dim)[picked]
 
 # %% ../nbs/18_repro.ipynb #82fa2f29
-def measure(run: Run,
-            it: int | None,      # a snapshot's iteration; None for the held-out images themselves, the null
-            out: Path,           # where runs are kept
-            device: torch.device | str = 'cpu',
-           ) -> tuple[pd.DataFrame, dict, torch.Tensor]: # per-sample table, what else was measured, images (uint8)
+def measure(
+    run: Run,
+    it: int | None,  # a snapshot's iteration; None for the held-out images themselves, the null
+    out: Path,  # where runs are kept
+    device: torch.device | str = 'cpu',
+) -> tuple[pd.DataFrame, dict, torch.Tensor]:  # per-sample table, what else was measured, images (uint8)
     "Sample a snapshot, compare every sample with the training set, and keep all of it; read it back when it is there."
     split, images = load_split(run.dataset, run.data, run.size), training_images(run)
-    encoder, heldout = encoder_for(run.dataset, split.heldout), split.heldout.pixels[:run.samples]
-    what = dict(encoder=encoder.id, heldout=split.heldout.sha, samples=run.samples, steps=run.steps, numerics=core.NUMERICS)
-    if run.partner: what |= dict(partner=identity(run.partner), split=run.split)
-    if it is None: path = out/'null'/f'{run.dataset}-{content_hash(dict(what, data=images.sha))}'
-    else: path = out/'train'/run_key(run.config, images)/f'eval-{it:07d}-{content_hash(what)[:8]}'
+    encoder, heldout = encoder_for(run.dataset, split.heldout), split.heldout.pixels[: run.samples]
+    what = dict(
+        encoder=encoder.id, heldout=split.heldout.sha, samples=run.samples, steps=run.steps, numerics=core.NUMERICS
+    )
+    if run.partner:
+        what |= dict(partner=identity(run.partner), split=run.split)
+    if it is None:
+        path = out / 'null' / f'{run.dataset}-{content_hash(dict(what, data=images.sha))}'
+    else:
+        path = out / 'train' / run_key(run.config, images) / f'eval-{it:07d}-{content_hash(what)[:8]}'
     table_file = path.with_name(path.name + '.parquet')
     if not path.with_name(path.name + '.json').exists():
         errors = {}
@@ -213,25 +292,46 @@ def measure(run: Run,
             references = encoder(heldout[:half]), encoder(heldout[half:])
         else:
             D = denoiser_of(run, it, images, out, device)
-            generated = to_uint8(sample(D, range(run.samples), tuple(images.pixels.shape[1:]), steps=run.steps, labels=told_labels(run, images), device=device, desc=f'sampling at {it}'))
+            generated = to_uint8(
+                sample(
+                    D,
+                    range(run.samples),
+                    tuple(images.pixels.shape[1:]),
+                    steps=run.steps,
+                    labels=told_labels(run, images),
+                    device=device,
+                    desc=f'sampling at {it}',
+                )
+            )
             references = encoder(generated), encoder(heldout)
             if it == run.config.iters and not run.config.label_dim:
                 count = min(len(images), len(heldout), 500)
-                errors = {name: denoising_errors(D, to_float(u[:count]), LEVELS, device=device) for name, u in (('train', images.pixels), ('heldout', heldout))}
-        frechet = frechet_estimate(*references, n_boot=100 if encoder.dim <= 256 else 40, generator=rng(0, 'frechet'))  # eigenvalues of a large matrix take a second
+                errors = {
+                    name: denoising_errors(D, to_float(u[:count]), LEVELS, device=device)
+                    for name, u in (('train', images.pixels), ('heldout', heldout))
+                }
+        frechet = frechet_estimate(
+            *references, n_boot=100 if encoder.dim <= 256 else 40, generator=rng(0, 'frechet')
+        )  # eigenvalues of a large matrix take a second
         save_table(per_sample(generated, images.pixels, encoder), table_file)
-        save_checkpoint(path, dict(images=generated), dict(what, it=it, data=images.sha, frechet=frechet.to_dict(), errors=errors, table=file_sha(table_file)))
+        save_checkpoint(
+            path,
+            dict(images=generated),
+            dict(what, it=it, data=images.sha, frechet=frechet.to_dict(), errors=errors, table=file_sha(table_file)),
+        )
     tensors, meta = load_checkpoint(path)
-    if not table_file.exists() or file_sha(table_file) != meta['table']: raise Damaged(table_file, 'it is not the table that was written')
+    if not table_file.exists() or file_sha(table_file) != meta['table']:
+        raise Damaged(table_file, 'it is not the table that was written')
     return pd.read_parquet(table_file), meta, tensors['images']
 
 # %% ../nbs/18_repro.ipynb #dc6f70af
 @dataclass(frozen=True)
 class Training:
     "One training, for all the runs that share it."
-    run: Run         # any of them
+
+    run: Run  # any of them
     config: TrainConfig
-    snapshots: tuple # of all of them
+    snapshots: tuple  # of all of them
     folder: Path
 
 # %% ../nbs/18_repro.ipynb #b93a0908
@@ -241,33 +341,47 @@ def trainings(runs: list[Run], out: Path) -> list[Training]:
     for run in runs:
         images = training_images(run)
         for config in filter(None, (run.config, run.partner)):
-            folder = Path(out)/'train'/run_key(config, images)
+            folder = Path(out) / 'train' / run_key(config, images)
             shared = found[folder].snapshots if folder in found else ()
             found[folder] = Training(run, config, tuple(sorted({*shared, *run.snapshots})), folder)
     return list(found.values())
 
 # %% ../nbs/18_repro.ipynb #91fdab24
-def train(training: Training,
-          device: str, # 'cpu', 'cuda', …
-         ) -> None:
+def train(
+    training: Training,
+    device: str,  # 'cpu', 'cuda', …
+) -> None:
     "Train, where it is missing."
-    if device == 'cpu': torch.set_num_threads(1)
+    if device == 'cpu':
+        torch.set_num_threads(1)
     c = training.config
-    fit(c, training_images(training.run), training.folder, snapshots=training.snapshots, device=device, desc=f'n={training.run.n} sigma_n={c.sigma_n:g} seed={c.seed}')
+    fit(
+        c,
+        training_images(training.run),
+        training.folder,
+        snapshots=training.snapshots,
+        device=device,
+        desc=f'n={training.run.n} sigma_n={c.sigma_n:g} seed={c.seed}',
+    )
 
 # %% ../nbs/18_repro.ipynb #f69c6569
 def measure_all(run: Run, out: str, device: str) -> None:
     "Measure all snapshots of a run and its null, each where it is missing."
-    if device == 'cpu': torch.set_num_threads(1)
-    for it in (None, *run.snapshots): measure(run, it, Path(out), device)
+    if device == 'cpu':
+        torch.set_num_threads(1)
+    for it in (None, *run.snapshots):
+        measure(run, it, Path(out), device)
 
 # %% ../nbs/18_repro.ipynb #24db88ad
 def die_with(parent: int) -> None:
     "Make this worker end when its parent does, even by kill -9."
     os.environ['AMBIENT_NB_PROGRESS'] = '0'
+
     def watch():
-        while os.getppid() == parent: time.sleep(.5)
+        while os.getppid() == parent:
+            time.sleep(0.5)
         os._exit(1)
+
     threading.Thread(target=watch, daemon=True).start()
 
 # %% ../nbs/18_repro.ipynb #6d6405c4
@@ -277,40 +391,68 @@ def one_thread_each():
     names = ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS')
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, '1'))
-    try: yield
+    try:
+        yield
     finally:
-        for name, value in before.items(): os.environ.pop(name) if value is None else os.environ.update({name: value})
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 # %% ../nbs/18_repro.ipynb #2e1e5398
 def iterations_done(training: Training) -> int:
     "How far a training has come, from its folder."
-    if snapshot_path(training.folder, training.config.iters).with_suffix('.json').exists(): return training.config.iters
+    if snapshot_path(training.folder, training.config.iters).with_suffix('.json').exists():
+        return training.config.iters
     return max([line['it'] for line in read_stats(training.folder)], default=0)
 
 # %% ../nbs/18_repro.ipynb #d44e43d1
-def side_by_side(pool, work, jobs: list, done, total: int, desc: str) -> None: # done() counts for the bar
+def side_by_side(pool, work, jobs: list, done, total: int, desc: str) -> None:  # done() counts for the bar
     "Run jobs in worker processes, with a bar; the first error ends them."
     futures, bar = [pool.submit(work, *job) for job in jobs], progress(total=total, desc=desc)
     while not all(f.done() for f in futures):
         if any(f.done() and f.exception() for f in futures):
-            for f in futures: f.cancel()
-        bar.n = done(futures); bar.refresh(); time.sleep(.5)
+            for f in futures:
+                f.cancel()
+        bar.n = done(futures)
+        bar.refresh()
+        time.sleep(0.5)
     bar.close()
-    for f in futures: f.result()
+    for f in futures:
+        f.result()
 
 # %% ../nbs/18_repro.ipynb #ef997a88
 def execute_all(runs: list[Run], out: Path, device: torch.device) -> None:
     "Train and measure runs: side by side on a CPU, one after another on a GPU."
-    runs = list(dict.fromkeys(runs)) # arms that are the same are measured once
+    runs = list(dict.fromkeys(runs))  # arms that are the same are measured once
     todo = trainings(runs, out)
     if device.type != 'cpu':
-        for t in todo: train(t, str(device))
-        for run in runs: measure_all(run, str(out), str(device))
+        for t in todo:
+            train(t, str(device))
+        for run in runs:
+            measure_all(run, str(out), str(device))
         return
     workers = min(len(runs), len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count())
-    with one_thread_each(), ProcessPoolExecutor(workers, mp_context=get_context('spawn'), initializer=die_with, initargs=(os.getpid(),)) as pool:
-        side_by_side(pool, train, [(t, 'cpu') for t in todo], lambda _: sum(map(iterations_done, todo)), sum(t.config.iters for t in todo), f'{len(todo)} trainings, {workers} at once')
-        side_by_side(pool, measure_all, [(run, str(out), 'cpu') for run in runs], lambda futures: sum(f.done() for f in futures), len(runs), f'{len(runs)} runs measured')
+    with (
+        one_thread_each(),
+        ProcessPoolExecutor(
+            workers, mp_context=get_context('spawn'), initializer=die_with, initargs=(os.getpid(),)
+        ) as pool,
+    ):
+        side_by_side(
+            pool,
+            train,
+            [(t, 'cpu') for t in todo],
+            lambda _: sum(map(iterations_done, todo)),
+            sum(t.config.iters for t in todo),
+            f'{len(todo)} trainings, {workers} at once',
+        )
+        side_by_side(
+            pool,
+            measure_all,
+            [(run, str(out), 'cpu') for run in runs],
+            lambda futures: sum(f.done() for f in futures),
+            len(runs),
+            f'{len(runs)} runs measured',
+        )
 
 # %% ../nbs/18_repro.ipynb #6f219ad3
 ADVICE = '<p>Another plan: <code>-p profile smoke|quick|paper</code>, or set <code>n</code>, <code>seeds</code>, <code>dataset</code>, <code>sigma_n</code>, <code>iters</code>.</p>'
@@ -319,7 +461,13 @@ ADVICE = '<p>Another plan: <code>-p profile smoke|quick|paper</code>, or set <co
 METHODS = ('baseline', 'two-regime')  # the EDM loss; the same with sigma_n > 0
 
 # %% ../nbs/18_repro.ipynb #50243470
-def given(namespace: dict) -> dict: # name -> value
+def given(namespace: dict) -> dict:  # name -> value
     "The parameters of a notebook: all plain values in its namespace."
     hidden = ('In', 'Out', 'exit', 'quit')
-    return {k: v for k, v in namespace.items() if not k.startswith('_') and k not in hidden and (v is None or isinstance(v, (bool, int, float, str, list, tuple)))}
+    return {
+        k: v
+        for k, v in namespace.items()
+        if not k.startswith('_')
+        and k not in hidden
+        and (v is None or isinstance(v, (bool, int, float, str, list, tuple)))
+    }

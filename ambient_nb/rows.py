@@ -35,100 +35,137 @@ from .training import identity, read_stats, snapshot_path
 @dataclass(frozen=True)
 class Row:
     "One cell of a table, with everything behind it."
-    id: str            # item/dataset/n/method/iteration/metric
-    labels: dict       # dataset, n, method, it, metric
+
+    id: str  # item/dataset/n/method/iteration/metric
+    labels: dict  # dataset, n, method, it, metric
     ours: Estimate
-    detail: dict       # values per seed; for some metrics a histogram or a series
+    detail: dict  # values per seed; for some metrics a histogram or a series
     claim: str | None  # id of the claim it speaks to
-    printed: float | None # the paper's value, None when not available
-    verdict: str       # see `verdict`
-    metric_id: str     # definition, encoder and preprocessing
-    data: dict         # sha256 of the training set and of the held-out images
-    seeds: tuple       # of training
-    selection: str     # the rule by which iteration and settings were chosen
-    config: str        # hash of the plan's setup
+    printed: float | None  # the paper's value, None when not available
+    verdict: str  # see `verdict`
+    metric_id: str  # definition, encoder and preprocessing
+    data: dict  # sha256 of the training set and of the held-out images
+    seeds: tuple  # of training
+    selection: str  # the rule by which iteration and settings were chosen
+    config: str  # hash of the plan's setup
     profile: str
     numerics: int
-    cost: dict         # training seconds, images per second
-    provenance: dict   # versions, hardware, commit
+    cost: dict  # training seconds, images per second
+    provenance: dict  # versions, hardware, commit
 
     @property
-    def name(self) -> tuple: return tuple(self.labels[k] for k in ('n', 'method', 'it', 'metric'))
+    def name(self) -> tuple:
+        return tuple(self.labels[k] for k in ('n', 'method', 'it', 'metric'))
 
 # %% ../nbs/18c_rows.ipynb #4735ead7
-def save_rows(rows: list[Row], path: Path) -> Path: # a JSON file that carries its own hash
+def save_rows(rows: list[Row], path: Path) -> Path:  # a JSON file that carries its own hash
     "Write rows, atomically."
     return save_json(path, json.loads(json.dumps(dict(rows=[asdict(r) for r in rows]))))
 
 # %% ../nbs/18c_rows.ipynb #9ce2bd12
-def load_rows(path: Path) -> list[Row]: # Damaged when the file is not what was written
+def load_rows(path: Path) -> list[Row]:  # Damaged when the file is not what was written
     "Read rows back."
-    return [Row(**{**r, 'ours': Estimate.from_dict(r['ours']), 'seeds': tuple(r['seeds'])}) for r in load_json(path)['rows']]
+    return [
+        Row(**{**r, 'ours': Estimate.from_dict(r['ours']), 'seeds': tuple(r['seeds'])}) for r in load_json(path)['rows']
+    ]
 
 # %% ../nbs/18c_rows.ipynb #edb7c03c
-def committed(notebook: str, # its name
-              profile: str,  # 'quick', 'paper', or 'custom' for what was tried beside them
-             ) -> list[Row]: # empty where there are none, and outside a checkout
+def committed(
+    notebook: str,  # its name
+    profile: str,  # 'quick', 'paper', or 'custom' for what was tried beside them
+) -> list[Row]:  # empty where there are none, and outside a checkout
     "The rows that the checkout carries of a notebook."
-    file = core.root() and core.root()/'nbs'/'results'/f'{notebook}.{profile}.json'
+    file = core.root() and core.root() / 'nbs' / 'results' / f'{notebook}.{profile}.json'
     return load_rows(file) if file and file.exists() else []
 
 # %% ../nbs/18c_rows.ipynb #fcc460a0
 def same_numbers(a: list[Row], b: list[Row]) -> bool:
     "Whether two sets of rows are equal, times and provenance aside."
-    def bare(rows): return [{k: v for k, v in asdict(r).items() if k not in ('cost', 'provenance')} for r in rows]
+
+    def bare(rows):
+        return [{k: v for k, v in asdict(r).items() if k not in ('cost', 'provenance')} for r in rows]
+
     return json.dumps(bare(a), sort_keys=True) == json.dumps(bare(b), sort_keys=True)
 
 # %% ../nbs/18c_rows.ipynb #de7372a0
-def combine(estimates: list[Estimate]) -> Estimate: # over seeds with three or more, else over images
+def combine(estimates: list[Estimate]) -> Estimate:  # over seeds with three or more, else over images
     "One estimate from one per seed; where all seeds found none, or all, their spread says nothing and the images are counted together."
-    if len({(e.value, e.over) for e in estimates}) == 1 and estimates[0].value in (0, 1): n = sum(e.n for e in estimates); return wilson(round(estimates[0].value * n), n)
-    if len(estimates) >= 3: return over_seeds([e.value for e in estimates])
+    if len({(e.value, e.over) for e in estimates}) == 1 and estimates[0].value in (0, 1):
+        n = sum(e.n for e in estimates)
+        return wilson(round(estimates[0].value * n), n)
+    if len(estimates) >= 3:
+        return over_seeds([e.value for e in estimates])
     k, mean = len(estimates), float(np.mean([e.value for e in estimates]))
-    down, up = (math.sqrt(sum(d**2 for d in ds)) / k for ds in ([e.value - e.lo for e in estimates], [e.hi - e.value for e in estimates]))
+    down, up = (
+        math.sqrt(sum(d**2 for d in ds)) / k
+        for ds in ([e.value - e.lo for e in estimates], [e.hi - e.value for e in estimates])
+    )
     return Estimate(mean, mean - down, mean + up, sum(e.n for e in estimates))
 
 # %% ../nbs/18c_rows.ipynb #df510a31
-def verdict(claim: Claim | None,
-            ours: Estimate,     # a value, or a paired difference for a direction
-            *, profile: str,    # of the row
-            comparable: bool = False, # whether data, network, budget and metric are the paper's; no row of this package is yet (`deviations`)
-           ) -> str:
+def verdict(
+    claim: Claim | None,
+    ours: Estimate,  # a value, or a paired difference for a direction
+    *,
+    profile: str,  # of the row
+    comparable: bool = False,  # whether data, network, budget and metric are the paper's; no row of this package is yet (`deviations`)
+) -> str:
     "What a row says about its claim."
-    if claim is None: return 'no claim'
-    if profile == 'smoke': return 'smoke: no verdict'
+    if claim is None:
+        return 'no claim'
+    if profile == 'smoke':
+        return 'smoke: no verdict'
     if claim.kind == 'value':
-        if claim.printed is None: return 'no printed value'
-        if not comparable: return 'not comparable'
-    if ours.over != 'seeds' or ours.n < 3: return f'underpowered ({ours.n if ours.over == "seeds" else "too few"} seed{"" if ours.n == 1 else "s"})'
-    if claim.kind == 'value': return 'agree' if ours.lo - claim.reading_error <= claim.printed <= ours.hi + claim.reading_error else 'disagree'
+        if claim.printed is None:
+            return 'no printed value'
+        if not comparable:
+            return 'not comparable'
+    if ours.over != 'seeds' or ours.n < 3:
+        return f'underpowered ({ours.n if ours.over == "seeds" else "too few"} seed{"" if ours.n == 1 else "s"})'
+    if claim.kind == 'value':
+        return (
+            'agree' if ours.lo - claim.reading_error <= claim.printed <= ours.hi + claim.reading_error else 'disagree'
+        )
     if claim.inequality == '=':
-        if -claim.margin < ours.lo and ours.hi < claim.margin: return 'same direction'
-        return 'opposite direction' if ours.lo > 0 or ours.hi < 0 else 'underpowered (the interval is wider than the margin)'
+        if -claim.margin < ours.lo and ours.hi < claim.margin:
+            return 'same direction'
+        return (
+            'opposite direction'
+            if ours.lo > 0 or ours.hi < 0
+            else 'underpowered (the interval is wider than the margin)'
+        )
     below, above = (ours.hi < 0, ours.lo > 0) if claim.inequality != '<=' else (ours.hi <= 0, ours.lo > 0)
     agrees, opposes = (above, below) if claim.inequality == '>' else (below, above)
-    return 'same direction' if agrees else 'opposite direction' if opposes else 'underpowered (the interval contains zero)'
+    return (
+        'same direction' if agrees else 'opposite direction' if opposes else 'underpowered (the interval contains zero)'
+    )
 
 # %% ../nbs/18c_rows.ipynb #f8581c73
 TABLE_METRICS = ('memorized', 'sim>0.9', 'sim>0.95', 'sim>0.99', 'sim>null99', 'distance_median', 'frechet')
 
 # %% ../nbs/18c_rows.ipynb #4cf8549f
-def summary(df: pd.DataFrame, meta: dict, null: pd.DataFrame) -> dict: # metric -> Estimate
+def summary(df: pd.DataFrame, meta: dict, null: pd.DataFrame) -> dict:  # metric -> Estimate
     "The metrics of one snapshot."
     return {**summarize(df, null), 'frechet': Estimate.from_dict(meta['frechet'])}
 
 # %% ../nbs/18c_rows.ipynb #a0355adc
-def similarity_histogram(tables: list[pd.DataFrame]) -> dict: # edges and shares per bin
+def similarity_histogram(tables: list[pd.DataFrame]) -> dict:  # edges and shares per bin
     "The similarities of all seeds, binned."
-    edges = np.linspace(0, 1, 101); values = np.concatenate([t.similarity for t in tables])
-    return dict(edges=edges.round(3).tolist(), share=(np.histogram(values.clip(0, 1), edges)[0] / len(values)).round(6).tolist())
+    edges = np.linspace(0, 1, 101)
+    values = np.concatenate([t.similarity for t in tables])
+    return dict(
+        edges=edges.round(3).tolist(), share=(np.histogram(values.clip(0, 1), edges)[0] / len(values)).round(6).tolist()
+    )
 
 # %% ../nbs/18c_rows.ipynb #459a7781
-def optimum_share(run: Run, count: int = 200) -> Estimate: # in [0,1], over images
+def optimum_share(run: Run, count: int = 200) -> Estimate:  # in [0,1], over images
     "The share of memorized samples if the two-regime loss were minimised exactly."
-    images = training_images(run); x = to_float(images.pixels)
+    images = training_images(run)
+    x = to_float(images.pixels)
     best = TwoRegimeOptimum(x, fixed_normal(images.ids, x.shape[1:], run.config.noise_seed), run.config.sigma_n)
-    near, _ = nearest(to_uint8(sample(best, range(count), tuple(x.shape[1:]), steps=run.steps, desc='exact optimum')), images.pixels)
+    near, _ = nearest(
+        to_uint8(sample(best, range(count), tuple(x.shape[1:]), steps=run.steps, desc='exact optimum')), images.pixels
+    )
     return wilson(int(is_memorized(near[:, 0], near[:, 1]).sum()), count)
 
 # %% ../nbs/18c_rows.ipynb #f3b585a8
@@ -139,19 +176,23 @@ TRIED = 'another setting than the profile’s, tried after rows of the profile w
 @dataclass(frozen=True)
 class Measured:
     "All that was measured of an arm."
+
     arm: Arm
-    encoder: Encoder # of the similarities
-    shas: dict       # of the training set and of the held-out images
-    null: tuple      # the held-out images' table, and what else was measured of them
-    tables: dict     # iteration -> a table per seed
-    metas: dict      # iteration -> what else was measured, per seed
-    folders: list    # of the trainings, per seed
-    origin: dict     # versions, hardware, commit
+    encoder: Encoder  # of the similarities
+    shas: dict  # of the training set and of the held-out images
+    null: tuple  # the held-out images' table, and what else was measured of them
+    tables: dict  # iteration -> a table per seed
+    metas: dict  # iteration -> what else was measured, per seed
+    folders: list  # of the trainings, per seed
+    origin: dict  # versions, hardware, commit
 
     @cached_property
-    def summaries(self) -> dict: # iteration -> per seed: metric -> Estimate
+    def summaries(self) -> dict:  # iteration -> per seed: metric -> Estimate
         "The metrics; every pair that an arm is in asks for them."
-        return {it: [summary(df, meta, self.null[0]) for df, meta in zip(tables, self.metas[it])] for it, tables in self.tables.items()}
+        return {
+            it: [summary(df, meta, self.null[0]) for df, meta in zip(tables, self.metas[it])]
+            for it, tables in self.tables.items()
+        }
 
 # %% ../nbs/18c_rows.ipynb #58afb7a0
 def measured(plan: Plan, arm: Arm) -> Measured:
@@ -160,25 +201,61 @@ def measured(plan: Plan, arm: Arm) -> Measured:
     split = load_split(plan.dataset, plan.data, runs[0].size)
     null, null_meta, _ = measure(runs[0], None, plan.out)
     found = {it: [measure(run, it, plan.out)[:2] for run in runs] for it in arm.snapshots}
-    return Measured(arm, encoder_for(plan.dataset, split.heldout), dict(train=null_meta['data'], heldout=split.heldout.sha), (null, null_meta),
-                    {it: [df for df, _ in v] for it, v in found.items()}, {it: [meta for _, meta in v] for it, v in found.items()},
-                    [plan.out/'train'/run_key(run.config, training_images(run)) for run in runs], provenance(plan.device))
+    return Measured(
+        arm,
+        encoder_for(plan.dataset, split.heldout),
+        dict(train=null_meta['data'], heldout=split.heldout.sha),
+        (null, null_meta),
+        {it: [df for df, _ in v] for it, v in found.items()},
+        {it: [meta for _, meta in v] for it, v in found.items()},
+        [plan.out / 'train' / run_key(run.config, training_images(run)) for run in runs],
+        provenance(plan.device),
+    )
 
 # %% ../nbs/18c_rows.ipynb #665203fd
-def row_of(plan: Plan,
-           m: Measured,    # of the arm that the row is about
-           method: str, it: int, metric: str, # its labels
-           ours: Estimate,
-           detail: dict,
-           claim_id: str | None = None,
-           cost: dict | None = None,
-           **labels,       # further ones
-          ) -> Row:
+def row_of(
+    plan: Plan,
+    m: Measured,  # of the arm that the row is about
+    method: str,
+    it: int,
+    metric: str,  # its labels
+    ours: Estimate,
+    detail: dict,
+    claim_id: str | None = None,
+    cost: dict | None = None,
+    **labels,  # further ones
+) -> Row:
     "A row of a plan."
     found = known().get(claim_id)
-    labels = dict(dataset=plan.dataset, n=m.arm.n, method=method, it=it, metric=metric, budget=m.arm.budgets.index(it) if it in m.arm.budgets else None) | labels
-    return Row('/'.join(map(str, (plan.item, plan.dataset, m.arm.n, labels.get('pair', method), it, metric))), labels, ours, detail, found and found.id, found and found.printed, verdict(found, ours, profile=plan.profile),
-               metric_id(metric, m.encoder), m.shas, plan.seeds, TRIED if plan.profile == 'custom' else SELECTION, content_hash(dict(setup=dict(asdict(plan.setup), train=identity(plan.setup.train)), arm=identity(m.arm.train))), plan.profile, core.NUMERICS, cost or {}, m.origin)
+    labels = (
+        dict(
+            dataset=plan.dataset,
+            n=m.arm.n,
+            method=method,
+            it=it,
+            metric=metric,
+            budget=m.arm.budgets.index(it) if it in m.arm.budgets else None,
+        )
+        | labels
+    )
+    return Row(
+        '/'.join(map(str, (plan.item, plan.dataset, m.arm.n, labels.get('pair', method), it, metric))),
+        labels,
+        ours,
+        detail,
+        found and found.id,
+        found and found.printed,
+        verdict(found, ours, profile=plan.profile),
+        metric_id(metric, m.encoder),
+        m.shas,
+        plan.seeds,
+        TRIED if plan.profile == 'custom' else SELECTION,
+        content_hash(dict(setup=dict(asdict(plan.setup), train=identity(plan.setup.train)), arm=identity(m.arm.train))),
+        plan.profile,
+        core.NUMERICS,
+        cost or {},
+        m.origin,
+    )
 
 # %% ../nbs/18c_rows.ipynb #c4703319
 def rows_of_arm(plan: Plan, m: Measured) -> list[Row]:
@@ -189,27 +266,82 @@ def rows_of_arm(plan: Plan, m: Measured) -> list[Row]:
         cost = dict(training_sec=sum(secs), images_per_sec=it * m.arm.train.batch * len(secs) / sum(secs))
         for metric in found[0]:
             per_seed = [s[metric] for s in found]
-            detail = dict(values=[e.value for e in per_seed]) | (dict(histogram=similarity_histogram(m.tables[it])) if metric == 'sim>null99' else {})
-            rows.append(row_of(plan, m, m.arm.name, it, metric, combine(per_seed), detail, f'{plan.item}/{plan.dataset}/{m.arm.n}/{m.arm.name}/{metric}' if it == last else None, cost, x=m.arm.x))
+            detail = dict(values=[e.value for e in per_seed]) | (
+                dict(histogram=similarity_histogram(m.tables[it])) if metric == 'sim>null99' else {}
+            )
+            rows.append(
+                row_of(
+                    plan,
+                    m,
+                    m.arm.name,
+                    it,
+                    metric,
+                    combine(per_seed),
+                    detail,
+                    f'{plan.item}/{plan.dataset}/{m.arm.n}/{m.arm.name}/{metric}' if it == last else None,
+                    cost,
+                    x=m.arm.x,
+                )
+            )
     errors = [meta['errors'] for meta in m.metas[last]]
     if all(errors):
         ratios = [[b / a for a, b in zip(e['train'], e['heldout'])] for e in errors]
-        rows.append(row_of(plan, m, m.arm.name, last, 'error_ratio', over_seeds([float(np.mean(r)) for r in ratios]), dict(sigma=list(LEVELS), ratio=ratios, sigma_n=m.arm.train.sigma_n, **errors[0]), x=m.arm.x))
+        rows.append(
+            row_of(
+                plan,
+                m,
+                m.arm.name,
+                last,
+                'error_ratio',
+                over_seeds([float(np.mean(r)) for r in ratios]),
+                dict(sigma=list(LEVELS), ratio=ratios, sigma_n=m.arm.train.sigma_n, **errors[0]),
+                x=m.arm.x,
+            )
+        )
     stats = [read_stats(f) for f in m.folders]
-    rows.append(row_of(plan, m, m.arm.name, last, 'loss', over_seeds([s[-1]['loss'] for s in stats]), dict(it=[line['it'] for line in stats[0]], loss=[[line['loss'] for line in s] for s in stats]), x=m.arm.x))
+    rows.append(
+        row_of(
+            plan,
+            m,
+            m.arm.name,
+            last,
+            'loss',
+            over_seeds([s[-1]['loss'] for s in stats]),
+            dict(it=[line['it'] for line in stats[0]], loss=[[line['loss'] for line in s] for s in stats]),
+            x=m.arm.x,
+        )
+    )
     return rows
 
 # %% ../nbs/18c_rows.ipynb #092b4d0d
 def null_rows(plan: Plan, m: Measured) -> list[Row]:
     "The same metrics for held-out images."
     name = f'held-out, {m.arm.name}' if m.arm.recipe or m.arm.size else 'held-out'
-    return [row_of(plan, m, name, 0, metric, e, dict(values=[e.value]) | (dict(histogram=similarity_histogram([m.null[0]])) if metric == 'sim>null99' else {})) for metric, e in summary(*m.null, m.null[0]).items()]
+    return [
+        row_of(
+            plan,
+            m,
+            name,
+            0,
+            metric,
+            e,
+            dict(values=[e.value])
+            | (dict(histogram=similarity_histogram([m.null[0]])) if metric == 'sim>null99' else {}),
+        )
+        for metric, e in summary(*m.null, m.null[0]).items()
+    ]
 
 # %% ../nbs/18c_rows.ipynb #f50dbd45
 def copier_row(plan: Plan, m: Measured) -> Row:
     "The Fréchet distance of the training images themselves: what a generator gets that does nothing but copy."
-    run = plan.run(m.arm, plan.seeds[0]); heldout = load_split(run.dataset, run.data, run.size).heldout.pixels[:run.samples]
-    e = frechet_estimate(m.encoder(training_images(run).pixels), m.encoder(heldout), n_boot=100 if m.encoder.dim <= 256 else 40, generator=rng(0, 'frechet'))
+    run = plan.run(m.arm, plan.seeds[0])
+    heldout = load_split(run.dataset, run.data, run.size).heldout.pixels[: run.samples]
+    e = frechet_estimate(
+        m.encoder(training_images(run).pixels),
+        m.encoder(heldout),
+        n_boot=100 if m.encoder.dim <= 256 else 40,
+        generator=rng(0, 'frechet'),
+    )
     return row_of(plan, m, 'training images', 0, 'frechet', e, dict(values=[e.value]))
 
 # %% ../nbs/18c_rows.ipynb #47d3d946
@@ -220,7 +352,19 @@ def pair_rows(plan: Plan, pair: Pair, a: Measured, b: Measured) -> list[Row]:
         ours, theirs = a.summaries[it], b.summaries[other]
         for metric in metrics:
             values = [[s[metric].value for s in found] for found in (ours, theirs)]
-            rows.append(row_of(plan, a, 'difference', it, metric, paired(*values), dict(values=[x - y for x, y in zip(*values)], against=dict(it=other, data=b.shas['train'])), f'{plan.item}/{pair.topic}/{metric}' if it in pair.a.budgets else None, pair=pair.name))
+            rows.append(
+                row_of(
+                    plan,
+                    a,
+                    'difference',
+                    it,
+                    metric,
+                    paired(*values),
+                    dict(values=[x - y for x, y in zip(*values)], against=dict(it=other, data=b.shas['train'])),
+                    f'{plan.item}/{pair.topic}/{metric}' if it in pair.a.budgets else None,
+                    pair=pair.name,
+                )
+            )
     return rows
 
 # %% ../nbs/18c_rows.ipynb #df1a4678
@@ -229,20 +373,29 @@ def collect(plan: Plan) -> list[Row]:
     found, rows, nulls = {a: measured(plan, a) for a in plan.arms}, [], set()
     for a, m in found.items():
         kind = (a.n, tuple(r for r in a.recipe if 'labels' not in r[0]), a.size)
-        if kind not in nulls: rows += [*null_rows(plan, m), *([] if kind[1] or kind[2] else [copier_row(plan, m)])]; nulls.add(kind)
+        if kind not in nulls:
+            rows += [*null_rows(plan, m), *([] if kind[1] or kind[2] else [copier_row(plan, m)])]
+            nulls.add(kind)
         if a in plan.optima:
             share = optimum_share(plan.run(a, plan.seeds[0]), 200 if plan.profile != 'smoke' else 16)
             rows.append(row_of(plan, m, 'exact optimum', 0, 'memorized', share, dict(values=[share.value]), x=a.x))
         rows += rows_of_arm(plan, m)
-    for pair in plan.pairs: rows += pair_rows(plan, pair, found[pair.a], found[pair.b])
+    for pair in plan.pairs:
+        rows += pair_rows(plan, pair, found[pair.a], found[pair.b])
     return rows
 
 # %% ../nbs/18c_rows.ipynb #41b77688
-def reproduce(plan: Plan) -> list[Row]: # empty in a dry run
+def reproduce(plan: Plan) -> list[Row]:  # empty in a dry run
     "Execute what is missing, collect the rows and store them."
-    if plan.dry_run: return []
+    if plan.dry_run:
+        return []
     writable_dir(plan.out)
     execute_all(plan.runs, plan.out, plan.device)
     rows = collect(plan)
-    save_rows(rows, plan.out/'rows'/f'{plan.item}-{plan.profile}-{content_hash([plan.dataset, plan.size, plan.arms, plan.seeds, plan.setup])}.json')
+    save_rows(
+        rows,
+        plan.out
+        / 'rows'
+        / f'{plan.item}-{plan.profile}-{content_hash([plan.dataset, plan.size, plan.arms, plan.seeds, plan.setup])}.json',
+    )
     return rows

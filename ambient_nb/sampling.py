@@ -18,22 +18,24 @@ from .schedules import LinearSchedule, edm_sigmas
 @dataclass(frozen=True)
 class SamplerStep:
     "The state after one step of a sampler."
-    i: int            # steps done, from 1
-    sigma: float      # the level reached
-    x: torch.Tensor   # (B,C,H,W) float64, the state at that level
+
+    i: int  # steps done, from 1
+    sigma: float  # the level reached
+    x: torch.Tensor  # (B,C,H,W) float64, the state at that level
     x0: torch.Tensor  # (B,C,H,W) float64, the last prediction of the clean image
 
 # %% ../nbs/09_sampling.ipynb #8087e7da
-def predict(D,                   # a denoiser
-            x: torch.Tensor,     # (B,C,H,W) float64
-            sigma: torch.Tensor, # float64, one level
-            labels: torch.Tensor | None, # (B,label_dim), or None
-           ) -> torch.Tensor:    # (B,C,H,W) float64
+def predict(
+    D,  # a denoiser
+    x: torch.Tensor,  # (B,C,H,W) float64
+    sigma: torch.Tensor,  # float64, one level
+    labels: torch.Tensor | None,  # (B,label_dim), or None
+) -> torch.Tensor:  # (B,C,H,W) float64
     "The clean images that a denoiser sees in these."
     return D(x.float(), sigma.to(x.device, torch.float32).expand(len(x)), labels).double()
 
 # %% ../nbs/09_sampling.ipynb #db988dd5
-def check_levels(sigmas: torch.Tensor) -> torch.Tensor: # float64, on the CPU; BadInput otherwise
+def check_levels(sigmas: torch.Tensor) -> torch.Tensor:  # float64, on the CPU; BadInput otherwise
     "Levels that a sampler can visit."
     s = torch.as_tensor(sigmas, dtype=torch.float64).cpu()
     if s.ndim != 1 or len(s) < 2 or not s.isfinite().all() or not (s.diff() < 0).all() or s[-1] < 0:
@@ -41,17 +43,19 @@ def check_levels(sigmas: torch.Tensor) -> torch.Tensor: # float64, on the CPU; B
     return s
 
 # %% ../nbs/09_sampling.ipynb #918ed775
-def round_level(D,                   # a denoiser
-                sigma: torch.Tensor, # float64, levels of any shape
-               ) -> torch.Tensor:    # same shape
+def round_level(
+    D,  # a denoiser
+    sigma: torch.Tensor,  # float64, levels of any shape
+) -> torch.Tensor:  # same shape
     "The nearest level that a denoiser knows; the same level where it does not say."
     return D.round_sigma(sigma) if hasattr(D, 'round_sigma') else sigma
 
 # %% ../nbs/09_sampling.ipynb #a3be36ca
-def churn_noise(seeds,        # whole numbers >= 0, one per sample
-                shape: tuple, # (C,H,W)
-                step: int,    # of the sampler, from 1
-               ) -> torch.Tensor: # (len(seeds),C,H,W) float64, on the CPU
+def churn_noise(
+    seeds,  # whole numbers >= 0, one per sample
+    shape: tuple,  # (C,H,W)
+    step: int,  # of the sampler, from 1
+) -> torch.Tensor:  # (len(seeds),C,H,W) float64, on the CPU
     "The fresh noise that each sample gets at a step."
     return torch.stack([torch.randn(*shape, generator=rng(int(s), 'churn', step), dtype=torch.float64) for s in seeds])
 
@@ -59,39 +63,47 @@ def churn_noise(seeds,        # whole numbers >= 0, one per sample
 @dataclass(frozen=True)
 class Churn:
     "How much fresh noise a sampler adds; none by default."
-    S_churn: float = 0.      # over all steps together, >= 0
-    S_min: float = 0.        # lowest level that gets any
+
+    S_churn: float = 0.0  # over all steps together, >= 0
+    S_min: float = 0.0  # lowest level that gets any
     S_max: float = math.inf  # highest level that gets any
-    S_noise: float = 1.      # its standard deviation; slightly above 1 makes up for detail lost
+    S_noise: float = 1.0  # its standard deviation; slightly above 1 makes up for detail lost
 
     def __post_init__(self):
-        for name in ('S_churn', 'S_min', 'S_noise'): check_float(name, getattr(self, name), 0)
-        if not self.S_max >= self.S_min: raise BadInput('S_max', self.S_max, f'at least S_min={self.S_min:g}')
+        for name in ('S_churn', 'S_min', 'S_noise'):
+            check_float(name, getattr(self, name), 0)
+        if not self.S_max >= self.S_min:
+            raise BadInput('S_max', self.S_max, f'at least S_min={self.S_min:g}')
 
-    def add(self,
-            D,                   # a denoiser, for the levels it knows
-            x: torch.Tensor,     # (B,C,H,W) float64, images at level sigma
-            sigma: torch.Tensor, # float64, one level
-            step: int,           # from 1
-            steps: int,          # of how many
-            seeds,               # one per sample; None is fine where no noise is added
-           ) -> tuple:           # noisier images and their level
+    def add(
+        self,
+        D,  # a denoiser, for the levels it knows
+        x: torch.Tensor,  # (B,C,H,W) float64, images at level sigma
+        sigma: torch.Tensor,  # float64, one level
+        step: int,  # from 1
+        steps: int,  # of how many
+        seeds,  # one per sample; None is fine where no noise is added
+    ) -> tuple:  # noisier images and their level
         "Raise the level."
         gamma = min(self.S_churn / steps, math.sqrt(2) - 1) if self.S_min <= sigma <= self.S_max else 0
-        if not gamma: return x, sigma
-        if seeds is None or len(seeds) != len(x): raise BadInput('seeds', seeds, f'one for each of {len(x)} images, when S_churn > 0')
+        if not gamma:
+            return x, sigma
+        if seeds is None or len(seeds) != len(x):
+            raise BadInput('seeds', seeds, f'one for each of {len(x)} images, when S_churn > 0')
         raised = round_level(D, sigma * (1 + gamma))
         fresh = churn_noise(seeds, x.shape[1:], step).to(x.device)
         return x + (raised**2 - sigma**2).clamp(min=0).sqrt() * self.S_noise * fresh, raised
 
 # %% ../nbs/09_sampling.ipynb #06b2fd7a
-def heun(D,                    # a denoiser
-         x: torch.Tensor,      # (B,C,H,W) standard normal noise
-         sigmas: torch.Tensor, # (n+1,) falling, last one 0
-         labels: torch.Tensor | None = None, # (B,label_dim), or None
-         *, churn: Churn = Churn(), # fresh noise along the way
-         seeds=None,           # of the samples, for `churn`
-        ) -> Iterator[SamplerStep]: # n steps
+def heun(
+    D,  # a denoiser
+    x: torch.Tensor,  # (B,C,H,W) standard normal noise
+    sigmas: torch.Tensor,  # (n+1,) falling, last one 0
+    labels: torch.Tensor | None = None,  # (B,label_dim), or None
+    *,
+    churn: Churn = Churn(),  # fresh noise along the way
+    seeds=None,  # of the samples, for `churn`
+) -> Iterator[SamplerStep]:  # n steps
     "EDM's sampler, step by step; deterministic unless `churn` says otherwise."
     sigmas = check_levels(sigmas)
     x = x.double() * sigmas[0]
@@ -107,25 +119,33 @@ def heun(D,                    # a denoiser
         yield SamplerStep(i, float(following), x, x0)
 
 # %% ../nbs/09_sampling.ipynb #44235893
-def ablation(D,                    # a denoiser
-             x: torch.Tensor,      # (B,C,H,W) standard normal noise
-             sigmas: torch.Tensor, # (n+1,) falling, last one 0
-             labels: torch.Tensor | None = None, # (B,label_dim), or None
-             *, schedule=LinearSchedule(), # the time in which steps are taken: also VPSchedule(), VESchedule()
-             scaling: str = 'none',  # 'none', or 'vp': the image is shrunk to unit variance
-             solver: str = 'heun',   # 'heun', second order with `alpha`, or 'euler'
-             alpha: float = 1.,      # in (0,1]: where the second slope is taken; 1 Heun, 1/2 midpoint
-             churn: Churn = Churn(), # fresh noise along the way
-             seeds=None,             # of the samples, for `churn`
-            ) -> Iterator[SamplerStep]: # n steps; x without the scaling
+def ablation(
+    D,  # a denoiser
+    x: torch.Tensor,  # (B,C,H,W) standard normal noise
+    sigmas: torch.Tensor,  # (n+1,) falling, last one 0
+    labels: torch.Tensor | None = None,  # (B,label_dim), or None
+    *,
+    schedule=LinearSchedule(),  # the time in which steps are taken: also VPSchedule(), VESchedule()
+    scaling: str = 'none',  # 'none', or 'vp': the image is shrunk to unit variance
+    solver: str = 'heun',  # 'heun', second order with `alpha`, or 'euler'
+    alpha: float = 1.0,  # in (0,1]: where the second slope is taken; 1 Heun, 1/2 midpoint
+    churn: Churn = Churn(),  # fresh noise along the way
+    seeds=None,  # of the samples, for `churn`
+) -> Iterator[SamplerStep]:  # n steps; x without the scaling
     "The family of EDM's ablations: any schedule, scaling and solver on any levels."
     sigmas, alpha = check_levels(sigmas), check_float('alpha', alpha, 0, 1, open_lo=True, open_hi=False)
-    check_choice('scaling', scaling, ('none', 'vp')); check_choice('solver', solver, ('heun', 'euler'))
-    def scale(sigma): return 1 / (1 + sigma**2).sqrt() if scaling == 'vp' else torch.ones_like(sigma)
-    def slope(x, t, sigma): # dx/dt, and the prediction behind it
-        s = scale(sigma); x0 = predict(D, x / s, sigma, labels)
-        shrinking = sigma * s**2 if scaling == 'vp' else 0. # -(d ln s / d sigma)
+    check_choice('scaling', scaling, ('none', 'vp'))
+    check_choice('solver', solver, ('heun', 'euler'))
+
+    def scale(sigma):
+        return 1 / (1 + sigma**2).sqrt() if scaling == 'vp' else torch.ones_like(sigma)
+
+    def slope(x, t, sigma):  # dx/dt, and the prediction behind it
+        s = scale(sigma)
+        x0 = predict(D, x / s, sigma, labels)
+        shrinking = sigma * s**2 if scaling == 'vp' else 0.0  # -(d ln s / d sigma)
         return schedule.slope(t) * ((1 / sigma - shrinking) * x - s / sigma * x0), x0
+
     x = x.double() * sigmas[0]
     for i, (sigma, following) in enumerate(zip(sigmas[:-1], sigmas[1:]), 1):
         x, sigma = churn.add(D, x, sigma, i, len(sigmas) - 1, seeds)
@@ -134,60 +154,73 @@ def ablation(D,                    # a denoiser
         d, x0 = slope(x, t, sigma)
         if solver == 'heun' and following > 0:
             halfway = t + alpha * h
-            d = (1 - .5 / alpha) * d + .5 / alpha * slope(x + alpha * h * d, halfway, schedule.sigma(halfway))[0]
+            d = (1 - 0.5 / alpha) * d + 0.5 / alpha * slope(x + alpha * h * d, halfway, schedule.sigma(halfway))[0]
         x = (x + h * d) / scale(following)
         yield SamplerStep(i, float(following), x, x0)
 
 # %% ../nbs/09_sampling.ipynb #41e95399
-def euler(D,                    # a denoiser
-          x: torch.Tensor,      # (B,C,H,W) standard normal noise
-          sigmas: torch.Tensor, # (n+1,) falling, last one 0
-          labels: torch.Tensor | None = None, # (B,label_dim), or None
-          *, churn: Churn = Churn(), # fresh noise along the way
-          seeds=None,           # of the samples, for `churn`
-         ) -> Iterator[SamplerStep]: # n steps
+def euler(
+    D,  # a denoiser
+    x: torch.Tensor,  # (B,C,H,W) standard normal noise
+    sigmas: torch.Tensor,  # (n+1,) falling, last one 0
+    labels: torch.Tensor | None = None,  # (B,label_dim), or None
+    *,
+    churn: Churn = Churn(),  # fresh noise along the way
+    seeds=None,  # of the samples, for `churn`
+) -> Iterator[SamplerStep]:  # n steps
     "Euler's method in sigma, which is DDIM: one evaluation of the denoiser a step."
     yield from ablation(D, x, sigmas, labels, solver='euler', churn=churn, seeds=seeds)
 
 # %% ../nbs/09_sampling.ipynb #a9be7744
-def levels(D,                # a denoiser; one without sigma_min, sigma_max and round_sigma takes any level
-           steps: int = 18,  # before the final zero
-           discretization: Callable = edm_sigmas, # (steps[, sigma_min, sigma_max]) -> levels, such as those in DISCRETIZATIONS
-          ) -> torch.Tensor: # (steps+1,) float64, falling, ends in 0
+def levels(
+    D,  # a denoiser; one without sigma_min, sigma_max and round_sigma takes any level
+    steps: int = 18,  # before the final zero
+    discretization: Callable = edm_sigmas,  # (steps[, sigma_min, sigma_max]) -> levels, such as those in DISCRETIZATIONS
+) -> torch.Tensor:  # (steps+1,) float64, falling, ends in 0
     "A grid of levels that a denoiser knows."
     grid = discretization(steps)
-    low, high = max(grid[-2].item(), getattr(D, 'sigma_min', 0.)), min(grid[0].item(), getattr(D, 'sigma_max', math.inf))
-    if low > grid[-2] or high < grid[0]: grid = discretization(steps, low, high)
+    low, high = (
+        max(grid[-2].item(), getattr(D, 'sigma_min', 0.0)),
+        min(grid[0].item(), getattr(D, 'sigma_max', math.inf)),
+    )
+    if low > grid[-2] or high < grid[0]:
+        grid = discretization(steps, low, high)
     grid = torch.cat([round_level(D, grid[:-1]), grid[-1:]])
-    if not (grid.diff() < 0).all(): raise BadInput('steps', steps, 'fewer: this denoiser does not know as many different levels there')
+    if not (grid.diff() < 0).all():
+        raise BadInput('steps', steps, 'fewer: this denoiser does not know as many different levels there')
     return grid
 
 # %% ../nbs/09_sampling.ipynb #23703092
-def start_noise(seeds,         # whole numbers >= 0
-                shape: tuple,  # (C,H,W)
-               ) -> torch.Tensor: # (len(seeds),C,H,W) float32
+def start_noise(
+    seeds,  # whole numbers >= 0
+    shape: tuple,  # (C,H,W)
+) -> torch.Tensor:  # (len(seeds),C,H,W) float32
     "The noise each sample starts from."
     return torch.stack([torch.randn(*shape, generator=rng(int(s), 'sample')) for s in seeds])
 
 # %% ../nbs/09_sampling.ipynb #e37d0b10
 @torch.no_grad()
-def sample(D,                    # a denoiser
-           seeds,                # whole numbers >= 0, one per sample
-           shape: tuple,         # (C,H,W) of an image
-           *, steps: int = 18,   # of the sampler; 2*steps-1 evaluations of D with Heun's
-           sigmas: torch.Tensor | None = None, # other levels than EDM's grid, made by `levels`
-           sampler: Callable = heun, # any of this page, its options set by functools.partial
-           labels: torch.Tensor | None = None, # (len(seeds),label_dim), or None
-           device: torch.device | str = 'cpu', # where D lives
-           block: int = 128,     # samples per block
-           desc: str = 'sampling', # for the progress bar
-          ) -> torch.Tensor:     # (len(seeds),C,H,W) float32 in about [-1,1], on the CPU
+def sample(
+    D,  # a denoiser
+    seeds,  # whole numbers >= 0, one per sample
+    shape: tuple,  # (C,H,W) of an image
+    *,
+    steps: int = 18,  # of the sampler; 2*steps-1 evaluations of D with Heun's
+    sigmas: torch.Tensor | None = None,  # other levels than EDM's grid, made by `levels`
+    sampler: Callable = heun,  # any of this page, its options set by functools.partial
+    labels: torch.Tensor | None = None,  # (len(seeds),label_dim), or None
+    device: torch.device | str = 'cpu',  # where D lives
+    block: int = 128,  # samples per block
+    desc: str = 'sampling',  # for the progress bar
+) -> torch.Tensor:  # (len(seeds),C,H,W) float32 in about [-1,1], on the CPU
     "Draw the samples with these seeds."
     seeds = [check_int('seeds', s, 0) for s in seeds]
-    if labels is not None and len(labels) != len(seeds): raise BadInput('labels', tuple(labels.shape), f'one row for each of {len(seeds)} seeds')
+    if labels is not None and len(labels) != len(seeds):
+        raise BadInput('labels', tuple(labels.shape), f'one row for each of {len(seeds)} seeds')
     block, sigmas = check_int('block', block, 1), levels(D, steps) if sigmas is None else check_levels(sigmas)
     places = {}
-    for place, s in enumerate(seeds): places.setdefault(s // block, []).append(place)
+    for place, s in enumerate(seeds):
+        places.setdefault(s // block, []).append(place)
     out = torch.empty(len(seeds), *shape)
     for b, wanted in progress(sorted(places.items()), desc=desc):
         rows = torch.tensor([seeds[p] % block for p in wanted])
@@ -197,39 +230,51 @@ def sample(D,                    # a denoiser
             block_labels[rows] = labels[wanted]
             block_labels = block_labels.to(device)
         in_block = range(b * block, (b + 1) * block)
-        for step in sampler(D, start_noise(in_block, shape).to(device), sigmas, block_labels, seeds=in_block): pass
+        for step in sampler(D, start_noise(in_block, shape).to(device), sigmas, block_labels, seeds=in_block):
+            pass
         out[wanted] = step.x.float().cpu()[rows]
     return out
 
 # %% ../nbs/09_sampling.ipynb #d057b283
 class Guided:
     "A denoiser with classifier-free guidance."
-    def __init__(self,
-                 D,            # a denoiser that knows classes and, by zero labels, none
-                 scale: float, # w, >= 0; 1 is no guidance
-                ):
+
+    def __init__(
+        self,
+        D,  # a denoiser that knows classes and, by zero labels, none
+        scale: float,  # w, >= 0; 1 is no guidance
+    ):
         self.D, self.scale = D, check_float('scale', scale, 0)
-        for name in ('sigma_min', 'sigma_max', 'round_sigma'): # as samplers ask for them
-            if hasattr(D, name): setattr(self, name, getattr(D, name))
+        for name in ('sigma_min', 'sigma_max', 'round_sigma'):  # as samplers ask for them
+            if hasattr(D, name):
+                setattr(self, name, getattr(D, name))
 
     def __call__(self, x, sigma, labels=None):
         "Denoise, towards the class."
-        if labels is None or labels.ndim != 2: raise BadInput('labels', None if labels is None else tuple(labels.shape), f'one-hot, of shape ({len(x)},label_dim): guidance needs a class')
+        if labels is None or labels.ndim != 2:
+            raise BadInput(
+                'labels',
+                None if labels is None else tuple(labels.shape),
+                f'one-hot, of shape ({len(x)},label_dim): guidance needs a class',
+            )
         free = self.D(x, sigma, torch.zeros_like(labels))
         return free + self.scale * (self.D(x, sigma, labels) - free)
 
 # %% ../nbs/09_sampling.ipynb #75933fe1
 class Switched:
     "One denoiser below a level, another from there upwards."
-    def __init__(self,
-                 low,          # a denoiser, for sigma < split
-                 high,         # a denoiser, for sigma >= split
-                 split: float, # level, >= 0
-                ):
+
+    def __init__(
+        self,
+        low,  # a denoiser, for sigma < split
+        high,  # a denoiser, for sigma >= split
+        split: float,  # level, >= 0
+    ):
         self.low, self.high, self.split = low, high, check_float('split', split, 0)
 
     def __call__(self, x, sigma, labels=None):
         "Denoise; the levels of a batch lie on one side of the split."
         s = torch.as_tensor(sigma)
-        if (s >= self.split).any() != (s >= self.split).all(): raise BadInput('sigma', [s.min().item(), s.max().item()], f'on one side of split={self.split:g}')
+        if (s >= self.split).any() != (s >= self.split).all():
+            raise BadInput('sigma', [s.min().item(), s.max().item()], f'on one side of split={self.split:g}')
         return (self.high if (s >= self.split).all() else self.low)(x, sigma, labels)

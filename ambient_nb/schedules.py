@@ -13,89 +13,110 @@ import torch
 from .core import BadInput, check_float, check_int
 
 # %% ../nbs/03_schedules.ipynb #bdaa2d9e
-def edm_sigmas(steps: int,               # number of levels before the final zero, >= 2
-               sigma_min: float = .002,  # last level before zero, > 0
-               sigma_max: float = 80.,   # first level
-               rho: float = 7.,          # > 0; 7 spends most steps at low noise
-              ) -> torch.Tensor:         # (steps+1,), float64, falling, ends in 0
+def edm_sigmas(
+    steps: int,  # number of levels before the final zero, >= 2
+    sigma_min: float = 0.002,  # last level before zero, > 0
+    sigma_max: float = 80.0,  # first level
+    rho: float = 7.0,  # > 0; 7 spends most steps at low noise
+) -> torch.Tensor:  # (steps+1,), float64, falling, ends in 0
     "The noise levels that EDM's sampler visits."
     steps, sigma_max = check_int('steps', steps, 2), check_float('sigma_max', sigma_max, 0, open_lo=True)
-    sigma_min, rho = check_float('sigma_min', sigma_min, 0, sigma_max, open_lo=True), check_float('rho', rho, 0, open_lo=True)
+    sigma_min, rho = (
+        check_float('sigma_min', sigma_min, 0, sigma_max, open_lo=True),
+        check_float('rho', rho, 0, open_lo=True),
+    )
     ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
-    sigmas = (sigma_max**(1/rho) + ramp * (sigma_min**(1/rho) - sigma_max**(1/rho)))**rho
+    sigmas = (sigma_max ** (1 / rho) + ramp * (sigma_min ** (1 / rho) - sigma_max ** (1 / rho))) ** rho
     return torch.cat([sigmas, torch.zeros(1, dtype=torch.float64)])
 
 # %% ../nbs/03_schedules.ipynb #b231c3f1
 @dataclass(frozen=True)
 class LogNormal:
     "EDM's law of training noise levels."
-    P_mean: float = -1.2 # mean of ln sigma
-    P_std: float = 1.2   # standard deviation of ln sigma, > 0
 
-    def __post_init__(self): check_float('P_std', self.P_std, 0, open_lo=True)
+    P_mean: float = -1.2  # mean of ln sigma
+    P_std: float = 1.2  # standard deviation of ln sigma, > 0
 
-    def sigma(self, u: torch.Tensor) -> torch.Tensor: # standard normal draws -> levels, any shape
+    def __post_init__(self):
+        check_float('P_std', self.P_std, 0, open_lo=True)
+
+    def sigma(self, u: torch.Tensor) -> torch.Tensor:  # standard normal draws -> levels, any shape
         "Levels from standard normal draws."
         return (self.P_mean + self.P_std * u).exp()
 
-    def share_above(self, sigma: float) -> float: # in [0,1]
+    def share_above(self, sigma: float) -> float:  # in [0,1]
         "P(level >= sigma): the share of training that a threshold at sigma leaves above it."
-        return 1. if sigma <= 0 else .5 * math.erfc((math.log(sigma) - self.P_mean) / (self.P_std * math.sqrt(2)))
+        return 1.0 if sigma <= 0 else 0.5 * math.erfc((math.log(sigma) - self.P_mean) / (self.P_std * math.sqrt(2)))
 
 # %% ../nbs/03_schedules.ipynb #859769dc
-def _float64(value) -> torch.Tensor: # tensors as they are, numbers in float64
+def _float64(value) -> torch.Tensor:  # tensors as they are, numbers in float64
     return value if torch.is_tensor(value) else torch.tensor(float(value), dtype=torch.float64)
 
 # %% ../nbs/03_schedules.ipynb #29c5b232
 @dataclass(frozen=True)
 class VPSchedule:
     "Variance preserving: noise whose rate grows linearly."
+
     beta_d: float = 19.9  # growth of the rate, > 0
-    beta_min: float = .1  # rate at time 0, >= 0
+    beta_min: float = 0.1  # rate at time 0, >= 0
 
-    def __post_init__(self): check_float('beta_d', self.beta_d, 0, open_lo=True); check_float('beta_min', self.beta_min, 0)
+    def __post_init__(self):
+        check_float('beta_d', self.beta_d, 0, open_lo=True)
+        check_float('beta_min', self.beta_min, 0)
 
-    def sigma(self, t) -> torch.Tensor: # times -> levels, any shape
+    def sigma(self, t) -> torch.Tensor:  # times -> levels, any shape
         "The level at a time."
         t = _float64(t)
         return (self.beta_d * t**2 / 2 + self.beta_min * t).expm1().sqrt()
 
-    def slope(self, t) -> torch.Tensor: # times > 0 -> d sigma / dt, any shape
+    def slope(self, t) -> torch.Tensor:  # times > 0 -> d sigma / dt, any shape
         "How fast the level grows."
         t, s = _float64(t), self.sigma(t)
         return (self.beta_min + self.beta_d * t) * (s + 1 / s) / 2
 
-    def time(self, sigma) -> torch.Tensor: # levels -> times, any shape
+    def time(self, sigma) -> torch.Tensor:  # levels -> times, any shape
         "When a level is reached."
-        return ((self.beta_min**2 + 2 * self.beta_d * (1 + _float64(sigma).square()).log()).sqrt() - self.beta_min) / self.beta_d
+        return (
+            (self.beta_min**2 + 2 * self.beta_d * (1 + _float64(sigma).square()).log()).sqrt() - self.beta_min
+        ) / self.beta_d
 
     @classmethod
-    def between(cls,
-                sigma_min: float,        # level at time epsilon_s, > 0
-                sigma_max: float,        # level at time 1
-                epsilon_s: float = 1e-3, # in (0,1)
-               ) -> 'VPSchedule':        # BadInput where none exists
+    def between(
+        cls,
+        sigma_min: float,  # level at time epsilon_s, > 0
+        sigma_max: float,  # level at time 1
+        epsilon_s: float = 1e-3,  # in (0,1)
+    ) -> 'VPSchedule':  # BadInput where none exists
         "The schedule that passes through two levels."
-        sigma_max, e = check_float('sigma_max', sigma_max, 0, open_lo=True), check_float('epsilon_s', epsilon_s, 0, 1, open_lo=True)
+        sigma_max, e = (
+            check_float('sigma_max', sigma_max, 0, open_lo=True),
+            check_float('epsilon_s', epsilon_s, 0, 1, open_lo=True),
+        )
         low, high = math.log1p(sigma_min**2), math.log1p(sigma_max**2)
         least, most = (math.sqrt(math.expm1(high * k)) for k in (e**2, e))
-        if not least <= sigma_min < most: raise BadInput('sigma_min', sigma_min, f'from {least:.3g} to {most:.3g}, the levels that VP can have at time {e:g} when it ends at {sigma_max:g}')
+        if not least <= sigma_min < most:
+            raise BadInput(
+                'sigma_min',
+                sigma_min,
+                f'from {least:.3g} to {most:.3g}, the levels that VP can have at time {e:g} when it ends at {sigma_max:g}',
+            )
         beta_d = 2 * (high - low / e) / (1 - e)
-        return cls(beta_d, max(high - beta_d / 2, 0.))
+        return cls(beta_d, max(high - beta_d / 2, 0.0))
 
 # %% ../nbs/03_schedules.ipynb #fba940a2
 @dataclass(frozen=True)
 class VESchedule:
     "Variance exploding: the noise of a Brownian motion."
-    def sigma(self, t) -> torch.Tensor: # times -> levels, any shape
+
+    def sigma(self, t) -> torch.Tensor:  # times -> levels, any shape
         "The level at a time."
         return _float64(t).sqrt()
 
-    def slope(self, t) -> torch.Tensor: # times -> d sigma / dt, any shape
+    def slope(self, t) -> torch.Tensor:  # times -> d sigma / dt, any shape
         "How fast the level grows."
-        return .5 / _float64(t).sqrt()
+        return 0.5 / _float64(t).sqrt()
 
-    def time(self, sigma) -> torch.Tensor: # levels -> times, any shape
+    def time(self, sigma) -> torch.Tensor:  # levels -> times, any shape
         "When a level is reached."
         return _float64(sigma).square()
 
@@ -103,63 +124,90 @@ class VESchedule:
 @dataclass(frozen=True)
 class LinearSchedule:
     "EDM's: time is the noise level."
-    def sigma(self, t) -> torch.Tensor: # times -> levels, any shape
+
+    def sigma(self, t) -> torch.Tensor:  # times -> levels, any shape
         "The level at a time."
         return _float64(t)
 
-    def slope(self, t) -> torch.Tensor: # times -> d sigma / dt, any shape
+    def slope(self, t) -> torch.Tensor:  # times -> d sigma / dt, any shape
         "How fast the level grows."
         return torch.ones_like(_float64(t))
 
-    def time(self, sigma) -> torch.Tensor: # levels -> times, any shape
+    def time(self, sigma) -> torch.Tensor:  # levels -> times, any shape
         "When a level is reached."
         return _float64(sigma)
 
 # %% ../nbs/03_schedules.ipynb #51179397
-def vp_sigmas(steps: int,                      # number of levels before the final zero, >= 2
-              sigma_min: float | None = None,  # last level before zero, None for VP's own
-              sigma_max: float | None = None,  # first level, None for VP's own
-              epsilon_s: float = 1e-3,         # time of the last level, in (0,1)
-             ) -> torch.Tensor:                # (steps+1,), float64, falling, ends in 0
+def vp_sigmas(
+    steps: int,  # number of levels before the final zero, >= 2
+    sigma_min: float | None = None,  # last level before zero, None for VP's own
+    sigma_max: float | None = None,  # first level, None for VP's own
+    epsilon_s: float = 1e-3,  # time of the last level, in (0,1)
+) -> torch.Tensor:  # (steps+1,), float64, falling, ends in 0
     "The noise levels of the VP sampler: even steps in time."
     own, steps = VPSchedule(), check_int('steps', steps, 2)
-    schedule = own if sigma_min is None and sigma_max is None else VPSchedule.between(own.sigma(epsilon_s).item() if sigma_min is None else sigma_min, own.sigma(1).item() if sigma_max is None else sigma_max, epsilon_s)
-    return torch.cat([schedule.sigma(torch.linspace(1, epsilon_s, steps, dtype=torch.float64)), torch.zeros(1, dtype=torch.float64)])
+    schedule = (
+        own
+        if sigma_min is None and sigma_max is None
+        else VPSchedule.between(
+            own.sigma(epsilon_s).item() if sigma_min is None else sigma_min,
+            own.sigma(1).item() if sigma_max is None else sigma_max,
+            epsilon_s,
+        )
+    )
+    return torch.cat(
+        [schedule.sigma(torch.linspace(1, epsilon_s, steps, dtype=torch.float64)), torch.zeros(1, dtype=torch.float64)]
+    )
 
 # %% ../nbs/03_schedules.ipynb #4e5ef869
-def ve_sigmas(steps: int,               # number of levels before the final zero, >= 2
-              sigma_min: float = .02,   # last level before zero, > 0
-              sigma_max: float = 100.,  # first level
-             ) -> torch.Tensor:         # (steps+1,), float64, falling, ends in 0
+def ve_sigmas(
+    steps: int,  # number of levels before the final zero, >= 2
+    sigma_min: float = 0.02,  # last level before zero, > 0
+    sigma_max: float = 100.0,  # first level
+) -> torch.Tensor:  # (steps+1,), float64, falling, ends in 0
     "The noise levels of the VE sampler: a geometric sequence."
     steps, sigma_max = check_int('steps', steps, 2), check_float('sigma_max', sigma_max, 0, open_lo=True)
     ratio = check_float('sigma_min', sigma_min, 0, sigma_max, open_lo=True) / sigma_max
-    return torch.cat([sigma_max * ratio**torch.linspace(0, 1, steps, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)])
+    return torch.cat(
+        [sigma_max * ratio ** torch.linspace(0, 1, steps, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)]
+    )
 
 # %% ../nbs/03_schedules.ipynb #297cfb28
-def iddpm_levels(M: int = 1000,     # number of levels, >= 2
-                 C_1: float = .001, # smallest ratio of successive alphas, in (0,1)
-                 C_2: float = .008, # offset of the cosine, > 0
-                ) -> torch.Tensor:  # (M+1,), float64, falling, ends in 0
+def iddpm_levels(
+    M: int = 1000,  # number of levels, >= 2
+    C_1: float = 0.001,  # smallest ratio of successive alphas, in (0,1)
+    C_2: float = 0.008,  # offset of the cosine, > 0
+) -> torch.Tensor:  # (M+1,), float64, falling, ends in 0
     "The noise levels that iDDPM knows."
-    M, C_1, C_2 = check_int('M', M, 2), check_float('C_1', C_1, 0, 1, open_lo=True), check_float('C_2', C_2, 0, open_lo=True)
-    alphas, u = [math.sin(math.pi / 2 * j / M / (C_2 + 1))**2 for j in range(M + 1)], [0.]
-    for j in range(M, 0, -1): u.append(math.sqrt((u[-1]**2 + 1) / max(alphas[j - 1] / alphas[j], C_1) - 1))
+    M, C_1, C_2 = (
+        check_int('M', M, 2),
+        check_float('C_1', C_1, 0, 1, open_lo=True),
+        check_float('C_2', C_2, 0, open_lo=True),
+    )
+    alphas, u = [math.sin(math.pi / 2 * j / M / (C_2 + 1)) ** 2 for j in range(M + 1)], [0.0]
+    for j in range(M, 0, -1):
+        u.append(math.sqrt((u[-1] ** 2 + 1) / max(alphas[j - 1] / alphas[j], C_1) - 1))
     return torch.tensor(u[::-1], dtype=torch.float64)
 
 # %% ../nbs/03_schedules.ipynb #587d4f5f
-def iddpm_sigmas(steps: int,               # number of levels before the final zero, >= 2
-                 sigma_min: float = .002,  # levels below are left out
-                 sigma_max: float = 81.,   # levels above are left out
-                 M: int = 1000,            # number of levels there are
-                 C_1: float = .001,        # see `iddpm_levels`
-                 C_2: float = .008,        # see `iddpm_levels`
-                ) -> torch.Tensor:         # (steps+1,), float64, falling, ends in 0
+def iddpm_sigmas(
+    steps: int,  # number of levels before the final zero, >= 2
+    sigma_min: float = 0.002,  # levels below are left out
+    sigma_max: float = 81.0,  # levels above are left out
+    M: int = 1000,  # number of levels there are
+    C_1: float = 0.001,  # see `iddpm_levels`
+    C_2: float = 0.008,  # see `iddpm_levels`
+) -> torch.Tensor:  # (steps+1,), float64, falling, ends in 0
     "The noise levels of the iDDPM sampler: even steps among the levels it knows."
     u = iddpm_levels(M, C_1, C_2)[:-1]
     u = u[(u >= check_float('sigma_min', sigma_min, 0)) & (u <= check_float('sigma_max', sigma_max, 0, open_lo=True))]
-    if len(u) < 2: raise BadInput('sigma_max', sigma_max, f'such that iDDPM has two levels or more between sigma_min={sigma_min:g} and it')
-    picked = (torch.linspace(0, len(u) - 1, check_int('steps', steps, 2, len(u)), dtype=torch.float64) + .5).floor().long()
+    if len(u) < 2:
+        raise BadInput(
+            'sigma_max', sigma_max, f'such that iDDPM has two levels or more between sigma_min={sigma_min:g} and it'
+        )
+    picked = (
+        (torch.linspace(0, len(u) - 1, check_int('steps', steps, 2, len(u)), dtype=torch.float64) + 0.5).floor().long()
+    )
     return torch.cat([u[picked], torch.zeros(1, dtype=torch.float64)])
 
 # %% ../nbs/03_schedules.ipynb #61e2c3c0
@@ -169,54 +217,69 @@ DISCRETIZATIONS = dict(vp=vp_sigmas, ve=ve_sigmas, iddpm=iddpm_sigmas, edm=edm_s
 @dataclass(frozen=True)
 class VPLaw:
     "VP's law of training noise levels: time is uniform."
-    beta_d: float = 19.9    # see `VPSchedule`
-    beta_min: float = .1    # see `VPSchedule`
-    epsilon_t: float = 1e-5 # smallest time, in (0,1)
 
-    def __post_init__(self): check_float('epsilon_t', self.epsilon_t, 0, 1, open_lo=True); VPSchedule(self.beta_d, self.beta_min)
+    beta_d: float = 19.9  # see `VPSchedule`
+    beta_min: float = 0.1  # see `VPSchedule`
+    epsilon_t: float = 1e-5  # smallest time, in (0,1)
 
-    def sigma(self, u: torch.Tensor) -> torch.Tensor: # standard normal draws -> levels, any shape
+    def __post_init__(self):
+        check_float('epsilon_t', self.epsilon_t, 0, 1, open_lo=True)
+        VPSchedule(self.beta_d, self.beta_min)
+
+    def sigma(self, u: torch.Tensor) -> torch.Tensor:  # standard normal draws -> levels, any shape
         "Levels from standard normal draws."
-        return VPSchedule(self.beta_d, self.beta_min).sigma(self.epsilon_t + (1 - self.epsilon_t) * torch.special.ndtr(u))
+        return VPSchedule(self.beta_d, self.beta_min).sigma(
+            self.epsilon_t + (1 - self.epsilon_t) * torch.special.ndtr(u)
+        )
 
-    def share_above(self, sigma: float) -> float: # in [0,1]
+    def share_above(self, sigma: float) -> float:  # in [0,1]
         "P(level >= sigma)."
-        t = VPSchedule(self.beta_d, self.beta_min).time(max(sigma, 0.)).item()
-        return min(max((1 - t) / (1 - self.epsilon_t), 0.), 1.)
+        t = VPSchedule(self.beta_d, self.beta_min).time(max(sigma, 0.0)).item()
+        return min(max((1 - t) / (1 - self.epsilon_t), 0.0), 1.0)
 
 # %% ../nbs/03_schedules.ipynb #6f271cc7
 @dataclass(frozen=True)
 class VELaw:
     "VE's law of training noise levels: ln sigma is uniform."
-    sigma_min: float = .02  # smallest level, > 0
-    sigma_max: float = 100. # largest level
 
-    def __post_init__(self): check_float('sigma_min', self.sigma_min, 0, check_float('sigma_max', self.sigma_max, 0, open_lo=True), open_lo=True)
+    sigma_min: float = 0.02  # smallest level, > 0
+    sigma_max: float = 100.0  # largest level
 
-    def sigma(self, u: torch.Tensor) -> torch.Tensor: # standard normal draws -> levels, any shape
+    def __post_init__(self):
+        check_float(
+            'sigma_min', self.sigma_min, 0, check_float('sigma_max', self.sigma_max, 0, open_lo=True), open_lo=True
+        )
+
+    def sigma(self, u: torch.Tensor) -> torch.Tensor:  # standard normal draws -> levels, any shape
         "Levels from standard normal draws."
-        return self.sigma_min * (self.sigma_max / self.sigma_min)**torch.special.ndtr(u)
+        return self.sigma_min * (self.sigma_max / self.sigma_min) ** torch.special.ndtr(u)
 
-    def share_above(self, sigma: float) -> float: # in [0,1]
+    def share_above(self, sigma: float) -> float:  # in [0,1]
         "P(level >= sigma)."
-        return 1. if sigma <= 0 else min(max(math.log(self.sigma_max / sigma) / math.log(self.sigma_max / self.sigma_min), 0.), 1.)
+        return (
+            1.0
+            if sigma <= 0
+            else min(max(math.log(self.sigma_max / sigma) / math.log(self.sigma_max / self.sigma_min), 0.0), 1.0)
+        )
 
 # %% ../nbs/03_schedules.ipynb #9801bef0
 @dataclass(frozen=True)
 class iDDPMLaw:
     "iDDPM's law of training noise levels: one of its levels, all equally likely."
-    M: int = 1000     # see `iddpm_levels`
-    C_1: float = .001 # see `iddpm_levels`
-    C_2: float = .008 # see `iddpm_levels`
 
-    def __post_init__(self): object.__setattr__(self, '_rising', iddpm_levels(self.M, self.C_1, self.C_2)[:-1].flip(0))
+    M: int = 1000  # see `iddpm_levels`
+    C_1: float = 0.001  # see `iddpm_levels`
+    C_2: float = 0.008  # see `iddpm_levels`
 
-    def sigma(self, u: torch.Tensor) -> torch.Tensor: # standard normal draws -> levels, any shape
+    def __post_init__(self):
+        object.__setattr__(self, '_rising', iddpm_levels(self.M, self.C_1, self.C_2)[:-1].flip(0))
+
+    def sigma(self, u: torch.Tensor) -> torch.Tensor:  # standard normal draws -> levels, any shape
         "Levels from standard normal draws."
         j = (torch.special.ndtr(u) * self.M).long().clamp(max=self.M - 1)
         return self._rising.to(u.device, u.dtype)[j]
 
-    def share_above(self, sigma: float) -> float: # in [0,1]
+    def share_above(self, sigma: float) -> float:  # in [0,1]
         "P(level >= sigma)."
         return (self._rising >= sigma).double().mean().item()
 

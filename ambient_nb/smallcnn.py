@@ -23,98 +23,151 @@ from .training import PRECISIONS, claim_folder, locked, newest_state, read_stats
 @dataclass(frozen=True)
 class CnnConfig:
     "All settings of an encoder's training."
-    stages: tuple = ((24, 14), (32, 6)) # (side in px, epochs), one after the other
-    batch: int = 256           # images per step
-    lr: float = .2             # at its highest
-    climb: float = .2          # share of the run in which it is reached
-    momentum: float = .9       # Nesterov's
-    weight_decay: float = 5e-4 # of all weights
-    scale: float = .125        # of the logits in the loss: it keeps the last layer's steps small
-    smoothing: float = .1      # share of the label given to all classes alike
-    precision: str = 'bf16'    # of the network's arithmetic: fp32, bf16
-    seed: int = 0              # of weights, order, crops and flips
+
+    stages: tuple = ((24, 14), (32, 6))  # (side in px, epochs), one after the other
+    batch: int = 256  # images per step
+    lr: float = 0.2  # at its highest
+    climb: float = 0.2  # share of the run in which it is reached
+    momentum: float = 0.9  # Nesterov's
+    weight_decay: float = 5e-4  # of all weights
+    scale: float = 0.125  # of the logits in the loss: it keeps the last layer's steps small
+    smoothing: float = 0.1  # share of the label given to all classes alike
+    precision: str = 'bf16'  # of the network's arithmetic: fp32, bf16
+    seed: int = 0  # of weights, order, crops and flips
 
     def __post_init__(self):
-        check_int('batch', self.batch, 2); check_float('lr', self.lr, 0, open_lo=True); check_float('climb', self.climb, 0, 1, open_lo=True); check_float('scale', self.scale, 0, open_lo=True)
-        for name in ('momentum', 'smoothing'): check_float(name, getattr(self, name), 0, 1)
-        check_float('weight_decay', self.weight_decay, 0); check_choice('precision', self.precision, ('fp32', 'bf16')); check_int('seed', self.seed, 0)
-        if not self.stages: raise BadInput('stages', self.stages, 'at least one pair (side, epochs)')
-        for side, epochs in self.stages: check_int('side', side, 16); check_int('epochs', epochs, 1)
+        check_int('batch', self.batch, 2)
+        check_float('lr', self.lr, 0, open_lo=True)
+        check_float('climb', self.climb, 0, 1, open_lo=True)
+        check_float('scale', self.scale, 0, open_lo=True)
+        for name in ('momentum', 'smoothing'):
+            check_float(name, getattr(self, name), 0, 1)
+        check_float('weight_decay', self.weight_decay, 0)
+        check_choice('precision', self.precision, ('fp32', 'bf16'))
+        check_int('seed', self.seed, 0)
+        if not self.stages:
+            raise BadInput('stages', self.stages, 'at least one pair (side, epochs)')
+        for side, epochs in self.stages:
+            check_int('side', side, 16)
+            check_int('epochs', epochs, 1)
 
-    def ends(self, n: int) -> list[int]: # the iteration at which each stage ends, for n images
+    def ends(self, n: int) -> list[int]:  # the iteration at which each stage ends, for n images
         "Where the stages end."
-        return [math.ceil(sum(epochs for _, epochs in self.stages[:k + 1]) * n / self.batch) for k in range(len(self.stages))]
+        return [
+            math.ceil(sum(epochs for _, epochs in self.stages[: k + 1]) * n / self.batch)
+            for k in range(len(self.stages))
+        ]
 
     def lr_at(self, it: int, total: int) -> float:
         "The learning rate of a step: up, then down to nearly zero."
         top = self.climb * total
-        return self.lr * min((it + 1) / top, (total - it) / (total - top) if total > top else 1., 1.)
+        return self.lr * min((it + 1) / top, (total - it) / (total - top) if total > top else 1.0, 1.0)
 
 # %% ../nbs/12b_smallcnn.ipynb #a0d9ea5c
-def cropped(x: torch.Tensor,      # (B,C,H,W)
-            shifts: torch.Tensor, # (B,2) whole pixels, from -reach to reach
-            flips: torch.Tensor,  # (B,) bool, mirrored left to right
-            reach: int,           # the largest shift, below the side
-           ) -> torch.Tensor:
+def cropped(
+    x: torch.Tensor,  # (B,C,H,W)
+    shifts: torch.Tensor,  # (B,2) whole pixels, from -reach to reach
+    flips: torch.Tensor,  # (B,) bool, mirrored left to right
+    reach: int,  # the largest shift, below the side
+) -> torch.Tensor:
     "Each image moved by its own shift and mirrored or not; what enters is its reflection."
     side = torch.arange(x.shape[-1], device=x.device)
-    def reflected(i): return (x.shape[-1] - 1) - ((x.shape[-1] - 1) - i.abs()).abs()
-    if reach >= len(side) or shifts.abs().max() > reach: raise BadInput('shifts', int(shifts.abs().max()), f'at most reach={reach}, and that below the side of {len(side)} px')
+
+    def reflected(i):
+        return (x.shape[-1] - 1) - ((x.shape[-1] - 1) - i.abs()).abs()
+
+    if reach >= len(side) or shifts.abs().max() > reach:
+        raise BadInput(
+            'shifts', int(shifts.abs().max()), f'at most reach={reach}, and that below the side of {len(side)} px'
+        )
     rows, columns = side + shifts[:, :1], torch.where(flips[:, None], side.flip(0), side) + shifts[:, 1:]
-    return x[torch.arange(len(x))[:, None, None, None], torch.arange(x.shape[1])[:, None, None], reflected(rows)[:, None, :, None], reflected(columns)[:, None, None, :]]
+    return x[
+        torch.arange(len(x))[:, None, None, None],
+        torch.arange(x.shape[1])[:, None, None],
+        reflected(rows)[:, None, :, None],
+        reflected(columns)[:, None, None, :],
+    ]
 
 # %% ../nbs/12b_smallcnn.ipynb #57ff887f
-def fresh_cnn(seed: int = 0, # of the weights
-              width: int = 32, # channels of the first layer
-             ) -> nn.Sequential: # in training mode
+def fresh_cnn(
+    seed: int = 0,  # of the weights
+    width: int = 32,  # channels of the first layer
+) -> nn.Sequential:  # in training mode
     "The network before training, the same at every call."
     net = cifar_net(width)
     for layer in net.modules():
-        if isinstance(layer, nn.BatchNorm2d): layer.reset_running_stats(); nn.init.ones_(layer.weight); nn.init.zeros_(layer.bias)
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.reset_running_stats()
+            nn.init.ones_(layer.weight)
+            nn.init.zeros_(layer.bias)
     for name, p in net.named_parameters():
-        if p.ndim > 1: p.data = torch.randn(p.shape, generator=rng(seed, 'cnn', name)) * (2 / p[0].numel())**.5
+        if p.ndim > 1:
+            p.data = torch.randn(p.shape, generator=rng(seed, 'cnn', name)) * (2 / p[0].numel()) ** 0.5
     nn.init.zeros_(net[-1].bias)
     return net.to(memory_format=torch.channels_last)
 
 # %% ../nbs/12b_smallcnn.ipynb #9dc4390a
 class CnnTrainer:
     "The moving parts of one run."
-    def __init__(self,
-                 config: CnnConfig,
-                 images: Images, # colour, with labels
-                ):
-        if images.labels is None or images.channels != 3: raise BadInput('images', repr(images), 'colour images with labels')
+
+    def __init__(
+        self,
+        config: CnnConfig,
+        images: Images,  # colour, with labels
+    ):
+        if images.labels is None or images.channels != 3:
+            raise BadInput('images', repr(images), 'colour images with labels')
         self.config, self.images, self.it, self.ends = config, images, 0, config.ends(len(images))
         self.net, self.stage, self.small = fresh_cnn(config.seed), None, None
-        self.optimizer = torch.optim.SGD(self.net.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, nesterov=True)
+        self.optimizer = torch.optim.SGD(
+            self.net.parameters(),
+            lr=config.lr,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            nesterov=True,
+        )
 
-    def batch(self) -> tuple: # (x, labels): (B,3,side,side) in [-1,1], (B,)
+    def batch(self) -> tuple:  # (x, labels): (B,3,side,side) in [-1,1], (B,)
         "The images of the next step, shrunk to its stage's side, moved and mirrored."
         c, stage = self.config, next(k for k, end in enumerate(self.ends) if self.it < end)
-        if stage != self.stage: self.stage, self.small = stage, shrink(self.images, c.stages[stage][0])
-        rows, reach, draws = order(len(self.images), c.seed, self.it * c.batch, c.batch), c.stages[stage][0] // 8, rng(c.seed, 'crops', self.it)
-        shifts, flips = torch.randint(-reach, reach + 1, (c.batch, 2), generator=draws), torch.rand(c.batch, generator=draws) < .5
+        if stage != self.stage:
+            self.stage, self.small = stage, shrink(self.images, c.stages[stage][0])
+        rows, reach, draws = (
+            order(len(self.images), c.seed, self.it * c.batch, c.batch),
+            c.stages[stage][0] // 8,
+            rng(c.seed, 'crops', self.it),
+        )
+        shifts, flips = (
+            torch.randint(-reach, reach + 1, (c.batch, 2), generator=draws),
+            torch.rand(c.batch, generator=draws) < 0.5,
+        )
         return to_float(cropped(self.small.pixels[rows], shifts, flips, reach)), self.images.labels[rows]
 
-    def step(self) -> tuple[float, float]: # the batch's loss, the share it named rightly
+    def step(self) -> tuple[float, float]:  # the batch's loss, the share it named rightly
         "One optimizer step."
         (x, labels), c = self.batch(), self.config
-        for group in self.optimizer.param_groups: group['lr'] = c.lr_at(self.it, self.ends[-1])
+        for group in self.optimizer.param_groups:
+            group['lr'] = c.lr_at(self.it, self.ends[-1])
         with torch.autocast('cpu', PRECISIONS[c.precision], enabled=c.precision != 'fp32'):
             logits = self.net.train()(x.to(memory_format=torch.channels_last)).float() * c.scale
         loss = F.cross_entropy(logits, labels, label_smoothing=c.smoothing)
-        self.optimizer.zero_grad(); loss.backward(); self.optimizer.step()
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
         self.it += 1
         return loss.item(), (logits.argmax(1) == labels).double().mean().item()
 
-    def state(self) -> dict: # name -> tensor
+    def state(self) -> dict:  # name -> tensor
         "All that a resumed run needs, besides the config and the iteration."
-        return {f'net.{k}': v for k, v in self.net.state_dict().items()} | {f'sgd.{i}': s['momentum_buffer'] for i, s in self.optimizer.state_dict()['state'].items()}
+        return {f'net.{k}': v for k, v in self.net.state_dict().items()} | {
+            f'sgd.{i}': s['momentum_buffer'] for i, s in self.optimizer.state_dict()['state'].items()
+        }
 
-    def load(self,
-             tensors: dict, # from `state`
-             it: int,       # steps done
-            ) -> None:
+    def load(
+        self,
+        tensors: dict,  # from `state`
+        it: int,  # steps done
+    ) -> None:
         "Continue from a stored state."
         self.net.load_state_dict({k[4:]: v for k, v in tensors.items() if k.startswith('net.')})
         sgd = self.optimizer.state_dict()
@@ -123,53 +176,78 @@ class CnnTrainer:
         self.it = it
 
 # %% ../nbs/12b_smallcnn.ipynb #37378aec
-def fit_cnn(config: CnnConfig,
-            images: Images, # colour, with labels
-            folder: Path,   # of the run; made when missing, continued when not
-            *, tick: int = 150, # steps between lines of stats.jsonl, each with a checkpoint
-           ) -> nn.Sequential: # in eval mode, on the CPU
+def fit_cnn(
+    config: CnnConfig,
+    images: Images,  # colour, with labels
+    folder: Path,  # of the run; made when missing, continued when not
+    *,
+    tick: int = 150,  # steps between lines of stats.jsonl, each with a checkpoint
+) -> nn.Sequential:  # in eval mode, on the CPU
     "Train, from scratch or from where the folder stands."
     check_int('tick', tick, 1)
-    folder, trainer, spent = claim_folder(folder, config, images), CnnTrainer(config, images), 0.
+    folder, trainer, spent = claim_folder(folder, config, images), CnnTrainer(config, images), 0.0
     with locked(folder):
-        if (stored := newest_state(folder)): trainer.load(stored[0], stored[1]['it']); spent = stored[1]['sec']
+        if stored := newest_state(folder):
+            trainer.load(stored[0], stored[1]['it'])
+            spent = stored[1]['sec']
         lines = [line for line in read_stats(folder) if line['it'] <= trainer.it]
-        write_atomic(folder/'stats.jsonl', ''.join(json.dumps(line) + '\n' for line in lines))
-        begun, sums, done = time.monotonic() - spent, [0., 0.], trainer.it
+        write_atomic(folder / 'stats.jsonl', ''.join(json.dumps(line) + '\n' for line in lines))
+        begun, sums, done = time.monotonic() - spent, [0.0, 0.0], trainer.it
         for it in progress(range(trainer.it, trainer.ends[-1]), desc='training'):
             sums = [a + b for a, b in zip(sums, trainer.step())]
             if trainer.it % tick == 0 or trainer.it == trainer.ends[-1]:
                 loss, accuracy = (s / (trainer.it - done) for s in sums)
-                line = dict(it=trainer.it, epoch=trainer.it * config.batch / len(images), side=config.stages[trainer.stage][0], loss=loss, accuracy=accuracy, sec=time.monotonic() - begun)
-                if not math.isfinite(loss): raise FloatingPointError(f'the loss is {loss} at iteration {trainer.it}; a smaller lr than {config.lr:g} may help')
-                with open(folder/'stats.jsonl', 'a') as log: print(json.dumps(line), file=log)
+                line = dict(
+                    it=trainer.it,
+                    epoch=trainer.it * config.batch / len(images),
+                    side=config.stages[trainer.stage][0],
+                    loss=loss,
+                    accuracy=accuracy,
+                    sec=time.monotonic() - begun,
+                )
+                if not math.isfinite(loss):
+                    raise FloatingPointError(
+                        f'the loss is {loss} at iteration {trainer.it}; a smaller lr than {config.lr:g} may help'
+                    )
+                with open(folder / 'stats.jsonl', 'a') as log:
+                    print(json.dumps(line), file=log)
                 save_state(folder, trainer, dict(it=trainer.it, sec=line['sec']))
-                sums, done = [0., 0.], trainer.it
+                sums, done = [0.0, 0.0], trainer.it
     return trainer.net.eval()
 
 # %% ../nbs/12b_smallcnn.ipynb #3520a9a6
 @torch.no_grad()
-def cnn_accuracy(net: nn.Sequential, # in eval mode
-                 images: Images,     # with labels
-                ) -> Estimate:       # a share, with Wilson's interval
+def cnn_accuracy(
+    net: nn.Sequential,  # in eval mode
+    images: Images,  # with labels
+) -> Estimate:  # a share, with Wilson's interval
     "The share of images whose class the network names."
-    hits = sum(int((net(to_float(u)).argmax(1) == labels).sum()) for u, labels in zip(images.pixels.split(500), images.labels.split(500)))
+    hits = sum(
+        int((net(to_float(u)).argmax(1) == labels).sum())
+        for u, labels in zip(images.pixels.split(500), images.labels.split(500))
+    )
     return wilson(hits, len(images))
 
 # %% ../nbs/12b_smallcnn.ipynb #46dce150
-def halved(net: nn.Sequential) -> nn.Sequential: # the same, changed in place
+def halved(net: nn.Sequential) -> nn.Sequential:  # the same, changed in place
     "Round a network's weights to float16."
     net.load_state_dict({k: v.half().to(v.dtype) if v.is_floating_point() else v for k, v in net.state_dict().items()})
     return net
 
 # %% ../nbs/12b_smallcnn.ipynb #64430d97
 @torch.no_grad()
-def save_cnn(path: Path,         # where; NAME.safetensors
-             net: nn.Sequential, # in eval mode
-             images: Images,     # of its training images: their mean feature is stored
-             card: dict,         # JSON-able: data, training, accuracy, limits
-            ) -> Path:
+def save_cnn(
+    path: Path,  # where; NAME.safetensors
+    net: nn.Sequential,  # in eval mode
+    images: Images,  # of its training images: their mean feature is stored
+    card: dict,  # JSON-able: data, training, accuracy, limits
+) -> Path:
     "Write a network's weights as float16, with its mean feature and a card."
-    total = sum(cifar_filters(halved(net), to_float(u)).double().sum(0) for u in progress(images.pixels.split(500), desc='mean feature'))
-    tensors = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in net.state_dict().items()} | dict(mean=(total / len(images)).float())
+    total = sum(
+        cifar_filters(halved(net), to_float(u)).double().sum(0)
+        for u in progress(images.pixels.split(500), desc='mean feature')
+    )
+    tensors = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in net.state_dict().items()} | dict(
+        mean=(total / len(images)).float()
+    )
     return write_atomic(path, save(tensors, metadata=dict(card=json.dumps(card))))

@@ -20,28 +20,37 @@ from .datamake import PLAIN, fit, open_tree, read_arrays
 from .features import Encoder
 
 # %% ../nbs/14c_sources.ipynb #ec8e4c89
-def decode(data: bytes, # of a PNG, JPEG, WebP, BMP or TIFF file
-          ) -> tuple:   # a PIL image of mode L or RGB; what was converted, in words
+def decode(
+    data: bytes,  # of a PNG, JPEG, WebP, BMP or TIFF file
+) -> tuple:  # a PIL image of mode L or RGB; what was converted, in words
     "A picture as 8-bit grey or RGB, and what that took."
     from PIL import Image
+
     image = Image.open(io.BytesIO(data))
     deep = any(';16' in str(tile[3]) for tile in image.tile)
     image.load()
     done = ['16 bits cut to the high byte'] if deep else []
-    if deep and image.mode.startswith('I'): image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).astype(np.uint8))
-    if image.mode not in PLAIN: raise ValueError(f'mode {image.mode} has no known white')
-    if 'A' in image.mode or 'transparency' in image.info: done.append('alpha dropped')
-    elif image.mode not in ('L', 'RGB'): done.append(f'{image.mode} to {PLAIN[image.mode]}')
+    if deep and image.mode.startswith('I'):
+        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).astype(np.uint8))
+    if image.mode not in PLAIN:
+        raise ValueError(f'mode {image.mode} has no known white')
+    if 'A' in image.mode or 'transparency' in image.info:
+        done.append('alpha dropped')
+    elif image.mode not in ('L', 'RGB'):
+        done.append(f'{image.mode} to {PLAIN[image.mode]}')
     return image.convert(PLAIN[image.mode]), done
 
 # %% ../nbs/14c_sources.ipynb #3c2cb5a5
-def mapped(parts: Iterable[np.ndarray], # (n,…) arrays that differ in n only, at least one row in all
-           folder: Path,                # where there is room on disk
-          ) -> torch.Tensor:            # (sum of n, …)
+def mapped(
+    parts: Iterable[np.ndarray],  # (n,…) arrays that differ in n only, at least one row in all
+    folder: Path,  # where there is room on disk
+) -> torch.Tensor:  # (sum of n, …)
     "Arrays, one after the other, as one tensor that lives in an unnamed file."
     rows = 0
     with tempfile.TemporaryFile(dir=folder) as f:
-        for a in parts: f.write(np.ascontiguousarray(a).data); rows += len(a)
+        for a in parts:
+            f.write(np.ascontiguousarray(a).data)
+            rows += len(a)
         f.flush()
         return torch.from_numpy(np.memmap(f, a.dtype, 'c', shape=(rows, *a.shape[1:])))
 
@@ -49,30 +58,45 @@ def mapped(parts: Iterable[np.ndarray], # (n,…) arrays that differ in n only, 
 @dataclass(frozen=True, eq=False)
 class Pictures:
     "Pictures of one size from one source."
-    pixels: torch.Tensor      # (N,C,H,W) uint8, C = 1 where all are grey, else 3
-    names: tuple[str, ...]    # (N,) in the source
-    digests: tuple[bytes, ...] # (N,) SHA-256 of each picture as RGB
-    source: str               # name of the folder, archive, file or data set
-    converted: dict[str, int] # what was done to how many
-    skipped: dict[str, str]   # pictures that did not open: why
 
-    def __len__(self): return len(self.pixels)
-    def __repr__(self): return f'Pictures({self.source}: {len(self):,} of {"x".join(map(str, self.pixels.shape[1:]))}, sha {self.sha[:12]})'
+    pixels: torch.Tensor  # (N,C,H,W) uint8, C = 1 where all are grey, else 3
+    names: tuple[str, ...]  # (N,) in the source
+    digests: tuple[bytes, ...]  # (N,) SHA-256 of each picture as RGB
+    source: str  # name of the folder, archive, file or data set
+    converted: dict[str, int]  # what was done to how many
+    skipped: dict[str, str]  # pictures that did not open: why
+
+    def __len__(self):
+        return len(self.pixels)
+
+    def __repr__(self):
+        return f'Pictures({self.source}: {len(self):,} of {"x".join(map(str, self.pixels.shape[1:]))}, sha {self.sha[:12]})'
 
     @cached_property
-    def sha(self) -> str: # 64 hex digits, over the size and all pictures in their order
+    def sha(self) -> str:  # 64 hex digits, over the size and all pictures in their order
         return self.sha_of(0, len(self))
 
-    def sha_of(self, start: int, stop: int) -> str: # of a part
-        return hashlib.sha256(canonical(list(self.pixels.shape[1:])).encode() + b''.join(self.digests[start:stop])).hexdigest()
+    def sha_of(self, start: int, stop: int) -> str:  # of a part
+        return hashlib.sha256(
+            canonical(list(self.pixels.shape[1:])).encode() + b''.join(self.digests[start:stop])
+        ).hexdigest()
 
-    def as_rgb(self) -> 'Pictures': # a view: nothing is copied
-        return replace(self, pixels=self.pixels.expand(-1, 3, -1, -1), converted=self.converted | {'grey expanded to RGB': len(self)}) if self.pixels.shape[1] == 1 else self
+    def as_rgb(self) -> 'Pictures':  # a view: nothing is copied
+        return (
+            replace(
+                self,
+                pixels=self.pixels.expand(-1, 3, -1, -1),
+                converted=self.converted | {'grey expanded to RGB': len(self)},
+            )
+            if self.pixels.shape[1] == 1
+            else self
+        )
 
 # %% ../nbs/14c_sources.ipynb #c4f29c65
-def mirrored(pictures: Pictures,
-             folder: Path, # where there is room on disk
-            ) -> Pictures: # other pictures, under the same names
+def mirrored(
+    pictures: Pictures,
+    folder: Path,  # where there is room on disk
+) -> Pictures:  # other pictures, under the same names
     "Each picture with left and right exchanged."
     pixels = mapped((part.flip(-1).numpy() for part in pictures.pixels.split(4096)), folder)
     digests = (hashlib.sha256(a.expand(3, -1, -1).contiguous().numpy().tobytes()).digest() for a in pixels)
@@ -81,87 +105,165 @@ def mirrored(pictures: Pictures,
 # %% ../nbs/14c_sources.ipynb #f7687981
 ENDINGS = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.tif', '.tiff')
 
-def listed(source,    # path, Images, or uint8 tensor or array
-           name: str, # the parameter it came by, for the errors
-          ) -> tuple[str, list]: # what to call the source; for each picture its name and a function that opens it
+
+def listed(
+    source,  # path, Images, or uint8 tensor or array
+    name: str,  # the parameter it came by, for the errors
+) -> tuple[str, list]:  # what to call the source; for each picture its name and a function that opens it
     "The pictures of a source, not opened yet."
     from PIL import Image
+
     if isinstance(source, (Images, torch.Tensor, np.ndarray)):
-        called, u = (source.name, source.pixels) if isinstance(source, Images) else ('array', torch.as_tensor(source).cpu())
+        called, u = (
+            (source.name, source.pixels) if isinstance(source, Images) else ('array', torch.as_tensor(source).cpu())
+        )
         u = u[:, None] if u.ndim == 3 else u.movedim(-1, 1) if u.ndim == 4 and u.shape[1] not in (1, 3) else u
-        if u.dtype != torch.uint8 or u.ndim != 4 or u.shape[1] not in (1, 3): raise BadInput(name, f'{u.dtype} {tuple(u.shape)}', 'uint8 of shape (N,C,H,W) or (N,H,W,C) with C = 1 or 3, or (N,H,W)')
+        if u.dtype != torch.uint8 or u.ndim != 4 or u.shape[1] not in (1, 3):
+            raise BadInput(
+                name, f'{u.dtype} {tuple(u.shape)}', 'uint8 of shape (N,C,H,W) or (N,H,W,C) with C = 1 or 3, or (N,H,W)'
+            )
         ids = source.ids.tolist() if isinstance(source, Images) else range(len(u))
-        return called, [(f'{i}', lambda a=a: (Image.fromarray(a if a.ndim == 2 else a.transpose(1, 2, 0)), [])) for i, a in zip(ids, (u if u.shape[1] == 3 else u[:, 0]).numpy())]
+        return called, [
+            (f'{i}', lambda a=a: (Image.fromarray(a if a.ndim == 2 else a.transpose(1, 2, 0)), []))
+            for i, a in zip(ids, (u if u.shape[1] == 3 else u[:, 0]).numpy())
+        ]
     try:
         tree = open_tree(source)
-        if found := [n for n in tree.names if n.lower().endswith(ENDINGS)]: return tree.src.name, [(n, lambda n=n: decode(tree.read(n))) for n in found]
+        if found := [n for n in tree.names if n.lower().endswith(ENDINGS)]:
+            return tree.src.name, [(n, lambda n=n: decode(tree.read(n))) for n in found]
         arrays = [n for n in tree.names if n.endswith(('.npy', '.npz'))]
-        if len(arrays) != 1: raise BadInput(name, str(source), f'a folder, zip or tar of pictures ({", ".join(ENDINGS)}), or one .npy or .npz array; this one holds ' + (f'{len(arrays)} arrays' if arrays else 'neither'))
-        return tree.src.name, [(e.name.split(': ')[-1], lambda e=e: (e.open(), [])) for e in read_arrays(tree, 'train')[0]]
-    except BadInput as e: raise BadInput(name, e.value, e.allowed) from None
+        if len(arrays) != 1:
+            raise BadInput(
+                name,
+                str(source),
+                f'a folder, zip or tar of pictures ({", ".join(ENDINGS)}), or one .npy or .npz array; this one holds '
+                + (f'{len(arrays)} arrays' if arrays else 'neither'),
+            )
+        return tree.src.name, [
+            (e.name.split(': ')[-1], lambda e=e: (e.open(), [])) for e in read_arrays(tree, 'train')[0]
+        ]
+    except BadInput as e:
+        raise BadInput(name, e.value, e.allowed) from None
 
 # %% ../nbs/14c_sources.ipynb #b2bf0e46
-def read_pictures(source,                   # path, Images, or uint8 tensor or array
-                  name: str = 'source',     # the parameter it came by, for the errors
-                  *, size: int | None = None, # bring all pictures to this side in pixels
-                  skip_bad: bool = False,   # leave out what does not open
-                  folder: Path | None = None, # where there is room on disk; None for `audit` in the runs folder
-                 ) -> Pictures:
+def read_pictures(
+    source,  # path, Images, or uint8 tensor or array
+    name: str = 'source',  # the parameter it came by, for the errors
+    *,
+    size: int | None = None,  # bring all pictures to this side in pixels
+    skip_bad: bool = False,  # leave out what does not open
+    folder: Path | None = None,  # where there is room on disk; None for `audit` in the runs folder
+) -> Pictures:
     "Read, check and count the pictures of a source."
     from PIL import Image
-    (called, entries), folder = listed(source, name), writable_dir(folder or runs_dir()/'audit', 'cache')
-    if size is not None: size = check_int('size', size, 1)
+
+    (called, entries), folder = listed(source, name), writable_dir(folder or runs_dir() / 'audit', 'cache')
+    if size is not None:
+        size = check_int('size', size, 1)
     names, digests, converted, bad, sides, grey = [], [], Counter(), {}, [], 0
+
     def rows():
         nonlocal grey
         for picture, read in progress(entries, desc=f'reading {name}'):
-            try: image, done = read()
-            except Exception as e: bad[picture] = f'{type(e).__name__}: {str(e).split("<")[0].strip()}'; continue
+            try:
+                image, done = read()
+            except Exception as e:
+                bad[picture] = f'{type(e).__name__}: {str(e).split("<")[0].strip()}'
+                continue
             w, h = image.size
-            if size is not None and min(w, h) < size: raise BadInput('size', size, f'at most {min(w, h)}, the smaller side of {picture} in {called}')
-            if size is not None and (w, h) != (size, size): image, w, h, done = Image.fromarray(fit(image, picture, 'center', size)), size, size, [*done, f'resized to {size}x{size}']
+            if size is not None and min(w, h) < size:
+                raise BadInput('size', size, f'at most {min(w, h)}, the smaller side of {picture} in {called}')
+            if size is not None and (w, h) != (size, size):
+                image, w, h, done = (
+                    Image.fromarray(fit(image, picture, 'center', size)),
+                    size,
+                    size,
+                    [*done, f'resized to {size}x{size}'],
+                )
             sides.append(w)
-            if (w, h) != (sides[0], sides[0]): raise BadInput(name, f'{called}: {picture}', f'square and of one side: this picture is {w}x{h}' + (f', {names[0]} {sides[0]}x{sides[0]}' if names else '') + '; with `size` all are brought to one side')
+            if (w, h) != (sides[0], sides[0]):
+                raise BadInput(
+                    name,
+                    f'{called}: {picture}',
+                    f'square and of one side: this picture is {w}x{h}'
+                    + (f', {names[0]} {sides[0]}x{sides[0]}' if names else '')
+                    + '; with `size` all are brought to one side',
+                )
             a = np.asarray(image.convert('RGB')).transpose(2, 0, 1)
-            names.append(picture); digests.append(hashlib.sha256(a.tobytes()).digest()); converted.update(done); grey += image.mode == 'L'
+            names.append(picture)
+            digests.append(hashlib.sha256(a.tobytes()).digest())
+            converted.update(done)
+            grey += image.mode == 'L'
             yield a[None]
         some = '; '.join(f'{n} ({why})' for n, why in list(bad.items())[:5]) + ('; …' if len(bad) > 5 else '')
-        if bad and not skip_bad: raise BadInput(name, called, f'a source whose pictures all open, or one read with `skip_bad`; {len(bad):,} of {len(entries):,} do not open: {some}')
-        if not names: raise BadInput(name, called, 'a source with at least one picture that opens' + (f': {some}' if bad else ''))
+        if bad and not skip_bad:
+            raise BadInput(
+                name,
+                called,
+                f'a source whose pictures all open, or one read with `skip_bad`; {len(bad):,} of {len(entries):,} do not open: {some}',
+            )
+        if not names:
+            raise BadInput(name, called, 'a source with at least one picture that opens' + (f': {some}' if bad else ''))
+
     pixels = mapped(rows(), folder)
-    if grey == len(names): pixels = mapped((part[:, :1].numpy() for part in pixels.split(4096)), folder)
-    elif grey: converted['grey expanded to RGB'] = grey
+    if grey == len(names):
+        pixels = mapped((part[:, :1].numpy() for part in pixels.split(4096)), folder)
+    elif grey:
+        converted['grey expanded to RGB'] = grey
     return Pictures(pixels, tuple(names), tuple(digests), called, dict(converted), bad)
 
 # %% ../nbs/14c_sources.ipynb #a070eced
-def cached_shard(path: Path, # of a .safetensors file, perhaps not there
-                 key: dict,  # what its features must be of
-                ) -> torch.Tensor | None: # (n,dim) float32, None where it must be computed
+def cached_shard(
+    path: Path,  # of a .safetensors file, perhaps not there
+    key: dict,  # what its features must be of
+) -> torch.Tensor | None:  # (n,dim) float32, None where it must be computed
     "The features of a shard, if the file holds exactly those."
     from safetensors import SafetensorError, safe_open
-    if not path.is_file(): return None
+
+    if not path.is_file():
+        return None
     try:
-        with safe_open(path, 'pt') as f: stored, features = f.metadata(), f.get_tensor('features')
-    except (SafetensorError, OSError): return None
+        with safe_open(path, 'pt') as f:
+            stored, features = f.metadata(), f.get_tensor('features')
+    except (SafetensorError, OSError):
+        return None
     return features if stored == key | dict(sha=hashlib.sha256(features.numpy().tobytes()).hexdigest()) else None
 
 # %% ../nbs/14c_sources.ipynb #9fb94d15
-def features(pictures: Pictures, # N of them
-             encoder: Encoder,   # any
-             *, cache: Path | None = None, # folder of the shards; None for `audit` in the runs folder
-             shard: int = 4096,  # pictures in a shard, rounded up to whole blocks of the encoder
-            ) -> torch.Tensor:   # (N,dim) float32
+def features(
+    pictures: Pictures,  # N of them
+    encoder: Encoder,  # any
+    *,
+    cache: Path | None = None,  # folder of the shards; None for `audit` in the runs folder
+    shard: int = 4096,  # pictures in a shard, rounded up to whole blocks of the encoder
+) -> torch.Tensor:  # (N,dim) float32
     "The features of all pictures, from the cache where it has them."
     from safetensors.torch import save
-    cache, step = writable_dir(cache or runs_dir()/'audit', 'cache'), -(-check_int('shard', shard, 1) // encoder.block) * encoder.block
+
+    cache, step = (
+        writable_dir(cache or runs_dir() / 'audit', 'cache'),
+        -(-check_int('shard', shard, 1) // encoder.block) * encoder.block,
+    )
+
     def parts():
         for s in progress(range(0, len(pictures), step), desc=f'{encoder.name} of {pictures.source}'):
-            part = pictures.pixels[s:s + step]
-            key = dict(pictures=pictures.sha_of(s, s + len(part)), encoder=encoder.name, definition=content_hash(encoder.definition))
-            path = cache/f'{content_hash(key)}.safetensors'
+            part = pictures.pixels[s : s + step]
+            key = dict(
+                pictures=pictures.sha_of(s, s + len(part)),
+                encoder=encoder.name,
+                definition=content_hash(encoder.definition),
+            )
+            path = cache / f'{content_hash(key)}.safetensors'
             found = cached_shard(path, key)
             if found is None:
                 found = encoder(part).cpu().float().contiguous()
-                write_atomic(path, save(dict(features=found), metadata=key | dict(sha=hashlib.sha256(found.numpy().tobytes()).hexdigest())))
+                write_atomic(
+                    path,
+                    save(
+                        dict(features=found),
+                        metadata=key | dict(sha=hashlib.sha256(found.numpy().tobytes()).hexdigest()),
+                    ),
+                )
             yield found.numpy()
+
     return mapped(parts(), cache)

@@ -17,7 +17,18 @@ from pathlib import Path
 import pandas as pd
 import torch
 from .checkpoints import save_json
-from .core import BadInput, check_choice, check_flag, check_int, pick_device, provenance, rng, runs_dir, stream, writable_dir
+from ambient_nb.core import (
+    BadInput,
+    check_choice,
+    check_flag,
+    check_int,
+    pick_device,
+    provenance,
+    rng,
+    runs_dir,
+    stream,
+    writable_dir,
+)
 from .data import Images
 from .denoisers import EDMPrecond
 from .networks import PRESETS, NetConfig, make_net
@@ -26,99 +37,129 @@ from .schedules import edm_sigmas
 from .training import PRECISIONS, TrainConfig, Trainer, at_precision, ema_beta
 
 # %% ../nbs/11a_speed.ipynb #ea3a6812
-def alternate(works: dict,  # name -> a function without arguments
-              rounds: int,  # after one to warm up
-              device: torch.device | str = 'cpu', # where the work is done
-              least: float = .1, # seconds of work in a round, at least
-             ) -> pd.DataFrame:  # seconds per call; a line a round, a column a work
+def alternate(
+    works: dict,  # name -> a function without arguments
+    rounds: int,  # after one to warm up
+    device: torch.device | str = 'cpu',  # where the work is done
+    least: float = 0.1,  # seconds of work in a round, at least
+) -> pd.DataFrame:  # seconds per call; a line a round, a column a work
     "Time several things in turn."
     on_gpu = torch.device(device).type == 'cuda'
     clock = time.process_time if not on_gpu and torch.get_num_threads() == 1 else time.perf_counter
+
     def seconds(work, calls=1):
-        if on_gpu: torch.cuda.synchronize(device)
+        if on_gpu:
+            torch.cuda.synchronize(device)
         begun = clock()
-        for _ in range(calls): work()
-        if on_gpu: torch.cuda.synchronize(device)
+        for _ in range(calls):
+            work()
+        if on_gpu:
+            torch.cuda.synchronize(device)
         return (clock() - begun) / calls
+
     is_long = {name: seconds(work) >= least for name, work in works.items()}
     calls = {name: 1 if is_long[name] else math.ceil(least / max(seconds(work), 1e-6)) for name, work in works.items()}
     return pd.DataFrame([{name: seconds(work, calls[name]) for name, work in works.items()} for _ in range(rounds)])
 
 # %% ../nbs/11a_speed.ipynb #ec36b094
-def matrix_work(dtype: torch.dtype, # of the matrices
-                side: int,          # rows and columns
-                device: torch.device | str = 'cpu',
-                by: str = 'matmul', # or 'convolution'
-               ) -> tuple: # (a function without arguments, its floating-point operations)
+def matrix_work(
+    dtype: torch.dtype,  # of the matrices
+    side: int,  # rows and columns
+    device: torch.device | str = 'cpu',
+    by: str = 'matmul',  # or 'convolution'
+) -> tuple:  # (a function without arguments, its floating-point operations)
     "One large matrix product, as work to time."
-    def random(i, *shape): return torch.randn(shape, generator=rng(0, 'matmul', i)).to(device, dtype)
+
+    def random(i, *shape):
+        return torch.randn(shape, generator=rng(0, 'matmul', i)).to(device, dtype)
+
     if by == 'matmul':
         a, b = random(0, side, side), random(1, side, side)
         return lambda: a @ b, 2 * side**3
-    image, weight = (t.contiguous(memory_format=torch.channels_last) for t in (random(0, 16, side // 8, 32, 32), random(1, side // 8, side // 8, 3, 3)))
-    return lambda: torch.nn.functional.conv2d(image, weight, padding=1), 2 * 16 * 32**2 * 9 * (side // 8)**2
+    image, weight = (
+        t.contiguous(memory_format=torch.channels_last)
+        for t in (random(0, 16, side // 8, 32, 32), random(1, side // 8, side // 8, 3, 3))
+    )
+    return lambda: torch.nn.functional.conv2d(image, weight, padding=1), 2 * 16 * 32**2 * 9 * (side // 8) ** 2
 
 # %% ../nbs/11a_speed.ipynb #a74fd201
-def count_flops(net: NetConfig | str,  # or a name in PRESETS
-                shape: tuple,          # (C,H,W) of an image
-                training: bool = True, # forward and backward; only forward otherwise
-               ) -> int:               # floating-point operations for one image
+def count_flops(
+    net: NetConfig | str,  # or a name in PRESETS
+    shape: tuple,  # (C,H,W) of an image
+    training: bool = True,  # forward and backward; only forward otherwise
+) -> int:  # floating-point operations for one image
     "How much a network computes for one image."
     from torch.utils.flop_counter import FlopCounterMode
-    with torch.device('meta'): model = make_net(net, shape[-1], shape[0])
+
+    with torch.device('meta'):
+        model = make_net(net, shape[-1], shape[0])
     with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(training):
         out = model(torch.empty(1, *shape, device='meta'), torch.empty(1, device='meta'))
-        if training: out.sum().backward()
+        if training:
+            out.sum().backward()
     return counter.get_total_flops()
 
 # %% ../nbs/11a_speed.ipynb #360fd3dd
-def peak_memory(work, # a function without arguments
-                device: torch.device | str = 'cpu',
-               ) -> float: # MiB
+def peak_memory(
+    work,  # a function without arguments
+    device: torch.device | str = 'cpu',
+) -> float:  # MiB
     "How much memory a piece of work needs at its highest."
     if torch.device(device).type == 'cuda':
-        torch.cuda.reset_peak_memory_stats(device); before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
         work()
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile: work()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        work()
     with tempfile.TemporaryDirectory() as tmp:
-        profile.export_chrome_trace(str(Path(tmp)/'trace.json'))
-        events = json.loads((Path(tmp)/'trace.json').read_text())['traceEvents']
+        profile.export_chrome_trace(str(Path(tmp) / 'trace.json'))
+        events = json.loads((Path(tmp) / 'trace.json').read_text())['traceEvents']
     now = peak = 0
     for e in sorted((e for e in events if e.get('name') == '[memory]'), key=lambda e: e['ts']):
-        now += e['args']['Bytes']; peak = max(peak, now)
+        now += e['args']['Bytes']
+        peak = max(peak, now)
     return peak / 2**20
 
 # %% ../nbs/11a_speed.ipynb #197bf84d
-def profile_step(step, # a function without arguments
-                 device: torch.device | str = 'cpu',
-                 lines: int = 8, # of the table
-                ) -> pd.DataFrame: # share of time and calls, by operation
+def profile_step(
+    step,  # a function without arguments
+    device: torch.device | str = 'cpu',
+    lines: int = 8,  # of the table
+) -> pd.DataFrame:  # share of time and calls, by operation
     "The operations that take most of a step's time."
     step()
     on_gpu = torch.device(device).type == 'cuda'
     activities = [torch.profiler.ProfilerActivity.CPU] + [torch.profiler.ProfilerActivity.CUDA] * on_gpu
-    with torch.profiler.profile(activities=activities) as profile: step()
-    spent = {e.key: (e.self_device_time_total if on_gpu else e.self_cpu_time_total, e.count) for e in profile.key_averages()}
+    with torch.profiler.profile(activities=activities) as profile:
+        step()
+    spent = {
+        e.key: (e.self_device_time_total if on_gpu else e.self_cpu_time_total, e.count) for e in profile.key_averages()
+    }
     total = sum(t for t, _ in spent.values())
     top = sorted(spent.items(), key=lambda item: -item[1][0])[:lines]
-    return pd.DataFrame([dict(operation=name, share=f'{t / total:.0%}', calls=calls) for name, (t, calls) in top]).set_index('operation')
+    return pd.DataFrame(
+        [dict(operation=name, share=f'{t / total:.0%}', calls=calls) for name, (t, calls) in top]
+    ).set_index('operation')
 
 # %% ../nbs/11a_speed.ipynb #9a74f461
 @dataclass(frozen=True)
 class Case:
     "A network at work."
+
     net: NetConfig
-    shape: tuple # (C,H,W) of an image
-    batch: int   # images
+    shape: tuple  # (C,H,W) of an image
+    batch: int  # images
 
 # %% ../nbs/11a_speed.ipynb #80706834
 QUICK = Case(replace(PRESETS['tiny'], model_channels=16, channel_mult=(1, 4)), (1, 8, 8), 128)
 
-def case_of(name: str, # 'quick' or a name in PRESETS
-            device: torch.device, # larger batches on a GPU
-            batch: int | None = None, # another batch
-           ) -> Case:
+
+def case_of(
+    name: str,  # 'quick' or a name in PRESETS
+    device: torch.device,  # larger batches on a GPU
+    batch: int | None = None,  # another batch
+) -> Case:
     "The images and the batch that go with a network's name."
     check_choice('nets', name, ('quick', *PRESETS))
     small, large = (128, 128) if name in ('quick', 'tiny') else (4, 256) if name.endswith('32') else (1, 64)
@@ -127,11 +168,12 @@ def case_of(name: str, # 'quick' or a name in PRESETS
     return replace(case, batch=batch or (large if device.type == 'cuda' else small))
 
 # %% ../nbs/11a_speed.ipynb #f5526562
-def trainer_of(case: Case,
-               precision: str = 'fp32', # one of PRECISIONS
-               device: torch.device | str = 'cpu',
-               compile: bool = False,   # with torch.compile
-              ) -> Trainer:
+def trainer_of(
+    case: Case,
+    precision: str = 'fp32',  # one of PRECISIONS
+    device: torch.device | str = 'cpu',
+    compile: bool = False,  # with torch.compile
+) -> Trainer:
     "A trainer of this network on images of noise."
     pixels = torch.randint(256, (case.batch, *case.shape), generator=rng(0, 'speed'), dtype=torch.uint8)
     config = TrainConfig(net=case.net, batch=case.batch, precision=precision, compile=compile)
@@ -141,72 +183,103 @@ def trainer_of(case: Case,
 @dataclass(frozen=True)
 class Choice:
     "A precision, and the measurement behind it."
-    precision: str # one of PRECISIONS
-    ms: dict       # precision -> median milliseconds of a training step; empty when nothing was measured
 
-def precisions_on(device: torch.device) -> tuple: # names in PRECISIONS
+    precision: str  # one of PRECISIONS
+    ms: dict  # precision -> median milliseconds of a training step; empty when nothing was measured
+
+
+def precisions_on(device: torch.device) -> tuple:  # names in PRECISIONS
     "What a device can compute in."
     return tuple(PRECISIONS) if device.type == 'cuda' else ('fp32', 'bf16')
 
 # %% ../nbs/11a_speed.ipynb #6b5fd425
 @lru_cache(maxsize=None)
-def step_times(case: Case, device: torch.device, rounds: int) -> dict: # precision -> ms
+def step_times(case: Case, device: torch.device, rounds: int) -> dict:  # precision -> ms
     "Median milliseconds of a training step, by precision."
-    times = alternate({p: trainer_of(case, p, device).step for p in precisions_on(device)}, rounds, device, least=0.)
+    times = alternate({p: trainer_of(case, p, device).step for p in precisions_on(device)}, rounds, device, least=0.0)
     return {p: 1e3 * float(t) for p, t in times.median().items()}
 
 # %% ../nbs/11a_speed.ipynb #4a62a0d1
-def choose_precision(precision: str = 'auto', # one of PRECISIONS, or 'auto'
-                     net: NetConfig | str = 'tiny', # or a name in PRESETS
-                     shape: tuple = (1, 8, 8), # (C,H,W) of an image
-                     batch: int = 128,         # images per step
-                     device: torch.device | str | None = None, # None for the best there is
-                     *, rounds: int = 5,       # training steps per precision, after one to warm up
-                    ) -> Choice:
+def choose_precision(
+    precision: str = 'auto',  # one of PRECISIONS, or 'auto'
+    net: NetConfig | str = 'tiny',  # or a name in PRESETS
+    shape: tuple = (1, 8, 8),  # (C,H,W) of an image
+    batch: int = 128,  # images per step
+    device: torch.device | str | None = None,  # None for the best there is
+    *,
+    rounds: int = 5,  # training steps per precision, after one to warm up
+) -> Choice:
     "The precision to use: the given one if the device has it, or the fastest."
     device = pick_device(device)
     check_choice('precision', precision, ('auto', *precisions_on(device)))
-    if precision != 'auto': return Choice(precision, {})
-    if isinstance(net, str): net = PRESETS[check_choice('net', net, PRESETS)]
+    if precision != 'auto':
+        return Choice(precision, {})
+    if isinstance(net, str):
+        net = PRESETS[check_choice('net', net, PRESETS)]
     ms = step_times(Case(net, tuple(shape), check_int('batch', batch, 1)), device, check_int('rounds', rounds, 1))
     return Choice(next(p for p in ms if ms[p] <= 1.05 * min(ms.values())), dict(ms))
 
 # %% ../nbs/11a_speed.ipynb #8633e955
-def loss_curves(config: TrainConfig, # its `precision` is not used
-                images: Images,      # the training set
-                precisions: tuple = ('fp32', 'bf16'), # to compare
-                device: torch.device | str = 'cpu',
-               ) -> dict:            # precision -> the loss per pixel of every step
+def loss_curves(
+    config: TrainConfig,  # its `precision` is not used
+    images: Images,  # the training set
+    precisions: tuple = ('fp32', 'bf16'),  # to compare
+    device: torch.device | str = 'cpu',
+) -> dict:  # precision -> the loss per pixel of every step
     "Train the same network on the same draws in several precisions."
     trainers = {p: Trainer(replace(config, precision=p), images, device) for p in precisions}
     return {p: [t.step().item() for _ in range(config.iters)] for p, t in trainers.items()}
 
 # %% ../nbs/11a_speed.ipynb #f709af4b
-def edm_folder(repo: Path | str) -> Path: # BadInput where it is none
+def edm_folder(repo: Path | str) -> Path:  # BadInput where it is none
     "A clone of NVlabs/edm."
     folder = Path(repo).expanduser()
-    if not (folder/'training'/'networks.py').is_file(): raise BadInput('edm_repo', str(repo), 'the folder of a clone of github.com/NVlabs/edm')
+    if not (folder / 'training' / 'networks.py').is_file():
+        raise BadInput('edm_repo', str(repo), 'the folder of a clone of github.com/NVlabs/edm')
     return folder
 
 # %% ../nbs/11a_speed.ipynb #c2794ec9
-def edm_rival(repo: Path | str, # a clone of NVlabs/edm
-              case: Case,
-              device: torch.device, # in float16 on a GPU, as they train there
-             ) -> tuple[dict, float]: # ('training', 'sampling' -> a function without arguments), relative difference to our denoiser
+def edm_rival(
+    repo: Path | str,  # a clone of NVlabs/edm
+    case: Case,
+    device: torch.device,  # in float16 on a GPU, as they train there
+) -> tuple[
+    dict, float
+]:  # ('training', 'sampling' -> a function without arguments), relative difference to our denoiser
     "NVlabs/edm's training step and two steps of its sampler, as work to time."
     sys.path.insert(0, str(edm_folder(repo)))
-    try: networks, losses, generate = map(import_module, ('training.networks', 'training.loss', 'generate'))
-    finally: sys.path.pop(0)
-    options = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(case.net).items() if k not in ('gated', 'keep_skips')}
-    if options.pop('family') == 'adm': options = {k: options[k] for k in options if k not in ('embedding_type', 'channel_mult_noise', 'encoder_type', 'decoder_type', 'resample_filter')}
-    theirs = networks.EDMPrecond(case.shape[-1], case.shape[0], use_fp16=device.type == 'cuda', model_type='DhariwalUNet' if case.net.family == 'adm' else 'SongUNet', **options).to(device)
+    try:
+        networks, losses, generate = map(import_module, ('training.networks', 'training.loss', 'generate'))
+    finally:
+        sys.path.pop(0)
+    options = {
+        k: list(v) if isinstance(v, tuple) else v
+        for k, v in asdict(case.net).items()
+        if k not in ('gated', 'keep_skips')
+    }
+    if options.pop('family') == 'adm':
+        options = {
+            k: options[k]
+            for k in options
+            if k not in ('embedding_type', 'channel_mult_noise', 'encoder_type', 'decoder_type', 'resample_filter')
+        }
+    theirs = networks.EDMPrecond(
+        case.shape[-1],
+        case.shape[0],
+        use_fp16=device.type == 'cuda',
+        model_type='DhariwalUNet' if case.net.family == 'adm' else 'SongUNet',
+        **options,
+    ).to(device)
     ours = EDMPrecond(make_net(case.net, case.shape[-1], case.shape[0])).to(device)
     for name, p in ours.named_parameters():
-        if name.endswith('weight') and p.ndim > 1: p.data.copy_(torch.randn(p.shape, generator=rng(0, 'rival', name)) / p[0].numel()**.5)
+        if name.endswith('weight') and p.ndim > 1:
+            p.data.copy_(torch.randn(p.shape, generator=rng(0, 'rival', name)) / p[0].numel() ** 0.5)
     theirs.load_state_dict(ours.state_dict())
-    x, sigma = stream(case.shape, 0, 'rival', start=0, count=2).to(device), torch.tensor([.5, 2.], device=device)
-    with torch.no_grad(): mine, other = (D.eval()(x, sigma) for D in (ours, theirs))
-    ema = copy.deepcopy(theirs).eval().requires_grad_(False); theirs.train().requires_grad_(True)
+    x, sigma = stream(case.shape, 0, 'rival', start=0, count=2).to(device), torch.tensor([0.5, 2.0], device=device)
+    with torch.no_grad():
+        mine, other = (D.eval()(x, sigma) for D in (ours, theirs))
+    ema = copy.deepcopy(theirs).eval().requires_grad_(False)
+    theirs.train().requires_grad_(True)
     optimizer, loss = torch.optim.Adam(theirs.parameters(), lr=1e-3), losses.EDMLoss()
     pixels = torch.randint(256, (case.batch, *case.shape), generator=rng(0, 'speed'), dtype=torch.uint8).to(device)
     noise = start_noise(range(case.batch), case.shape).to(device)
@@ -216,129 +289,225 @@ def edm_rival(repo: Path | str, # a clone of NVlabs/edm
         optimizer.zero_grad(set_to_none=True)
         (loss(theirs, pixels.to(torch.float32) / 127.5 - 1).sum() / case.batch).backward()
         for p in theirs.parameters():
-            if p.grad is not None: torch.nan_to_num(p.grad, nan=0., posinf=1e5, neginf=-1e5, out=p.grad)
+            if p.grad is not None:
+                torch.nan_to_num(p.grad, nan=0.0, posinf=1e5, neginf=-1e5, out=p.grad)
         optimizer.step()
-        for p, q in zip(ema.parameters(), theirs.parameters()): p.copy_(q.detach().lerp(p, beta))
+        for p, q in zip(ema.parameters(), theirs.parameters()):
+            p.copy_(q.detach().lerp(p, beta))
 
     def sample():
-        with torch.no_grad(): generate.edm_sampler(ema, noise, num_steps=2)
+        with torch.no_grad():
+            generate.edm_sampler(ema, noise, num_steps=2)
 
     return dict(training=train, sampling=sample), float((mine - other).norm() / other.norm())
 
 # %% ../nbs/11a_speed.ipynb #029a7b27
-BENCH_PARAMETERS = dict(nets=None, batch=None, rounds=None, device=None, edm_repo=None, compile=False, out=None, dry_run=False)
+BENCH_PARAMETERS = dict(
+    nets=None, batch=None, rounds=None, device=None, edm_repo=None, compile=False, out=None, dry_run=False
+)
 
 # %% ../nbs/11a_speed.ipynb #c6bb8f98
 @dataclass(frozen=True)
 class Bench:
     "What to time."
-    cases: dict          # name -> Case
-    rounds: int          # after one to warm up
-    side: int            # of the matrices that make the ceiling
+
+    cases: dict  # name -> Case
+    rounds: int  # after one to warm up
+    side: int  # of the matrices that make the ceiling
     device: torch.device
-    edm_repo: str | None = field(repr=False) # a clone of NVlabs/edm
-    compile: bool        # also with torch.compile
-    out: Path = field(repr=False) # bench_edm.json goes there
+    edm_repo: str | None = field(repr=False)  # a clone of NVlabs/edm
+    compile: bool  # also with torch.compile
+    out: Path = field(repr=False)  # bench_edm.json goes there
     dry_run: bool
 
-    def _repr_html_(self) -> str: # the plan in words and numbers
-        rows = {name: f'{c.net.family}, {c.net.model_channels} channels, {"×".join(map(str, c.shape))} px, batch {c.batch}, {count_flops(c.net, c.shape) / 1e9:.3g} GFLOP per image and step' for name, c in self.cases.items()}
-        rows |= {'rounds': self.rounds, 'on': f'{provenance(self.device)["hardware"]}, in {", ".join(precisions_on(self.device))}', 'beside NVlabs/edm': 'yes' if self.edm_repo else 'no: set edm_repo', 'torch.compile': 'also' if self.compile else 'no'}
+    def _repr_html_(self) -> str:  # the plan in words and numbers
+        rows = {
+            name: f'{c.net.family}, {c.net.model_channels} channels, {"×".join(map(str, c.shape))} px, batch {c.batch}, {count_flops(c.net, c.shape) / 1e9:.3g} GFLOP per image and step'
+            for name, c in self.cases.items()
+        }
+        rows |= {
+            'rounds': self.rounds,
+            'on': f'{provenance(self.device)["hardware"]}, in {", ".join(precisions_on(self.device))}',
+            'beside NVlabs/edm': 'yes' if self.edm_repo else 'no: set edm_repo',
+            'torch.compile': 'also' if self.compile else 'no',
+        }
         return pd.DataFrame(dict(value=rows)).to_html()
 
 # %% ../nbs/11a_speed.ipynb #89b05545
-def plan_bench(**parameters) -> Bench: # BadInput where a name or a value is not allowed
+def plan_bench(**parameters) -> Bench:  # BadInput where a name or a value is not allowed
     "Check the parameters of the bench notebook and turn them into a plan."
-    for name in parameters: check_choice('parameter', name, BENCH_PARAMETERS)
+    for name in parameters:
+        check_choice('parameter', name, BENCH_PARAMETERS)
     nets, batch, rounds, device, edm_repo, compile, out, dry_run = (BENCH_PARAMETERS | parameters).values()
     is_smoke, device = os.environ.get('AMBIENT_NB_PROFILE') == 'smoke', pick_device(device)
-    if nets is None: nets = 'quick' if is_smoke else 'quick,tiny,ddpmpp-32'
-    if is_smoke and batch is None: batch = 8
-    if batch is not None: batch = check_int('batch', batch, 1)
+    if nets is None:
+        nets = 'quick' if is_smoke else 'quick,tiny,ddpmpp-32'
+    if is_smoke and batch is None:
+        batch = 8
+    if batch is not None:
+        batch = check_int('batch', batch, 1)
     names = [n.strip() for n in nets.split(',')] if isinstance(nets, str) else list(nets)
     compile, dry_run = check_flag('compile', compile), check_flag('dry_run', dry_run)
     edm_repo = edm_repo or os.environ.get('AMBIENT_NB_EDM')
-    if edm_repo: edm_folder(edm_repo)
-    return Bench({n: case_of(n, device, batch) for n in names}, check_int('rounds', rounds or (2 if is_smoke else 5), 1), 256 if is_smoke else 8192 if device.type == 'cuda' else 2048, device, edm_repo, compile,
-                 runs_dir() if out is None else Path(out) if dry_run else writable_dir(out), dry_run)
+    if edm_repo:
+        edm_folder(edm_repo)
+    return Bench(
+        {n: case_of(n, device, batch) for n in names},
+        check_int('rounds', rounds or (2 if is_smoke else 5), 1),
+        256 if is_smoke else 8192 if device.type == 'cuda' else 2048,
+        device,
+        edm_repo,
+        compile,
+        runs_dir() if out is None else Path(out) if dry_run else writable_dir(out),
+        dry_run,
+    )
 
 # %% ../nbs/11a_speed.ipynb #e7d6a2df
-def sampler_of(D,     # a denoiser
-               case: Case,
-               device: torch.device | str = 'cpu',
-              ):      # () -> None
+def sampler_of(
+    D,  # a denoiser
+    case: Case,
+    device: torch.device | str = 'cpu',
+):  # () -> None
     "Two steps of Heun's method, three evaluations of the denoiser, as work to time."
     noise, sigmas = start_noise(range(case.batch), case.shape).to(device), edm_sigmas(2)
+
     @torch.no_grad()
     def sample():
-        for _ in heun(D, noise, sigmas): pass
+        for _ in heun(D, noise, sigmas):
+            pass
+
     return sample
 
 # %% ../nbs/11a_speed.ipynb #ad41f934
-def contenders(case: Case, plan: Bench) -> tuple[dict, float | None]: # (task, who, precision) -> work; relative difference to NVlabs/edm
+def contenders(
+    case: Case, plan: Bench
+) -> tuple[dict, float | None]:  # (task, who, precision) -> work; relative difference to NVlabs/edm
     "All that is timed for one network."
     works, gap = {}, None
-    for compile in (False, True)[:1 + plan.compile]:
+    for compile in (False, True)[: 1 + plan.compile]:
         for p in precisions_on(plan.device):
             trainer, who = trainer_of(case, p, plan.device, compile), 'ours compiled' if compile else 'ours'
-            works |= {('training', who, p): trainer.step, ('sampling', who, p): sampler_of(at_precision(trainer.ema, p, compile), case, plan.device)}
+            works |= {
+                ('training', who, p): trainer.step,
+                ('sampling', who, p): sampler_of(at_precision(trainer.ema, p, compile), case, plan.device),
+            }
     if plan.edm_repo:
         theirs, gap = edm_rival(plan.edm_repo, case, plan.device)
-        works |= {(task, 'edm', 'fp16' if plan.device.type == 'cuda' else 'fp32'): work for task, work in theirs.items()}
+        works |= {
+            (task, 'edm', 'fp16' if plan.device.type == 'cuda' else 'fp32'): work for task, work in theirs.items()
+        }
     return works, gap
 
 # %% ../nbs/11a_speed.ipynb #a55e61be
-def run_bench(plan: Bench) -> list: # rows, each a dict; empty in a dry run
+def run_bench(plan: Bench) -> list:  # rows, each a dict; empty in a dry run
     "Time what a plan says, and keep the rows in its folder."
-    if plan.dry_run: return []
+    if plan.dry_run:
+        return []
     rows, ways = [], ('matmul', 'convolution')
-    ceilings = {('ceiling', way, p): matrix_work(PRECISIONS[p] or torch.float32, plan.side, plan.device, way) for way in ways for p in precisions_on(plan.device)}
+    ceilings = {
+        ('ceiling', way, p): matrix_work(PRECISIONS[p] or torch.float32, plan.side, plan.device, way)
+        for way in ways
+        for p in precisions_on(plan.device)
+    }
     for name, case in plan.cases.items():
         works, gap = contenders(case, plan)
-        times = {key: list(column) for key, column in alternate(works | {key: work for key, (work, _) in ceilings.items()}, plan.rounds, plan.device).items()}
+        times = {
+            key: list(column)
+            for key, column in alternate(
+                works | {key: work for key, (work, _) in ceilings.items()}, plan.rounds, plan.device
+            ).items()
+        }
         flops = dict(training=count_flops(case.net, case.shape), sampling=3 * count_flops(case.net, case.shape, False))
-        rows += [dict(net=name, task=task, who=who, precision=p, batch=case.batch, seconds=times[task, who, p], flops=flops[task] * case.batch, mib=peak_memory(work, plan.device),
-                      ceiling=max(ceilings['ceiling', way, p][1] / statistics.median(times['ceiling', way, p]) for way in ways), gap=gap if who == 'edm' else None) for (task, who, p), work in works.items()]
-    save_json(plan.out/'bench_edm.json', dict(rows=rows, provenance=provenance(plan.device)))
+        rows += [
+            dict(
+                net=name,
+                task=task,
+                who=who,
+                precision=p,
+                batch=case.batch,
+                seconds=times[task, who, p],
+                flops=flops[task] * case.batch,
+                mib=peak_memory(work, plan.device),
+                ceiling=max(
+                    ceilings['ceiling', way, p][1] / statistics.median(times['ceiling', way, p]) for way in ways
+                ),
+                gap=gap if who == 'edm' else None,
+            )
+            for (task, who, p), work in works.items()
+        ]
+    save_json(plan.out / 'bench_edm.json', dict(rows=rows, provenance=provenance(plan.device)))
     return rows
 
 # %% ../nbs/11a_speed.ipynb #03905d1e
-def quartiles(values) -> tuple: # (25 %, 50 %, 75 %)
+def quartiles(values) -> tuple:  # (25 %, 50 %, 75 %)
     "The median and what lies around it."
     values = list(values)
     return tuple(statistics.quantiles(values, n=4, method='inclusive')) if len(values) > 1 else (values[0],) * 3
 
 # %% ../nbs/11a_speed.ipynb #bbf8c5e6
-def ratios(rows: list) -> list: # of (25 %, 50 %, 75 %), one for each row
+def ratios(rows: list) -> list:  # of (25 %, 50 %, 75 %), one for each row
     "How many times faster than the baseline each row is, round by round."
     reference = 'edm' if any(r['who'] == 'edm' for r in rows) else 'ours'
     base = {(r['net'], r['task']): r['seconds'] for r in reversed(rows) if r['who'] == reference}
     return [quartiles(b / a for a, b in zip(r['seconds'], base[r['net'], r['task']])) for r in rows]
 
 # %% ../nbs/11a_speed.ipynb #051eae5f
-def bench_table(rows: list) -> pd.DataFrame: # one line a row
+def bench_table(rows: list) -> pd.DataFrame:  # one line a row
     "The bench in numbers."
     versus, table = 'times EDM' if any(r['who'] == 'edm' for r in rows) else 'times our fp32', []
     for r, (low, middle, high) in zip(rows, ratios(rows)):
         quick, median, slow = (1e3 * s for s in quartiles(r['seconds']))
         images = r['batch'] / median * 1e3 * (3 / 35 if r['task'] == 'sampling' else 1)
-        table.append({'network': r['net'], 'task': r['task'], 'who': r['who'], 'precision': r['precision'], 'batch': r['batch'], 'ms [quartiles]': f'{median:,.1f} [{quick:,.1f}, {slow:,.1f}]', 'images/s': f'{images:,.3g}',
-                      f'{versus} [quartiles]': f'{middle:.2f} [{low:.2f}, {high:.2f}]', 'TFLOP/s': f'{r["flops"] / median / 1e9:.3g}', 'of the ceiling': f'{r["flops"] / median * 1e3 / r["ceiling"]:.0%}', 'peak MiB': f'{r["mib"]:,.0f}'})
+        table.append(
+            {
+                'network': r['net'],
+                'task': r['task'],
+                'who': r['who'],
+                'precision': r['precision'],
+                'batch': r['batch'],
+                'ms [quartiles]': f'{median:,.1f} [{quick:,.1f}, {slow:,.1f}]',
+                'images/s': f'{images:,.3g}',
+                f'{versus} [quartiles]': f'{middle:.2f} [{low:.2f}, {high:.2f}]',
+                'TFLOP/s': f'{r["flops"] / median / 1e9:.3g}',
+                'of the ceiling': f'{r["flops"] / median * 1e3 / r["ceiling"]:.0%}',
+                'peak MiB': f'{r["mib"]:,.0f}',
+            }
+        )
     return pd.DataFrame(table).set_index(['network', 'task', 'who', 'precision'])
 
 # %% ../nbs/11a_speed.ipynb #86850c64
 def bench_figure(rows: list):
     "The bench as bars, one panel a network."
     import matplotlib.pyplot as plt
+
     names, found = list(dict.fromkeys(r['net'] for r in rows)), list(zip(rows, ratios(rows)))
-    colors, by_edm = dict(edm='0.6', fp32='#0072b2', bf16='#d55e00', fp16='#009e73'), any(r['who'] == 'edm' for r in rows)
+    colors, by_edm = (
+        dict(edm='0.6', fp32='#0072b2', bf16='#d55e00', fp16='#009e73'),
+        any(r['who'] == 'edm' for r in rows),
+    )
     fig, axes = plt.subplots(1, len(names), figsize=(1 + 2.6 * len(names), 3.2), sharey=True, squeeze=False, dpi=80)
     for ax, name in zip(axes[0], names):
         mine = sorted(((r, q) for r, q in found if r['net'] == name), key=lambda item: item[0]['task'] != 'training')
         for i, (r, (low, middle, high)) in enumerate(mine):
             kind = 'edm' if r['who'] == 'edm' else r['precision']
-            ax.bar(i, middle, color=colors[kind], hatch='//' if 'compiled' in r['who'] else None, yerr=[[middle - low], [high - middle]], capsize=3, edgecolor='w')
-        ax.set_xticks(range(len(mine)), [f'{r["task"]}, {r["who"]} {r["precision"]}' for r, _ in mine], rotation=60, ha='right', fontsize=8)
-        ax.axhline(1, color='0.3', ls=':', lw=1); ax.set_title(f'{name}, batch {mine[0][0]["batch"]}', fontsize=10)
-    axes[0, 0].set_ylabel('speed, EDM = 1' if by_edm else 'speed, our fp32 = 1'); fig.tight_layout()
+            ax.bar(
+                i,
+                middle,
+                color=colors[kind],
+                hatch='//' if 'compiled' in r['who'] else None,
+                yerr=[[middle - low], [high - middle]],
+                capsize=3,
+                edgecolor='w',
+            )
+        ax.set_xticks(
+            range(len(mine)),
+            [f'{r["task"]}, {r["who"]} {r["precision"]}' for r, _ in mine],
+            rotation=60,
+            ha='right',
+            fontsize=8,
+        )
+        ax.axhline(1, color='0.3', ls=':', lw=1)
+        ax.set_title(f'{name}, batch {mine[0][0]["batch"]}', fontsize=10)
+    axes[0, 0].set_ylabel('speed, EDM = 1' if by_edm else 'speed, our fp32 = 1')
+    fig.tight_layout()
     return fig

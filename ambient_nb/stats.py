@@ -16,82 +16,107 @@ from .core import BadInput, check_choice, check_float, check_int
 @dataclass(frozen=True)
 class Estimate:
     "A number with its interval; the interval always holds the number."
-    value: float       # the point estimate
-    lo: float | None   # lower bound, None where there is no interval
-    hi: float | None   # upper bound, None where there is no interval
-    n: int             # how many images, or how many seeds
+
+    value: float  # the point estimate
+    lo: float | None  # lower bound, None where there is no interval
+    hi: float | None  # upper bound, None where there is no interval
+    n: int  # how many images, or how many seeds
     over: str = 'images'  # what varied: 'images' or 'seeds'
-    level: float = .95 # coverage aimed at, in (0, 1)
+    level: float = 0.95  # coverage aimed at, in (0, 1)
 
     def __post_init__(self):
         check_choice('over', self.over, ('images', 'seeds'))
         numbers = [self.value] if self.lo is None and self.hi is None else [self.lo, self.value, self.hi]
         if None in numbers or not np.isfinite(numbers).all() or numbers != sorted(numbers):
-            raise BadInput('Estimate', (self.value, self.lo, self.hi), 'finite numbers with lo <= value <= hi, or both bounds None')
+            raise BadInput(
+                'Estimate', (self.value, self.lo, self.hi), 'finite numbers with lo <= value <= hi, or both bounds None'
+            )
 
-    def __format__(self, spec: str) -> str: # "54.1 [51.0, 57.2]"; a spec such as ".1%" is applied to each number
+    def __format__(self, spec: str) -> str:  # "54.1 [51.0, 57.2]"; a spec such as ".1%" is applied to each number
         half = (self.hi - self.lo) / 2 if self.lo is not None else 0
         spec = spec or (f'.{max(0, 1 - int(np.floor(np.log10(half))))}f' if half else '.3g')
         return format(self.value, spec) + (f' [{self.lo:{spec}}, {self.hi:{spec}}]' if self.lo is not None else '')
 
-    def __str__(self) -> str: return format(self)
+    def __str__(self) -> str:
+        return format(self)
 
-    def __rmul__(self, factor: float) -> 'Estimate': # 100 * share is a percentage
-        return Estimate(factor * self.value, *((None, None) if self.lo is None else sorted((factor * self.lo, factor * self.hi))), self.n, self.over, self.level)
+    def __rmul__(self, factor: float) -> 'Estimate':  # 100 * share is a percentage
+        return Estimate(
+            factor * self.value,
+            *((None, None) if self.lo is None else sorted((factor * self.lo, factor * self.hi))),
+            self.n,
+            self.over,
+            self.level,
+        )
 
-    def to_dict(self) -> dict: # JSON-able
+    def to_dict(self) -> dict:  # JSON-able
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, fields: dict) -> 'Estimate': # the inverse of to_dict
+    def from_dict(cls, fields: dict) -> 'Estimate':  # the inverse of to_dict
         return cls(**fields)
 
 # %% ../nbs/01_stats.ipynb #0b453173
-def wilson(k: int,  # hits, 0 to n
-           n: int,  # trials, at least 1
-           level: float = .95, # coverage aimed at, in (0, 1)
-          ) -> Estimate: # the share k/n, over images
+def wilson(
+    k: int,  # hits, 0 to n
+    n: int,  # trials, at least 1
+    level: float = 0.95,  # coverage aimed at, in (0, 1)
+) -> Estimate:  # the share k/n, over images
     "A share with Wilson's score interval."
-    n = check_int('n', n, 1); k = check_int('k', k, 0, n)
+    n = check_int('n', n, 1)
+    k = check_int('k', k, 0, n)
     z, p = NormalDist().inv_cdf((1 + check_float('level', level, 0, 1, open_lo=True)) / 2), k / n
     centre, half = p + z**2 / (2 * n), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     lo, hi = (centre - half) / (1 + z**2 / n), (centre + half) / (1 + z**2 / n)
-    return Estimate(p, float(lo) if k else 0., float(hi) if k < n else 1., n, level=level)
+    return Estimate(p, float(lo) if k else 0.0, float(hi) if k < n else 1.0, n, level=level)
 
 # %% ../nbs/01_stats.ipynb #8fec76a2
-def bootstrap(values: np.ndarray,  # (n, …), one row per image
-              statistic,           # (n, …) -> number, such as np.median
-              *, n_boot: int = 1000, # resamples
-              level: float = .95,    # coverage aimed at, in (0, 1)
-              generator: torch.Generator, # draws the rows
-             ) -> Estimate: # statistic(values), over images
+def bootstrap(
+    values: np.ndarray,  # (n, …), one row per image
+    statistic,  # (n, …) -> number, such as np.median
+    *,
+    n_boot: int = 1000,  # resamples
+    level: float = 0.95,  # coverage aimed at, in (0, 1)
+    generator: torch.Generator,  # draws the rows
+) -> Estimate:  # statistic(values), over images
     "A statistic with its percentile bootstrap interval over rows."
     values = np.asarray(values, dtype=np.float64)
-    if values.ndim == 0 or len(values) == 0 or not np.isfinite(values).all(): raise BadInput('values', f'an array of shape {values.shape}', 'at least one row, all finite')
+    if values.ndim == 0 or len(values) == 0 or not np.isfinite(values).all():
+        raise BadInput('values', f'an array of shape {values.shape}', 'at least one row, all finite')
     n, tail = len(values), (1 - check_float('level', level, 0, 1, open_lo=True)) / 2
-    draws = [float(statistic(values[torch.randint(n, (n,), generator=generator).numpy()])) for _ in range(check_int('n_boot', n_boot, 10))]
-    value = float(statistic(values)); lo, hi = np.quantile(draws, [tail, 1 - tail])
+    draws = [
+        float(statistic(values[torch.randint(n, (n,), generator=generator).numpy()]))
+        for _ in range(check_int('n_boot', n_boot, 10))
+    ]
+    value = float(statistic(values))
+    lo, hi = np.quantile(draws, [tail, 1 - tail])
     return Estimate(value, min(float(lo), value), max(float(hi), value), n, level=level)
 
 # %% ../nbs/01_stats.ipynb #9ac1d618
-def over_seeds(values,  # (k,), one number per seed
-               level: float = .95, # coverage aimed at, in (0, 1)
-              ) -> Estimate: # the mean, over seeds; bounds None for a single seed
+def over_seeds(
+    values,  # (k,), one number per seed
+    level: float = 0.95,  # coverage aimed at, in (0, 1)
+) -> Estimate:  # the mean, over seeds; bounds None for a single seed
     "A mean over seeds with Student's t interval, k-1 degrees of freedom."
     from scipy.special import stdtrit
+
     values, level = np.atleast_1d(np.asarray(values, dtype=np.float64)), check_float('level', level, 0, 1, open_lo=True)
-    if values.ndim != 1 or len(values) == 0 or not np.isfinite(values).all(): raise BadInput('values', values.tolist(), 'a list of at least one finite number, one per seed')
+    if values.ndim != 1 or len(values) == 0 or not np.isfinite(values).all():
+        raise BadInput('values', values.tolist(), 'a list of at least one finite number, one per seed')
     k, mean = len(values), float(values.mean())
-    if k == 1: return Estimate(mean, None, None, 1, 'seeds', level)
+    if k == 1:
+        return Estimate(mean, None, None, 1, 'seeds', level)
     half = float(stdtrit(k - 1, (1 + level) / 2) * values.std(ddof=1) / np.sqrt(k))
     return Estimate(mean, mean - half, mean + half, k, 'seeds', level)
 
 # %% ../nbs/01_stats.ipynb #125240e3
-def paired(a,  # (k,), one number per seed
-           b,  # (k,), the same seeds in the same order
-           level: float = .95, # coverage aimed at, in (0, 1)
-          ) -> Estimate: # the mean of a - b, over seeds
+def paired(
+    a,  # (k,), one number per seed
+    b,  # (k,), the same seeds in the same order
+    level: float = 0.95,  # coverage aimed at, in (0, 1)
+) -> Estimate:  # the mean of a - b, over seeds
     "The difference of two methods, seed by seed."
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    if a.shape != b.shape: raise BadInput('b', b.shape, f'of shape {a.shape}, one value for each of the seeds of a')
+    if a.shape != b.shape:
+        raise BadInput('b', b.shape, f'of shape {a.shape}, one value for each of the seeds of a')
     return over_seeds(a - b, level)

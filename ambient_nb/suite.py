@@ -19,46 +19,81 @@ from .repro import QUICK_DIGITS, SHAPES, Setup, thirds
 from .training import TrainConfig
 
 # %% ../nbs/18a_suite.ipynb #d7ef895b
-def main_setup(dataset: str) -> Setup: # 'cifar10', 'ffhq' or 'tinyimagenet'
+def main_setup(dataset: str) -> Setup:  # 'cifar10', 'ffhq' or 'tinyimagenet'
     "The main paper's settings."
     iters, batch = (80_000, 512) if dataset == 'tinyimagenet' else (30_000, 256)
-    net, dropout, augment = ('ddpmpp-32', .13, .12) if dataset == 'cifar10' else ('ncsnpp-64', .05, .15)
+    net, dropout, augment = ('ddpmpp-32', 0.13, 0.12) if dataset == 'cifar10' else ('ncsnpp-64', 0.05, 0.15)
     budgets, curve = thirds(iters)
-    train = TrainConfig(net=replace(PRESETS[net], dropout=dropout), iters=iters, batch=batch, lr=1e-4, weight_decay=.01, ramp_kimg=10_000, ema_kimg=500, ema_ramp=.05, augment=augment)
-    return Setup(train, sigma_n=.5, budgets=budgets, curve=curve, steps=40, samples=50_000)
+    train = TrainConfig(
+        net=replace(PRESETS[net], dropout=dropout),
+        iters=iters,
+        batch=batch,
+        lr=1e-4,
+        weight_decay=0.01,
+        ramp_kimg=10_000,
+        ema_kimg=500,
+        ema_ramp=0.05,
+        augment=augment,
+    )
+    return Setup(train, sigma_n=0.5, budgets=budgets, curve=curve, steps=40, samples=50_000)
 
 # %% ../nbs/18a_suite.ipynb #32a7f3fa
-def constant_ema(beta: float, # the EMA's weight on its past at each step, in [0,1)
-                 batch: int,  # images per step
-                ) -> float:   # thousands of images
+def constant_ema(
+    beta: float,  # the EMA's weight on its past at each step, in [0,1)
+    batch: int,  # images per step
+) -> float:  # thousands of images
     "The half-life that makes the EMA's weight constant."
-    return batch * math.log(.5) / math.log(beta) / 1000 if check_float('beta', beta, 0, 1) else 1e-12
+    return batch * math.log(0.5) / math.log(beta) / 1000 if check_float('beta', beta, 0, 1) else 1e-12
 
 # %% ../nbs/18a_suite.ipynb #67add51e
-def diffmem_setup(dataset: str) -> Setup: # 'cifar10' or 'ffhq'
+def diffmem_setup(dataset: str) -> Setup:  # 'cifar10' or 'ffhq'
     "The settings of `diffmem`, for 1,000 images."
     batch = 512 if dataset == 'cifar10' else 256
     iters = 40_000 * 1000 // batch
-    train = TrainConfig(net=replace(PRESETS['ddpmpp-32' if dataset == 'cifar10' else 'ddpmpp-64'], num_blocks=2, dropout=.13), iters=iters, batch=batch, lr=2e-4, ramp_kimg=200, ema_kimg=constant_ema(.99929, batch), ema_ramp=None, precond='vp')
-    return Setup(train, sigma_n=0., budgets=thirds(iters)[0], curve=(), steps=18, samples=10_000, n=1000)
+    train = TrainConfig(
+        net=replace(PRESETS['ddpmpp-32' if dataset == 'cifar10' else 'ddpmpp-64'], num_blocks=2, dropout=0.13),
+        iters=iters,
+        batch=batch,
+        lr=2e-4,
+        ramp_kimg=200,
+        ema_kimg=constant_ema(0.99929, batch),
+        ema_ramp=None,
+        precond='vp',
+    )
+    return Setup(train, sigma_n=0.0, budgets=thirds(iters)[0], curve=(), steps=18, samples=10_000, n=1000)
 
 # %% ../nbs/18a_suite.ipynb #9fa27209
-def setup_for(profile: str,  # one of PROFILES
-              dataset: str,  # a data set's name
-              paper: str = 'main', # whose settings the paper profile takes
-              iters: int | None = None,     # another budget, the same for every size
-              sigma_n: float | None = None, # another threshold
-             ) -> Setup:
+def setup_for(
+    profile: str,  # one of PROFILES
+    dataset: str,  # a data set's name
+    paper: str = 'main',  # whose settings the paper profile takes
+    iters: int | None = None,  # another budget, the same for every size
+    sigma_n: float | None = None,  # another threshold
+) -> Setup:
     "The settings of a profile for a data set, with the user's changes."
     if profile == 'paper':
-        if dataset == 'digits': raise BadInput('profile', profile, "smoke or quick for dataset='digits', which is not the paper's data")
+        if dataset == 'digits':
+            raise BadInput('profile', profile, "smoke or quick for dataset='digits', which is not the paper's data")
         setup = (main_setup if paper == 'main' else diffmem_setup)(dataset)
     elif profile == 'smoke':
-        setup = Setup(TrainConfig(net=replace(PRESETS['tiny'], model_channels=16), iters=12, batch=16), sigma_n=.4, budgets=(8, 12), curve=(4,), steps=4, samples=32)
-    elif dataset == 'digits': setup = QUICK_DIGITS
+        setup = Setup(
+            TrainConfig(net=replace(PRESETS['tiny'], model_channels=16), iters=12, batch=16),
+            sigma_n=0.4,
+            budgets=(8, 12),
+            curve=(4,),
+            steps=4,
+            samples=32,
+        )
+    elif dataset == 'digits':
+        setup = QUICK_DIGITS
     else:
         net = replace(PRESETS['tiny'], channel_mult=(1, 2, 2))
-        setup = replace(QUICK_DIGITS, train=replace(QUICK_DIGITS.train, net=net, lr=1e-3, batch=64, sigma_data=.5), sigma_n=.3, n=None)
+        setup = replace(
+            QUICK_DIGITS,
+            train=replace(QUICK_DIGITS.train, net=net, lr=1e-3, batch=64, sigma_data=0.5),
+            sigma_n=0.3,
+            n=None,
+        )
     if iters is not None:
         budgets, curve = thirds(iters)
         setup = replace(setup, train=replace(setup.train, iters=iters), budgets=budgets, curve=curve, n=None)
@@ -68,47 +103,62 @@ def setup_for(profile: str,  # one of PROFILES
 @dataclass(frozen=True)
 class Arm:
     "One line of a table."
-    name: str            # 'baseline', 'sigma_n = 0.4', …
-    n: int               # training images
-    train: TrainConfig   # its seed is the plan's
-    budgets: tuple       # iterations at which the table is read
-    curve: tuple = ()    # further iterations
-    x: float | None = None # its place on a figure's axis, None for a category
-    recipe: tuple = ()   # how the training set is made, see `Run`
-    size: int | None = None # px to shrink to
-    partner: TrainConfig | None = None # see `Run`
-    split: float = 0.    # see `Run`
+
+    name: str  # 'baseline', 'sigma_n = 0.4', …
+    n: int  # training images
+    train: TrainConfig  # its seed is the plan's
+    budgets: tuple  # iterations at which the table is read
+    curve: tuple = ()  # further iterations
+    x: float | None = None  # its place on a figure's axis, None for a category
+    recipe: tuple = ()  # how the training set is made, see `Run`
+    size: int | None = None  # px to shrink to
+    partner: TrainConfig | None = None  # see `Run`
+    split: float = 0.0  # see `Run`
 
     @property
-    def snapshots(self) -> tuple: return tuple(sorted({*self.budgets, *self.curve}))
+    def snapshots(self) -> tuple:
+        return tuple(sorted({*self.budgets, *self.curve}))
 
 # %% ../nbs/18a_suite.ipynb #e036b014
-def arm(setup: Setup,
-        name: str,
-        n: int,    # training images
-        *, x: float | None = None,
-        curve: bool = False, # also read the points between the budgets
-        recipe: tuple = (), size: int | None = None,
-        batch: int | None = None, # another batch, for the same number of images
-        **changes, # of the setup's TrainConfig
-       ) -> Arm:
+def arm(
+    setup: Setup,
+    name: str,
+    n: int,  # training images
+    *,
+    x: float | None = None,
+    curve: bool = False,  # also read the points between the budgets
+    recipe: tuple = (),
+    size: int | None = None,
+    batch: int | None = None,  # another batch, for the same number of images
+    **changes,  # of the setup's TrainConfig
+) -> Arm:
     "An arm as a change to the settings."
     s = setup.at(n)
     if batch is not None:
-        def same_images(its): return tuple(max(1, round(it * s.train.batch / batch)) for it in its)
-        s = replace(s, train=replace(s.train, batch=batch, iters=same_images([s.train.iters])[0]), budgets=same_images(s.budgets), curve=same_images(s.curve))
+
+        def same_images(its):
+            return tuple(max(1, round(it * s.train.batch / batch)) for it in its)
+
+        s = replace(
+            s,
+            train=replace(s.train, batch=batch, iters=same_images([s.train.iters])[0]),
+            budgets=same_images(s.budgets),
+            curve=same_images(s.curve),
+        )
     return Arm(name, n, replace(s.train, **changes), s.budgets, s.curve if curve else (), x, recipe, size)
 
 # %% ../nbs/18a_suite.ipynb #dc774e57
 @dataclass(frozen=True)
 class Pair:
     "A question: how does `a` differ from `b`?"
-    topic: str # the claims are item/topic/metric
+
+    topic: str  # the claims are item/topic/metric
     a: Arm
     b: Arm
 
     @property
-    def name(self) -> str: return f'{self.a.name} − {self.b.name}'
+    def name(self) -> str:
+        return f'{self.a.name} − {self.b.name}'
 
 # %% ../nbs/18a_suite.ipynb #56f1adfc
 def with_baseline(topic: str, baseline: Arm, arms: list[Arm]) -> list[Pair]:
@@ -116,142 +166,259 @@ def with_baseline(topic: str, baseline: Arm, arms: list[Arm]) -> list[Pair]:
     return [Pair(topic, a, baseline) for a in arms]
 
 # %% ../nbs/18a_suite.ipynb #4f311095
-def table1(setup: Setup, ns: tuple) -> tuple[list, list]: # (arms, pairs)
+def table1(setup: Setup, ns: tuple) -> tuple[list, list]:  # (arms, pairs)
     "Table 1: both losses, several training-set sizes."
-    both = [(arm(setup, 'baseline', n, curve=True), arm(setup, 'two-regime', n, curve=True, sigma_n=setup.sigma_n)) for n in ns]
+    both = [
+        (arm(setup, 'baseline', n, curve=True), arm(setup, 'two-regime', n, curve=True, sigma_n=setup.sigma_n))
+        for n in ns
+    ]
     return [a for two in both for a in two], [Pair('direction', method, baseline) for baseline, method in both]
 
 # %% ../nbs/18a_suite.ipynb #c03a43cf
-def fig1(setup: Setup, ns: tuple, sigmas: tuple = (.05, .1, .2, .4, .6, .8, 1.)) -> tuple[list, list]: # (arms, pairs)
+def fig1(
+    setup: Setup, ns: tuple, sigmas: tuple = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
+) -> tuple[list, list]:  # (arms, pairs)
     "Figure 1: sigma_n swept."
     arms, pairs = [], []
     for n in ns:
-        baseline, *rest = [arm(setup, f'sigma_n = {s:g}' if s else 'baseline', n, x=s, sigma_n=s) for s in (0., *sigmas)]
-        arms += [baseline, *rest]; pairs += with_baseline('sigma_n', baseline, rest)
+        baseline, *rest = [
+            arm(setup, f'sigma_n = {s:g}' if s else 'baseline', n, x=s, sigma_n=s) for s in (0.0, *sigmas)
+        ]
+        arms += [baseline, *rest]
+        pairs += with_baseline('sigma_n', baseline, rest)
     return arms, pairs
 
 # %% ../nbs/18a_suite.ipynb #6e2b2967
-def fig_histograms(setup: Setup, ns: tuple) -> tuple[list, list]: # (arms, pairs)
+def fig_histograms(setup: Setup, ns: tuple) -> tuple[list, list]:  # (arms, pairs)
     "Similarity histograms and nearest neighbours: the runs of Table 1."
     arms, pairs = table1(setup, ns)
     return arms, [replace(p, topic='similarity') for p in pairs]
 
 # %% ../nbs/18a_suite.ipynb #fa59ad60
-def ablation_noise(setup: Setup, ns: tuple) -> tuple[list, list]: # (arms, pairs)
+def ablation_noise(setup: Setup, ns: tuple) -> tuple[list, list]:  # (arms, pairs)
     "Where the noise of the copies comes from, and how the loss is weighted."
     arms, pairs = [], []
     for n in ns:
         make, s = partial(arm, setup, n=n), setup.sigma_n
-        plain, augmented = dict(augment=0.), dict(augment=setup.train.augment or .12)
+        plain, augmented = dict(augment=0.0), dict(augment=setup.train.augment or 0.12)
         baseline, fixed = make('baseline', **plain), make('fixed noise', sigma_n=s, **plain)
-        fresh, weighted = make('fresh noise', sigma_n=s, noise='fresh', **plain), make('fixed noise, a² compensated', sigma_n=s, compensate=True, **plain)
-        moved, after, before = make('baseline, augmented', **augmented), make('noise after augmentation', sigma_n=s, **augmented), make('noise before augmentation', sigma_n=s, noise='before', **augmented)
+        fresh, weighted = (
+            make('fresh noise', sigma_n=s, noise='fresh', **plain),
+            make('fixed noise, a² compensated', sigma_n=s, compensate=True, **plain),
+        )
+        moved, after, before = (
+            make('baseline, augmented', **augmented),
+            make('noise after augmentation', sigma_n=s, **augmented),
+            make('noise before augmentation', sigma_n=s, noise='before', **augmented),
+        )
         arms += [baseline, fixed, fresh, weighted, moved, after, before]
-        pairs += [Pair('fixed', fixed, baseline), Pair('fixed-vs-fresh', fixed, fresh), Pair('fresh', fresh, baseline), Pair('compensated', weighted, fixed), Pair('after', after, moved), Pair('before', before, moved), Pair('before-vs-after', before, after)]
+        pairs += [
+            Pair('fixed', fixed, baseline),
+            Pair('fixed-vs-fresh', fixed, fresh),
+            Pair('fresh', fresh, baseline),
+            Pair('compensated', weighted, fixed),
+            Pair('after', after, moved),
+            Pair('before', before, moved),
+            Pair('before-vs-after', before, after),
+        ]
     return arms, pairs
 
 # %% ../nbs/18a_suite.ipynb #04578a9c
-def ablation_split(setup: Setup, ns: tuple, splits: tuple = (.1, .2, .4, .8, 1.6)) -> tuple[list, list]: # (arms, pairs)
+def ablation_split(
+    setup: Setup, ns: tuple, splits: tuple = (0.1, 0.2, 0.4, 0.8, 1.6)
+) -> tuple[list, list]:  # (arms, pairs)
     "Which levels memorize: the network that copies and the one that copies less, swapped at a level."
     arms, pairs = [], []
     for n in ns:
         baseline, method = arm(setup, 'baseline', n), arm(setup, 'two-regime', n, sigma_n=setup.sigma_n)
         above = [replace(baseline, name=f'two-regime above {s:g}', x=s, partner=method.train, split=s) for s in splits]
         below = [replace(method, name=f'two-regime below {s:g}', x=s, partner=baseline.train, split=s) for s in splits]
-        arms += [baseline, method, *above, *below]; pairs += with_baseline('above', baseline, above) + with_baseline('below', baseline, below)
+        arms += [baseline, method, *above, *below]
+        pairs += with_baseline('above', baseline, above) + with_baseline('below', baseline, below)
     return arms, pairs
 
 # %% ../nbs/18a_suite.ipynb #61aedae0
-def diffmem_fig1(setup: Setup, ns: tuple) -> tuple[list, list]: # (arms, pairs)
+def diffmem_fig1(setup: Setup, ns: tuple) -> tuple[list, list]:  # (arms, pairs)
     "Memorization against the size of the training set."
     arms = [arm(setup, f'n = {n:,}', n, x=n) for n in sorted(ns)]
     return arms, [Pair('size', large, small) for small, large in zip(arms, arms[1:])]
 
 # %% ../nbs/18a_suite.ipynb #a1f1fa35
-def diffmem_fig2(setup: Setup, ns: tuple, px: int = 8) -> tuple[list, list]: # (arms, pairs)
+def diffmem_fig2(setup: Setup, ns: tuple, px: int = 8) -> tuple[list, list]:  # (arms, pairs)
     "Dimension, number of classes, diversity within a class."
     n, sizes = ns[0], {8: (8, 6, 4), 32: (32, 16, 8)}.get(px, (px, px // 2))
-    attn = {s: dict(net=replace(setup.train.net, attn_resolutions=(s // 2,))) if setup.train.net.attn_resolutions else {} for s in sizes} # as many layers with attention at every size
-    dimension = [arm(setup, f'{s}×{s} pixels', n, x=s * s, size=None if s == px else s, **(attn[s] if s != px else {})) for s in sizes]
+    attn = {
+        s: dict(net=replace(setup.train.net, attn_resolutions=(s // 2,))) if setup.train.net.attn_resolutions else {}
+        for s in sizes
+    }  # as many layers with attention at every size
+    dimension = [
+        arm(setup, f'{s}×{s} pixels', n, x=s * s, size=None if s == px else s, **(attn[s] if s != px else {}))
+        for s in sizes
+    ]
     classes = [arm(setup, f'{c} class{"es" * (c > 1)}', n, x=c, recipe=(('classes', c),)) for c in (1, 2, 5, 10)]
-    diversity = [arm(setup, f'one class, {a:.0%} diversified', n, x=a, recipe=(('classes', 1), ('diversity', a))) for a in (0., .2, .5, .8, 1.)]
-    def ends(topic, arms): return Pair(topic, arms[-1], arms[0])
-    return dimension + classes + diversity, [ends('dimension', dimension), ends('classes', classes), ends('diversity', diversity)]
+    diversity = [
+        arm(setup, f'one class, {a:.0%} diversified', n, x=a, recipe=(('classes', 1), ('diversity', a)))
+        for a in (0.0, 0.2, 0.5, 0.8, 1.0)
+    ]
+
+    def ends(topic, arms):
+        return Pair(topic, arms[-1], arms[0])
+
+    return dimension + classes + diversity, [
+        ends('dimension', dimension),
+        ends('classes', classes),
+        ends('diversity', diversity),
+    ]
 
 # %% ../nbs/18a_suite.ipynb #68af8e2b
-def diffmem_fig3(setup: Setup, ns: tuple) -> tuple[list, list]: # (arms, pairs)
+def diffmem_fig3(setup: Setup, ns: tuple) -> tuple[list, list]:  # (arms, pairs)
     "Width, depth, time embedding."
     n, net = ns[0], setup.train.net
-    def changed(name, x=None, **changes): return arm(setup, name, n, x=x, net=replace(net, **changes))
-    widths = [changed(f'{w} channels', w, model_channels=w) for w in ((128, 192, 256, 320) if net.model_channels == 128 else (net.model_channels // 2, net.model_channels, net.model_channels * 2))]
-    depths = [changed(f'{b} block{"s" * (b > 1)} a level', b, num_blocks=b) for b in ((2, 4, 6, 8, 10, 12) if net.model_channels == 128 else (1, 2, 3))]
-    embeddings = [changed(f'{name} embedding', embedding_type=e) for name, e in (('positional', 'positional'), ('Fourier', 'fourier'), ('no', 'none'))]
-    return widths + depths + embeddings, [Pair('width', widths[-1], widths[0]), Pair('depth', depths[-1], depths[0]), Pair('fourier', embeddings[1], embeddings[0]), Pair('no-embedding', embeddings[2], embeddings[0])]
+
+    def changed(name, x=None, **changes):
+        return arm(setup, name, n, x=x, net=replace(net, **changes))
+
+    widths = [
+        changed(f'{w} channels', w, model_channels=w)
+        for w in (
+            (128, 192, 256, 320)
+            if net.model_channels == 128
+            else (net.model_channels // 2, net.model_channels, net.model_channels * 2)
+        )
+    ]
+    depths = [
+        changed(f'{b} block{"s" * (b > 1)} a level', b, num_blocks=b)
+        for b in ((2, 4, 6, 8, 10, 12) if net.model_channels == 128 else (1, 2, 3))
+    ]
+    embeddings = [
+        changed(f'{name} embedding', embedding_type=e)
+        for name, e in (('positional', 'positional'), ('Fourier', 'fourier'), ('no', 'none'))
+    ]
+    return widths + depths + embeddings, [
+        Pair('width', widths[-1], widths[0]),
+        Pair('depth', depths[-1], depths[0]),
+        Pair('fourier', embeddings[1], embeddings[0]),
+        Pair('no-embedding', embeddings[2], embeddings[0]),
+    ]
 
 # %% ../nbs/18a_suite.ipynb #a08551c1
-def diffmem_fig4(setup: Setup, ns: tuple, px: int = 8) -> tuple[list, list]: # (arms, pairs)
+def diffmem_fig4(setup: Setup, ns: tuple, px: int = 8) -> tuple[list, list]:  # (arms, pairs)
     "Skip connections: which stay."
     n, net = ns[0], setup.train.net
     sides = [int(name.split('x')[0]) for name in make_net(net, px, 1).enc]
     each = {side: tuple(i for i, s in enumerate(sides) if s == side) for side in dict.fromkeys(sides)}
-    def kept(name, skips, x=None): return arm(setup, name, n, x=x, net=replace(net, keep_skips=tuple(skips)))
+
+    def kept(name, skips, x=None):
+        return arm(setup, name, n, x=x, net=replace(net, keep_skips=tuple(skips)))
+
     every, none = arm(setup, 'all skips', n), kept('no skips', ())
     groups = [kept(f'those at {side}×{side}', skips) for side, skips in each.items()]
     singles = [kept(f'only skip {i + 1}, at {side}×{side}', (i,), x=i + 1) for i, side in enumerate(sides)]
-    return [every, none, *groups, *singles], [Pair('none', none, every), Pair('high-resolution', groups[0], groups[-1]), Pair('first-or-last', singles[0], singles[-1])]
+    return [every, none, *groups, *singles], [
+        Pair('none', none, every),
+        Pair('high-resolution', groups[0], groups[-1]),
+        Pair('first-or-last', singles[0], singles[-1]),
+    ]
 
 # %% ../nbs/18a_suite.ipynb #f9b7d64e
-def diffmem_tables(setup: Setup, ns: tuple) -> tuple[list, list]: # (arms, pairs)
+def diffmem_tables(setup: Setup, ns: tuple) -> tuple[list, list]:  # (arms, pairs)
     "Batch size (with a learning rate in proportion), weight decay, EMA."
     n, c = ns[0], setup.train
-    def steady(b): return dict(ema_kimg=constant_ema(.99929, b)) if c.ema_ramp is None else {} # the paper's EMA has one weight at every batch size
-    batches = [arm(setup, f'batch {b}', n, x=b, batch=b, lr=c.lr * b / c.batch, **steady(b)) for b in ((128, 256, 384, 512, 640, 768, 896) if c.batch == 512 else (c.batch // 2, c.batch, c.batch * 2))]
-    decays = [arm(setup, f'weight decay {w:g}', n, x=w, weight_decay=w) for w in ((0., 1e-5, 1e-4, 1e-3, 1e-2, 2e-2, 5e-2, 8e-2, 1e-1) if c.batch == 512 else (0., 1e-4, 1e-2, 1e-1))]
-    emas = [arm(setup, f'EMA {b:g}', n, x=b, ema_kimg=constant_ema(b, c.batch), ema_ramp=None) for b in ((.99929, .999, .99, .9, .8, .5, .2, .1, 0.) if c.batch == 512 else (.99, .9, .5, 0.))]
-    return batches + decays + emas, [Pair('batch', batches[-1], batches[0]), Pair('weight-decay', decays[-1], decays[0]), Pair('ema', emas[-1], emas[0])]
+
+    def steady(b):
+        return (
+            dict(ema_kimg=constant_ema(0.99929, b)) if c.ema_ramp is None else {}
+        )  # the paper's EMA has one weight at every batch size
+
+    batches = [
+        arm(setup, f'batch {b}', n, x=b, batch=b, lr=c.lr * b / c.batch, **steady(b))
+        for b in ((128, 256, 384, 512, 640, 768, 896) if c.batch == 512 else (c.batch // 2, c.batch, c.batch * 2))
+    ]
+    decays = [
+        arm(setup, f'weight decay {w:g}', n, x=w, weight_decay=w)
+        for w in ((0.0, 1e-5, 1e-4, 1e-3, 1e-2, 2e-2, 5e-2, 8e-2, 1e-1) if c.batch == 512 else (0.0, 1e-4, 1e-2, 1e-1))
+    ]
+    emas = [
+        arm(setup, f'EMA {b:g}', n, x=b, ema_kimg=constant_ema(b, c.batch), ema_ramp=None)
+        for b in ((0.99929, 0.999, 0.99, 0.9, 0.8, 0.5, 0.2, 0.1, 0.0) if c.batch == 512 else (0.99, 0.9, 0.5, 0.0))
+    ]
+    return batches + decays + emas, [
+        Pair('batch', batches[-1], batches[0]),
+        Pair('weight-decay', decays[-1], decays[0]),
+        Pair('ema', emas[-1], emas[0]),
+    ]
 
 # %% ../nbs/18a_suite.ipynb #c611ce96
-def diffmem_fig5(setup: Setup, ns: tuple) -> tuple[list, list]: # (arms, pairs)
+def diffmem_fig5(setup: Setup, ns: tuple) -> tuple[list, list]:  # (arms, pairs)
     "Unconditional, true labels, random labels of ever more classes, a label for each image."
     n = ns[0]
     free, true = arm(setup, 'unconditional', n), arm(setup, 'true labels', n, label_dim=10)
     counts = [c for c in (1, 2, 5, 10, 20, 50, 100, 500, 1000) if c < n and (c < 50 or n >= 1000)]
-    random = [arm(setup, f'{c} random label{"s" * (c > 1)}', n, x=c, label_dim=c, recipe=(('random labels', c),)) for c in counts]
+    random = [
+        arm(setup, f'{c} random label{"s" * (c > 1)}', n, x=c, label_dim=c, recipe=(('random labels', c),))
+        for c in counts
+    ]
     unique = arm(setup, 'unique labels', n, x=n, label_dim=n, recipe=(('unique labels', 1),))
-    ten = random[counts.index(10)] # a smaller set than eleven images is refused
-    return [free, true, *random, unique], [Pair('true-labels', true, free), Pair('random-labels', ten, free), Pair('one-label', random[0], free), Pair('more-labels', random[-1], random[0]), Pair('unique-labels', unique, free)]
+    ten = random[counts.index(10)]  # a smaller set than eleven images is refused
+    return [free, true, *random, unique], [
+        Pair('true-labels', true, free),
+        Pair('random-labels', ten, free),
+        Pair('one-label', random[0], free),
+        Pair('more-labels', random[-1], random[0]),
+        Pair('unique-labels', unique, free),
+    ]
 
 # %% ../nbs/18a_suite.ipynb #4f188d9d
 @dataclass(frozen=True)
 class Item:
     "A table or figure of a paper, as a plan's parameters see it."
-    make: Callable     # (setup, ns) -> arms and pairs
-    paper: str         # whose settings the paper profile takes
-    ns: dict           # profile -> training-set sizes
-    seeds: dict        # profile -> seeds
-    several: bool = False # whether more than one size may be asked for
-    optimum: bool = False # whether the exact optimum of the loss is sampled too
-    px: bool = False   # whether `make` wants the side of the images
-    datasets: tuple = tuple(SHAPES) # whose images it can be asked for
-    least: int = 2     # smallest training set
+
+    make: Callable  # (setup, ns) -> arms and pairs
+    paper: str  # whose settings the paper profile takes
+    ns: dict  # profile -> training-set sizes
+    seeds: dict  # profile -> seeds
+    several: bool = False  # whether more than one size may be asked for
+    optimum: bool = False  # whether the exact optimum of the loss is sampled too
+    px: bool = False  # whether `make` wants the side of the images
+    datasets: tuple = tuple(SHAPES)  # whose images it can be asked for
+    least: int = 2  # smallest training set
 
 # %% ../nbs/18a_suite.ipynb #72da9ad8
-def small(n: str = '50', paper: str = '1000') -> dict: # profile -> sizes
+def small(n: str = '50', paper: str = '1000') -> dict:  # profile -> sizes
     "Sizes of a sweep."
     return dict(smoke='20', quick=n, paper=paper)
 
 # %% ../nbs/18a_suite.ipynb #0f12b47a
 THREE, ONE = dict(smoke='0', quick='1,2,3', paper='1,2,3'), dict(smoke='0', quick='1', paper='1')
-THEIRS, TEN = ('digits', 'cifar10', 'ffhq'), ('digits', 'cifar10') # data with settings in `diffmem`; of these, with ten classes
+THEIRS, TEN = (
+    ('digits', 'cifar10', 'ffhq'),
+    ('digits', 'cifar10'),
+)  # data with settings in `diffmem`; of these, with ten classes
 ITEMS = dict(
-    table1=Item(table1, 'main', small('300', '300,1000,3000'), dict(smoke='1', quick='1', paper='1,2,3'), several=True, optimum=True),
+    table1=Item(
+        table1,
+        'main',
+        small('300', '300,1000,3000'),
+        dict(smoke='1', quick='1', paper='1,2,3'),
+        several=True,
+        optimum=True,
+    ),
     fig1=Item(fig1, 'main', small(paper='300'), THREE, several=True),
     fig_histograms=Item(fig_histograms, 'main', small(paper='300'), THREE, several=True),
     ablation_noise=Item(ablation_noise, 'main', small(paper='300'), THREE, several=True),
     ablation_split=Item(ablation_split, 'main', small(paper='300'), THREE, several=True),
-    diffmem_fig1=Item(diffmem_fig1, 'diffmem', dict(smoke='10,20', quick='25,50,100,200', paper='1000,2000,5000,10000,20000,50000'), THREE, several=True, optimum=True, datasets=THEIRS),
+    diffmem_fig1=Item(
+        diffmem_fig1,
+        'diffmem',
+        dict(smoke='10,20', quick='25,50,100,200', paper='1000,2000,5000,10000,20000,50000'),
+        THREE,
+        several=True,
+        optimum=True,
+        datasets=THEIRS,
+    ),
     diffmem_fig2=Item(diffmem_fig2, 'diffmem', small(), ONE, px=True, datasets=TEN),
     diffmem_fig3=Item(diffmem_fig3, 'diffmem', small(), ONE, datasets=THEIRS),
     diffmem_fig4=Item(diffmem_fig4, 'diffmem', small(), THREE, px=True, datasets=THEIRS),
     diffmem_tables=Item(diffmem_tables, 'diffmem', small(), ONE, datasets=THEIRS),
-    diffmem_fig5=Item(diffmem_fig5, 'diffmem', small(), THREE, datasets=TEN, least=11))
+    diffmem_fig5=Item(diffmem_fig5, 'diffmem', small(), THREE, datasets=TEN, least=11),
+)

@@ -14,7 +14,18 @@ from typing import Callable
 import numpy as np
 import pandas as pd
 from . import core
-from .core import BadInput, check_choice, check_flag, check_float, check_int, content_hash, progress, provenance, runs_dir, writable_dir
+from ambient_nb.core import (
+    BadInput,
+    check_choice,
+    check_flag,
+    check_float,
+    check_int,
+    content_hash,
+    progress,
+    provenance,
+    runs_dir,
+    writable_dir,
+)
 from .papers import Claim, claim, known
 from .repro import ADVICE, each, numbers, pick_profile
 from .rows import Row, save_rows, verdict
@@ -24,51 +35,75 @@ from .stats import Estimate
 @dataclass(frozen=True, repr=False)
 class TheoryPlan:
     "What a theory notebook will do, decided before any work."
-    item: str       # 'theory_optimum', …
-    profile: str    # smoke, quick, paper or custom
-    seeds: tuple    # one draw of everything each
-    sizes: dict     # the notebook's own numbers
-    minutes: float | None # expected on 2 CPU cores, None where nobody has measured it
-    out: Path       # where rows go
+
+    item: str  # 'theory_optimum', …
+    profile: str  # smoke, quick, paper or custom
+    seeds: tuple  # one draw of everything each
+    sizes: dict  # the notebook's own numbers
+    minutes: float | None  # expected on 2 CPU cores, None where nobody has measured it
+    out: Path  # where rows go
     dry_run: bool = False
     begun: float = field(default_factory=time.monotonic)
-    origin: dict = field(default_factory=provenance) # versions, hardware, commit
+    origin: dict = field(default_factory=provenance)  # versions, hardware, commit
 
-    def __getitem__(self, name: str): return self.sizes[name]
+    def __getitem__(self, name: str):
+        return self.sizes[name]
 
-    def __repr__(self) -> str: return f'TheoryPlan({self.item}, {self.profile}, {len(self.seeds)} draws, {self.sizes})'
+    def __repr__(self) -> str:
+        return f'TheoryPlan({self.item}, {self.profile}, {len(self.seeds)} draws, {self.sizes})'
 
     def _repr_html_(self) -> str:
-        lines = dict(profile=self.profile, draws=f'{len(self.seeds)}: seeds {", ".join(map(str, self.seeds))}') | {k: ', '.join(map(str, v)) if isinstance(v, tuple) else v for k, v in self.sizes.items()}
-        lines['time'] = 'not known for these numbers' if self.minutes is None else f'about {self.minutes:g} minutes on 2 CPU cores' if self.minutes >= 1 else 'under a minute on 2 CPU cores'
-        return pd.DataFrame(dict(value=lines)).to_html(header=False) + ADVICE.replace('<code>n</code>, <code>seeds</code>, <code>dataset</code>, <code>sigma_n</code>, <code>iters</code>', ', '.join(f'<code>{k}</code>' for k in ('seeds', *self.sizes)))
+        lines = dict(profile=self.profile, draws=f'{len(self.seeds)}: seeds {", ".join(map(str, self.seeds))}') | {
+            k: ', '.join(map(str, v)) if isinstance(v, tuple) else v for k, v in self.sizes.items()
+        }
+        lines['time'] = (
+            'not known for these numbers'
+            if self.minutes is None
+            else f'about {self.minutes:g} minutes on 2 CPU cores'
+            if self.minutes >= 1
+            else 'under a minute on 2 CPU cores'
+        )
+        return pd.DataFrame(dict(value=lines)).to_html(header=False) + ADVICE.replace(
+            '<code>n</code>, <code>seeds</code>, <code>dataset</code>, <code>sigma_n</code>, <code>iters</code>',
+            ', '.join(f'<code>{k}</code>' for k in ('seeds', *self.sizes)),
+        )
 
 # %% ../nbs/18f_theory.ipynb #4ff31085
-def as_size(name: str, # the parameter's name, for the error
-            value,     # what the user gave
-            default,   # a value of the right kind
-           ):          # the value in that kind; BadInput otherwise
+def as_size(
+    name: str,  # the parameter's name, for the error
+    value,  # what the user gave
+    default,  # a value of the right kind
+):  # the value in that kind; BadInput otherwise
     "A parameter of a theory notebook, of the same kind as its default."
-    if isinstance(default, tuple): return each(name, value, lambda part: as_size(name, part, default[0]))
-    if isinstance(default, int): return check_int(name, value, 1)
-    if isinstance(default, float): return check_float(name, value, 0, open_lo=True)
-    if not isinstance(value, str): raise BadInput(name, value, 'text')
+    if isinstance(default, tuple):
+        return each(name, value, lambda part: as_size(name, part, default[0]))
+    if isinstance(default, int):
+        return check_int(name, value, 1)
+    if isinstance(default, float):
+        return check_float(name, value, 0, open_lo=True)
+    if not isinstance(value, str):
+        raise BadInput(name, value, 'text')
     return value
 
 # %% ../nbs/18f_theory.ipynb #f17ee7a0
-def plan_theory(item: str,      # 'theory_optimum', …; the claims' ids start with it
-                sizes: dict,    # name -> (smoke, quick, paper), 'seeds' among them as numbers of draws
-                minutes: tuple, # expected on 2 CPU cores, for the same three; None where not known
-                **parameters,   # of the notebook: profile, seeds, out, dry_run and the names in `sizes`; None for the profile's own
-               ) -> TheoryPlan: # BadInput where a name or a value is not allowed
+def plan_theory(
+    item: str,  # 'theory_optimum', …; the claims' ids start with it
+    sizes: dict,  # name -> (smoke, quick, paper), 'seeds' among them as numbers of draws
+    minutes: tuple,  # expected on 2 CPU cores, for the same three; None where not known
+    **parameters,  # of the notebook: profile, seeds, out, dry_run and the names in `sizes`; None for the profile's own
+) -> TheoryPlan:  # BadInput where a name or a value is not allowed
     "Check the parameters of a theory notebook and turn them into a plan."
     allowed = dict(profile='auto', out=None, dry_run=False) | dict.fromkeys(sizes)
-    for name in parameters: check_choice('parameter', name, allowed)
+    for name in parameters:
+        check_choice('parameter', name, allowed)
     asked = allowed | parameters
     profile, _ = pick_profile(asked['profile'], 'digits', None)
     column = ('smoke', 'quick', 'paper').index(profile)
     own = {name: values[column] for name, values in sizes.items() if name != 'seeds'}
-    used = {name: value if asked[name] is None else as_size(name, asked[name], sizes[name][1]) for name, value in own.items()}
+    used = {
+        name: value if asked[name] is None else as_size(name, asked[name], sizes[name][1])
+        for name, value in own.items()
+    }
     seeds = tuple(range(sizes['seeds'][column])) if asked['seeds'] is None else numbers('seeds', asked['seeds'], 0)
     dry_run = check_flag('dry_run', asked['dry_run'])
     custom = used != own and profile != 'smoke'
@@ -77,111 +112,194 @@ def plan_theory(item: str,      # 'theory_optimum', …; the claims' ids start w
     return TheoryPlan(item, 'custom' if custom else profile, seeds, used, expected, out, dry_run)
 
 # %% ../nbs/18f_theory.ipynb #8bde976e
-def judge(found: Claim | None,
-          values,         # one number per draw
-          *, profile: str, # of the plan
-         ) -> str:
+def judge(
+    found: Claim | None,
+    values,  # one number per draw
+    *,
+    profile: str,  # of the plan
+) -> str:
     "What the draws say about a law."
-    if found is None: return 'no claim'
-    if profile == 'smoke': return 'smoke: no verdict'
+    if found is None:
+        return 'no claim'
+    if profile == 'smoke':
+        return 'smoke: no verdict'
     v, k = np.asarray(values, dtype=np.float64), len(values)
     if found.law == 'ordering':
         agree = int(((v > 0) if found.inequality == '>' else (v < 0)).sum())
-        return 'same direction' if agree == k else 'opposite direction' if agree == 0 else f'mixed ({agree} of {k} draws)'
+        return (
+            'same direction' if agree == k else 'opposite direction' if agree == 0 else f'mixed ({agree} of {k} draws)'
+        )
     if found.law == 'range':
-        if profile == 'custom': return 'not comparable'
+        if profile == 'custom':
+            return 'not comparable'
         return 'holds' if v.min() - found.tolerance <= found.expected <= v.max() + found.tolerance else 'fails'
     return 'holds' if (abs(v - found.expected) <= found.tolerance).all() else 'fails'
 
 # %% ../nbs/18f_theory.ipynb #749b1bca
-def over_draws(values) -> Estimate: # mean, smallest, largest
+def over_draws(values) -> Estimate:  # mean, smallest, largest
     "Several draws of one quantity; the interval is their range."
     v = np.asarray(values, dtype=np.float64)
-    if v.ndim != 1 or not len(v) or not np.isfinite(v).all(): raise BadInput('values', v.tolist(), 'a list of at least one finite number, one per draw')
-    if len(v) == 1: return Estimate(float(v[0]), None, None, 1, 'seeds')
-    return Estimate(float(v.mean().clip(v.min(), v.max())), float(v.min()), float(v.max()), len(v), 'seeds', (len(v) - 1) / (len(v) + 1))
+    if v.ndim != 1 or not len(v) or not np.isfinite(v).all():
+        raise BadInput('values', v.tolist(), 'a list of at least one finite number, one per draw')
+    if len(v) == 1:
+        return Estimate(float(v[0]), None, None, 1, 'seeds')
+    return Estimate(
+        float(v.mean().clip(v.min(), v.max())),
+        float(v.min()),
+        float(v.max()),
+        len(v),
+        'seeds',
+        (len(v) - 1) / (len(v) + 1),
+    )
 
 # %% ../nbs/18f_theory.ipynb #b9287ef9
-def fact(plan: TheoryPlan,
-         name: str,       # what, as in T6/copies/0.2/memorized; the claim of that id under the plan's item is the one it speaks to
-         values,          # one number per draw
-         definition: str, # of the quantity, in words
-         *, n: int = 0,   # size of the data set, 0 where there is none
-         data: str = 'closed form', # what the data are
-         shas: dict | None = None,  # sha256 of data that were read
-         detail: dict | None = None, # more, for figures
-        ) -> Row:
+def fact(
+    plan: TheoryPlan,
+    name: str,  # what, as in T6/copies/0.2/memorized; the claim of that id under the plan's item is the one it speaks to
+    values,  # one number per draw
+    definition: str,  # of the quantity, in words
+    *,
+    n: int = 0,  # size of the data set, 0 where there is none
+    data: str = 'closed form',  # what the data are
+    shas: dict | None = None,  # sha256 of data that were read
+    detail: dict | None = None,  # more, for figures
+) -> Row:
     "One quantity of the theory as a row."
-    id = f'{plan.item}/{name}'; method, _, metric = name.rpartition('/')
+    id = f'{plan.item}/{name}'
+    method, _, metric = name.rpartition('/')
     found = known().get(id)
-    said = verdict(found, over_draws(values), profile=plan.profile) if found and found.kind != 'law' else judge(found, values, profile=plan.profile)
-    return Row(id, dict(dataset=data, n=n, method=method, it=0, metric=metric), over_draws(values), dict(values=[float(v) for v in values]) | (detail or {}), found and found.id, found and found.printed, said,
-               f'{metric}: {definition}', shas or {}, plan.seeds, 'every draw is reported', content_hash([plan.item, plan.sizes]), plan.profile, core.NUMERICS, dict(sec=round(time.monotonic() - plan.begun, 1)), plan.origin)
+    said = (
+        verdict(found, over_draws(values), profile=plan.profile)
+        if found and found.kind != 'law'
+        else judge(found, values, profile=plan.profile)
+    )
+    return Row(
+        id,
+        dict(dataset=data, n=n, method=method, it=0, metric=metric),
+        over_draws(values),
+        dict(values=[float(v) for v in values]) | (detail or {}),
+        found and found.id,
+        found and found.printed,
+        said,
+        f'{metric}: {definition}',
+        shas or {},
+        plan.seeds,
+        'every draw is reported',
+        content_hash([plan.item, plan.sizes]),
+        plan.profile,
+        core.NUMERICS,
+        dict(sec=round(time.monotonic() - plan.begun, 1)),
+        plan.origin,
+    )
 
 # %% ../nbs/18f_theory.ipynb #a59c33aa
-def simulate(plan: TheoryPlan,
-             draw: Callable,    # seed -> {name: number}
-             definitions: dict, # metric (the last part of a name) -> in words
-             *, once: bool = False, # the first seed only, for what is the same in every draw
-             **about,           # n, data, shas: as `fact` takes them
-            ) -> list[Row]:     # none in a dry run
+def simulate(
+    plan: TheoryPlan,
+    draw: Callable,  # seed -> {name: number}
+    definitions: dict,  # metric (the last part of a name) -> in words
+    *,
+    once: bool = False,  # the first seed only, for what is the same in every draw
+    **about,  # n, data, shas: as `fact` takes them
+) -> list[Row]:  # none in a dry run
     "Run one function for every draw; each quantity that it returns becomes a row."
-    if plan.dry_run: return []
+    if plan.dry_run:
+        return []
     found = [draw(seed) for seed in progress(plan.seeds[:1] if once else plan.seeds, desc=draw.__name__)]
-    return [fact(plan, name, [f[name] for f in found], definitions[name.rpartition('/')[2]], **about) for name in found[0]]
+    return [
+        fact(plan, name, [f[name] for f in found], definitions[name.rpartition('/')[2]], **about) for name in found[0]
+    ]
 
 # %% ../nbs/18f_theory.ipynb #32576ec7
-def save(plan: TheoryPlan, rows: list[Row]) -> Path | None: # the file; None in a dry run
+def save(plan: TheoryPlan, rows: list[Row]) -> Path | None:  # the file; None in a dry run
     "Store a notebook's rows where `publish` finds them."
-    if plan.dry_run: return None
-    if len({r.id for r in rows}) < len(rows): raise BadInput('rows', f'{len(rows)} rows', 'rows with different names')
-    return save_rows(rows, writable_dir(plan.out)/'rows'/f'{plan.item}-{plan.profile}-{content_hash([plan.seeds, plan.sizes])}.json')
+    if plan.dry_run:
+        return None
+    if len({r.id for r in rows}) < len(rows):
+        raise BadInput('rows', f'{len(rows)} rows', 'rows with different names')
+    return save_rows(
+        rows,
+        writable_dir(plan.out) / 'rows' / f'{plan.item}-{plan.profile}-{content_hash([plan.seeds, plan.sizes])}.json',
+    )
 
 # %% ../nbs/18f_theory.ipynb #8ff51149
-def table(rows: list[Row], digits: int = 3) -> pd.DataFrame | str: # significant digits
+def table(rows: list[Row], digits: int = 3) -> pd.DataFrame | str:  # significant digits
     "Rows of theory as a table: ours with the range of the draws, what was expected, and the verdict."
-    if not rows: return 'no rows'
-    def short(v): return f'{v:.{digits}g}'
+    if not rows:
+        return 'no rows'
+
+    def short(v):
+        return f'{v:.{digits}g}'
+
     def wanted(r):
         c = claim(r.claim) if r.claim else None
-        if c is None: return ''
-        if c.kind == 'direction' or c.law == 'ordering': return f'{c.inequality} 0'
+        if c is None:
+            return ''
+        if c.kind == 'direction' or c.law == 'ordering':
+            return f'{c.inequality} 0'
         return c.printed_text if c.kind == 'value' else short(c.expected)
-    lines = [{'quantity': r.id.split('/', 1)[1], 'ours': short(r.ours.value), 'range of the draws': '' if r.ours.lo is None else f'{short(r.ours.lo)} to {short(r.ours.hi)}', 'draws': r.ours.n,
-              'expected': wanted(r), 'printed in the paper': 'not available' if r.printed is None else f'{r.printed:g}', 'source': claim(r.claim).source if r.claim else '', 'verdict': r.verdict if r.claim else ''} for r in rows]
+
+    lines = [
+        {
+            'quantity': r.id.split('/', 1)[1],
+            'ours': short(r.ours.value),
+            'range of the draws': '' if r.ours.lo is None else f'{short(r.ours.lo)} to {short(r.ours.hi)}',
+            'draws': r.ours.n,
+            'expected': wanted(r),
+            'printed in the paper': 'not available' if r.printed is None else f'{r.printed:g}',
+            'source': claim(r.claim).source if r.claim else '',
+            'verdict': r.verdict if r.claim else '',
+        }
+        for r in rows
+    ]
     return pd.DataFrame(lines).set_index('quantity')
 
 # %% ../nbs/18f_theory.ipynb #3a3b0fac
-def verdicts(rows: list[Row]) -> pd.DataFrame: # kind of claim and verdict -> how many rows
+def verdicts(rows: list[Row]) -> pd.DataFrame:  # kind of claim and verdict -> how many rows
     "The verdicts of a notebook, counted."
     found = [claim(r.claim) for r in rows if r.claim]
-    return pd.DataFrame(dict(claim=[c.law or c.kind for c in found], verdict=[r.verdict for r in rows if r.claim])).value_counts(sort=False).rename('rows').to_frame()
+    return (
+        pd.DataFrame(dict(claim=[c.law or c.kind for c in found], verdict=[r.verdict for r in rows if r.claim]))
+        .value_counts(sort=False)
+        .rename('rows')
+        .to_frame()
+    )
 
 # %% ../nbs/18f_theory.ipynb #a3fe4054
-def against(rows: list[Row]) -> list[Row]: # those that fail, or point the other way, in some draw
+def against(rows: list[Row]) -> list[Row]:  # those that fail, or point the other way, in some draw
     "The rows that speak against their claim."
     return [r for r in rows if r.verdict.startswith(('fails', 'opposite', 'mixed', 'disagree'))]
 
 # %% ../nbs/18f_theory.ipynb #5078c560
-def slide(draw: Callable,  # (axes, value) -> None
-          values,          # of the slider, rising
-          shown,           # the values of the static picture
-          *, label: str = 'sigma', # of the slider
-          live: bool | None = None, # None: whether this kernel belongs to a Jupyter session
-         ):                # the figure, or the widget, which is on display
+def slide(
+    draw: Callable,  # (axes, value) -> None
+    values,  # of the slider, rising
+    shown,  # the values of the static picture
+    *,
+    label: str = 'sigma',  # of the slider
+    live: bool | None = None,  # None: whether this kernel belongs to a Jupyter session
+):  # the figure, or the widget, which is on display
     "A picture with a slider in a live notebook, a row of pictures elsewhere."
     import matplotlib.pyplot as plt
-    if live is None: live = 'JPY_SESSION_NAME' in os.environ
+
+    if live is None:
+        live = 'JPY_SESSION_NAME' in os.environ
     if not live:
         fig, axes = plt.subplots(1, len(shown), figsize=(2.9 * len(shown), 2.9), squeeze=False)
-        for ax, value in zip(axes[0], shown): draw(ax, value)
+        for ax, value in zip(axes[0], shown):
+            draw(ax, value)
         fig.tight_layout()
         return fig
     import ipywidgets
     from IPython.display import display
+
     def show(value):
-        _, ax = plt.subplots(figsize=(5, 4)); draw(ax, value); plt.show()
-    slider = ipywidgets.SelectionSlider(options=[(f'{v:g}', v) for v in values], value=min(values, key=lambda v: abs(v - shown[0])), description=label)
+        _, ax = plt.subplots(figsize=(5, 4))
+        draw(ax, value)
+        plt.show()
+
+    slider = ipywidgets.SelectionSlider(
+        options=[(f'{v:g}', v) for v in values], value=min(values, key=lambda v: abs(v - shown[0])), description=label
+    )
     box = ipywidgets.VBox([slider, ipywidgets.interactive_output(show, dict(value=slider))])
     display(box)
     return box

@@ -16,7 +16,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from .backbones import Inception
-from .core import BadInput, check_choice, check_float, check_int, content_hash, runs_dir, writable_dir, write_atomic
+from ambient_nb.core import (
+    BadInput,
+    check_choice,
+    check_float,
+    check_int,
+    content_hash,
+    runs_dir,
+    writable_dir,
+    write_atomic,
+)
 from .features import Encoder
 from .fidelity import as_features, frechet_estimate, frechet_gaussians, halves, prdc
 from .stats import Estimate
@@ -24,29 +33,46 @@ from .stats import Estimate
 # %% ../nbs/13a_torchfidelity.ipynb #3139e682
 SCHEMAS = []  # keeps the declared names alive
 
-def torch_fidelity(): # the module
+
+def torch_fidelity():  # the module
     "Import torch-fidelity, also beside a torchvision whose compiled operators do not fit."
-    try: import_module('torchvision')
+    try:
+        import_module('torchvision')
     except RuntimeError as e:
-        if 'torchvision::nms' not in str(e): raise
+        if 'torchvision::nms' not in str(e):
+            raise
         SCHEMAS.append(torch.library.Library('torchvision', 'FRAGMENT'))
-        for name in ('nms', 'qnms'): SCHEMAS[0].define(f'{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
-        for name in [m for m in sys.modules if m.split('.')[0] in ('torchvision', 'torch_fidelity')]: del sys.modules[name]
+        for name in ('nms', 'qnms'):
+            SCHEMAS[0].define(f'{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
+        for name in [m for m in sys.modules if m.split('.')[0] in ('torchvision', 'torch_fidelity')]:
+            del sys.modules[name]
     return import_module('torch_fidelity')
 
 # %% ../nbs/13a_torchfidelity.ipynb #b63a35ed
-def cached_features(encoder: Encoder,     # whose features
-                    images: torch.Tensor, # (N,C,H,W) uint8
-                    cache: str | Path | None = None, # folder; None for `features` in the runs folder
-                   ) -> torch.Tensor:     # (N,dim) float32
+def cached_features(
+    encoder: Encoder,  # whose features
+    images: torch.Tensor,  # (N,C,H,W) uint8
+    cache: str | Path | None = None,  # folder; None for `features` in the runs folder
+) -> torch.Tensor:  # (N,dim) float32
     "Features of images, from the cache where it has just these."
-    if images.dtype != torch.uint8 or images.ndim != 4: raise BadInput('images', f'{images.dtype} {tuple(images.shape)}', 'uint8 of shape (N,C,H,W)')
-    folder = writable_dir(cache or runs_dir()/'features', 'cache')
-    key = content_hash(dict(encoder=encoder.definition, name=encoder.name, images=hashlib.sha256(images.contiguous().numpy().tobytes()).hexdigest(), shape=list(images.shape)))
+    if images.dtype != torch.uint8 or images.ndim != 4:
+        raise BadInput('images', f'{images.dtype} {tuple(images.shape)}', 'uint8 of shape (N,C,H,W)')
+    folder = writable_dir(cache or runs_dir() / 'features', 'cache')
+    key = content_hash(
+        dict(
+            encoder=encoder.definition,
+            name=encoder.name,
+            images=hashlib.sha256(images.contiguous().numpy().tobytes()).hexdigest(),
+            shape=list(images.shape),
+        )
+    )
     try:
-        with safe_open(path := folder/f'{key}.safetensors', 'pt') as file: found = file.get_tensor('features')
-        if found.shape == (len(images), encoder.dim): return found
-    except (OSError, SafetensorError): pass
+        with safe_open(path := folder / f'{key}.safetensors', 'pt') as file:
+            found = file.get_tensor('features')
+        if found.shape == (len(images), encoder.dim):
+            return found
+    except (OSError, SafetensorError):
+        pass
     features = encoder(images)
     write_atomic(path, save(dict(features=features.contiguous()), metadata=dict(encoder=encoder.id)))
     return features
@@ -55,23 +81,34 @@ def cached_features(encoder: Encoder,     # whose features
 @dataclass(frozen=True)
 class Statistics:
     "The Gaussian of a data set's features."
-    mu: np.ndarray    # (d,) float64
-    sigma: np.ndarray # (d,d) float64
+
+    mu: np.ndarray  # (d,) float64
+    sigma: np.ndarray  # (d,d) float64
 
 # %% ../nbs/13a_torchfidelity.ipynb #8a4db072
-def read_statistics(path: str | Path, # an .npz file with mu and sigma
-                   ) -> Statistics:
+def read_statistics(
+    path: str | Path,  # an .npz file with mu and sigma
+) -> Statistics:
     "Read published reference statistics."
     import zipfile
+
     try:
-        with np.load(path, allow_pickle=False) as file: mu, sigma = (np.asarray(file[name], dtype=np.float64) for name in ('mu', 'sigma'))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as e: raise BadInput('path', str(path), f'an .npz file with the arrays mu and sigma ({type(e).__name__}: {e})') from None
-    if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)) or not (np.isfinite(mu).all() and np.isfinite(sigma).all()): raise BadInput('path', str(path), f'finite mu of shape (d,) and sigma of shape (d,d), not {mu.shape} and {sigma.shape}')
-    if abs(sigma - sigma.T).max() > 1e-6 * max(abs(sigma).max(), 1e-30): raise BadInput('path', str(path), 'statistics whose sigma is symmetric')
+        with np.load(path, allow_pickle=False) as file:
+            mu, sigma = (np.asarray(file[name], dtype=np.float64) for name in ('mu', 'sigma'))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as e:
+        raise BadInput(
+            'path', str(path), f'an .npz file with the arrays mu and sigma ({type(e).__name__}: {e})'
+        ) from None
+    if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)) or not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
+        raise BadInput(
+            'path', str(path), f'finite mu of shape (d,) and sigma of shape (d,d), not {mu.shape} and {sigma.shape}'
+        )
+    if abs(sigma - sigma.T).max() > 1e-6 * max(abs(sigma).max(), 1e-30):
+        raise BadInput('path', str(path), 'statistics whose sigma is symmetric')
     return Statistics(mu, sigma)
 
 # %% ../nbs/13a_torchfidelity.ipynb #2a8fcfc5
-def statistics_of(features) -> Statistics: # (N,d) array or tensor
+def statistics_of(features) -> Statistics:  # (N,d) array or tensor
     "The mean and covariance of features, as torch-fidelity takes them."
     x = as_features('features', features)
     return Statistics(x.mean(0), np.cov(x, rowvar=False).reshape(x.shape[1], -1))
@@ -80,84 +117,142 @@ def statistics_of(features) -> Statistics: # (N,d) array or tensor
 OTHERWISE = dict(fid='frechet', kid='kernel', isc='class_score', prc='prc')
 METRICS = ('fid', 'kid', 'prc')
 
-def metric_name(metric: str,      # 'fid', 'kid', 'isc' or 'prc'
-                encoder: Encoder, # whose features
-               ) -> str:
+
+def metric_name(
+    metric: str,  # 'fid', 'kid', 'isc' or 'prc'
+    encoder: Encoder,  # whose features
+) -> str:
     "What the metric may be called with this encoder."
     check_choice('metric', metric, OTHERWISE)
     return metric if isinstance(encoder, Inception) else OTHERWISE[metric]
 
 # %% ../nbs/13a_torchfidelity.ipynb #3763e553
-def class_logits(encoder: Encoder,     # with a classifier on top
-                 images: torch.Tensor, # (N,C,H,W) uint8
-                 features: torch.Tensor, # (N,d) of them
-                ) -> torch.Tensor:     # (N,classes)
+def class_logits(
+    encoder: Encoder,  # with a classifier on top
+    images: torch.Tensor,  # (N,C,H,W) uint8
+    features: torch.Tensor,  # (N,d) of them
+) -> torch.Tensor:  # (N,classes)
     "What the Inception Score is made of; for Inception the logits without bias, torch-fidelity's default."
-    if isinstance(encoder, Inception): return features @ encoder.net.fc.weight.detach().float().cpu().T
-    if not hasattr(encoder, 'logits'): raise BadInput('metrics', 'isc', f'without isc for {encoder.name}: it names no classes')
-    with torch.no_grad(): return torch.cat([encoder.logits(encoder.prepare(part)) for part in images.split(encoder.block)])
+    if isinstance(encoder, Inception):
+        return features @ encoder.net.fc.weight.detach().float().cpu().T
+    if not hasattr(encoder, 'logits'):
+        raise BadInput('metrics', 'isc', f'without isc for {encoder.name}: it names no classes')
+    with torch.no_grad():
+        return torch.cat([encoder.logits(encoder.prepare(part)) for part in images.split(encoder.block)])
 
 # %% ../nbs/13a_torchfidelity.ipynb #8db37bc2
-def centred_statistics(a: np.ndarray,   # (N,d) features
-                       b: Statistics,   # of the reference
-                       *, n_boot: int, level: float,
-                       generator: torch.Generator) -> Estimate:
+def centred_statistics(
+    a: np.ndarray,  # (N,d) features
+    b: Statistics,  # of the reference
+    *,
+    n_boot: int,
+    level: float,
+    generator: torch.Generator,
+) -> Estimate:
     "The Fréchet distance to fixed statistics, resampling the generated images only."
-    def distance(x): s = statistics_of(x); return frechet_gaussians(s.mu, s.sigma, b.mu, b.sigma)
-    value, draws = distance(a), np.array([distance(a[torch.randint(len(a), (len(a),), generator=generator).numpy()]) for _ in range(n_boot)])
+
+    def distance(x):
+        s = statistics_of(x)
+        return frechet_gaussians(s.mu, s.sigma, b.mu, b.sigma)
+
+    value, draws = (
+        distance(a),
+        np.array([distance(a[torch.randint(len(a), (len(a),), generator=generator).numpy()]) for _ in range(n_boot)]),
+    )
     lo, hi = np.quantile(draws - draws.mean(), [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(value, max(value + min(float(lo), 0.), 0.), value + max(float(hi), 0.), len(a), level=level)
+    return Estimate(value, max(value + min(float(lo), 0.0), 0.0), value + max(float(hi), 0.0), len(a), level=level)
 
 # %% ../nbs/13a_torchfidelity.ipynb #f9034850
-def around(value: float, e: Estimate) -> Estimate: # e's bounds, widened to hold the value
+def around(value: float, e: Estimate) -> Estimate:  # e's bounds, widened to hold the value
     "torch-fidelity's value in our interval: they agree up to its arithmetic."
     return Estimate(float(value), min(e.lo, float(value)), max(e.hi, float(value)), e.n, level=e.level)
 
 # %% ../nbs/13a_torchfidelity.ipynb #03a15a58
-def scores(generated: torch.Tensor, # (N,C,H,W) uint8
-           reference,               # (M,C,H,W) uint8 images, or Statistics, which allow 'fid' and 'isc' only
-           encoder: Encoder,        # Inception for the numbers of the literature
-           metrics=METRICS,         # of 'fid', 'kid', 'prc', 'isc'
-           *, subsets: int = 100,       # of KID
-           subset_size: int = 1000,     # images in each, at most
-           splits: int = 10,            # of the Inception Score
-           n_boot: int = 50,            # resamples for each interval
-           level: float = .95,          # coverage aimed at
-           cache: str | Path | None = None, # folder of the features
-           generator: torch.Generator,  # draws the resamples
-          ) -> dict[str, Estimate]:     # by `metric_name`; prc gives precision and recall
+def scores(
+    generated: torch.Tensor,  # (N,C,H,W) uint8
+    reference,  # (M,C,H,W) uint8 images, or Statistics, which allow 'fid' and 'isc' only
+    encoder: Encoder,  # Inception for the numbers of the literature
+    metrics=METRICS,  # of 'fid', 'kid', 'prc', 'isc'
+    *,
+    subsets: int = 100,  # of KID
+    subset_size: int = 1000,  # images in each, at most
+    splits: int = 10,  # of the Inception Score
+    n_boot: int = 50,  # resamples for each interval
+    level: float = 0.95,  # coverage aimed at
+    cache: str | Path | None = None,  # folder of the features
+    generator: torch.Generator,  # draws the resamples
+) -> dict[str, Estimate]:  # by `metric_name`; prc gives precision and recall
     "torch-fidelity's metrics with intervals over images."
-    for metric in metrics: check_choice('metrics', metric, OTHERWISE)
-    level, n_boot, fixed, out = check_float('level', level, 0, 1, open_lo=True), check_int('n_boot', n_boot, 10), isinstance(reference, Statistics), {}
-    if fixed and set(metrics) - {'fid', 'isc'}: raise BadInput('metrics', tuple(metrics), 'fid and isc where the reference is statistics: the others need images')
+    for metric in metrics:
+        check_choice('metrics', metric, OTHERWISE)
+    level, n_boot, fixed, out = (
+        check_float('level', level, 0, 1, open_lo=True),
+        check_int('n_boot', n_boot, 10),
+        isinstance(reference, Statistics),
+        {},
+    )
+    if fixed and set(metrics) - {'fid', 'isc'}:
+        raise BadInput(
+            'metrics', tuple(metrics), 'fid and isc where the reference is statistics: the others need images'
+        )
     torch_fidelity()
     fid, kid, isc, prc = (import_module(f'torch_fidelity.metric_{m}') for m in ('fid', 'kid', 'isc', 'prc'))
-    a = cached_features(encoder, generated, cache); A = as_features('generated', a)
-    if fixed and len(reference.mu) != encoder.dim: raise BadInput('reference', f'statistics of {len(reference.mu)} features', f'statistics of the {encoder.dim} features of {encoder.name}')
-    if not fixed: b = cached_features(encoder, reference, cache); B = as_features('reference', b)
+    a = cached_features(encoder, generated, cache)
+    A = as_features('generated', a)
+    if fixed and len(reference.mu) != encoder.dim:
+        raise BadInput(
+            'reference',
+            f'statistics of {len(reference.mu)} features',
+            f'statistics of the {encoder.dim} features of {encoder.name}',
+        )
+    if not fixed:
+        b = cached_features(encoder, reference, cache)
+        B = as_features('reference', b)
     options = dict(generator=generator, level=level)
     for metric in metrics:
         name = metric_name(metric, encoder)
         if metric == 'fid':
-            ours = centred_statistics(A, reference, n_boot=n_boot, **options) if fixed else frechet_estimate(A, B, n_boot=n_boot, **options)
+            ours = (
+                centred_statistics(A, reference, n_boot=n_boot, **options)
+                if fixed
+                else frechet_estimate(A, B, n_boot=n_boot, **options)
+            )
             both = [dict(mu=s.mu, sigma=s.sigma) for s in (statistics_of(A), reference if fixed else statistics_of(B))]
             out[name] = around(fid.fid_statistics_to_metric(*both, verbose=False)['frechet_inception_distance'], ours)
         if metric == 'kid':
             size = min(check_int('subset_size', subset_size, 2), len(a) // 2, len(b) // 2)
-            def of(i, j): return kid.kid_features_to_metric(a[i].double(), b[j].double(), kid_subsets=check_int('subsets', subsets, 1), kid_subset_size=size, verbose=False)['kernel_inception_distance_mean']
-            out[name], = halves(of, len(a), len(b), n_half=n_boot, **options)
+
+            def of(i, j):
+                return kid.kid_features_to_metric(
+                    a[i].double(),
+                    b[j].double(),
+                    kid_subsets=check_int('subsets', subsets, 1),
+                    kid_subset_size=size,
+                    verbose=False,
+                )['kernel_inception_distance_mean']
+
+            (out[name],) = halves(of, len(a), len(b), n_half=n_boot, **options)
         if metric == 'prc':
-            theirs, ours = prc.prc_features_to_metric(a, b, prc_neighborhood=3, verbose=False), prdc(A, B, 3, n_half=n_boot, **options)
+            theirs, ours = (
+                prc.prc_features_to_metric(a, b, prc_neighborhood=3, verbose=False),
+                prdc(A, B, 3, n_half=n_boot, **options),
+            )
             out |= {m: around(theirs[m], ours[m]) for m in ('precision', 'recall')}
         if metric == 'isc':
             logits = class_logits(encoder, generated, a)
-            def of(i, _): return isc.isc_features_to_metric(logits[i], check_int('splits', splits, 1, len(a) // 2))['inception_score_mean']
-            out[name], = halves(of, len(a), 2, n_half=n_boot, bounds=(1., np.inf), **options)
+
+            def of(i, _):
+                return isc.isc_features_to_metric(logits[i], check_int('splits', splits, 1, len(a) // 2))[
+                    'inception_score_mean'
+                ]
+
+            (out[name],) = halves(of, len(a), 2, n_half=n_boot, bounds=(1.0, np.inf), **options)
     return out
 
 # %% ../nbs/13a_torchfidelity.ipynb #828c4c58
-def score_id(metric: str,      # a key of `scores`
-             encoder: Encoder, # whose features
-            ) -> str:
+def score_id(
+    metric: str,  # a key of `scores`
+    encoder: Encoder,  # whose features
+) -> str:
     "What a number is a number of."
     return f'{metric} @ {encoder.id}, torch-fidelity {torch_fidelity().__version__}'

@@ -16,7 +16,17 @@ import torch
 from torch import nn
 from .augment import DRAWS, AugmentPipe
 from .checkpoints import load_checkpoint, load_json, save_checkpoint, save_json
-from .core import BadInput, check_choice, check_float, check_int, pick_device, progress, seed_of, stream, writable_dir
+from ambient_nb.core import (
+    BadInput,
+    check_choice,
+    check_float,
+    check_int,
+    pick_device,
+    progress,
+    seed_of,
+    stream,
+    writable_dir,
+)
 from .corruptions import fixed_normal
 from .data import Images, order, to_float
 from .denoisers import PRECONDS, EDMPrecond, Precond
@@ -25,116 +35,157 @@ from .networks import PRESETS, NetConfig, make_net
 from .schedules import LAWS, LogNormal
 
 # %% ../nbs/11_training.ipynb #71110150
-try: import fcntl          # POSIX only; elsewhere runs are not locked
-except ImportError: fcntl = None
+try:
+    import fcntl  # POSIX only; elsewhere runs are not locked
+except ImportError:
+    fcntl = None
 
 # %% ../nbs/11_training.ipynb #c06f0642
-PRECISIONS = dict(fp32=None, bf16=torch.bfloat16, fp16=torch.float16) # name -> what the network computes in, None for its input's dtype
+PRECISIONS = dict(
+    fp32=None, bf16=torch.bfloat16, fp16=torch.float16
+)  # name -> what the network computes in, None for its input's dtype
 
 # %% ../nbs/11_training.ipynb #d220d9ce
-def at_precision(D: nn.Module,            # a preconditioned network, its network in `D.model`
-                 precision: str = 'fp32', # one of PRECISIONS
-                 compile: bool = False,   # also let torch.compile rewrite the network, on a GPU into CUDA graphs
-                ) -> nn.Module:           # the same denoiser
+def at_precision(
+    D: nn.Module,  # a preconditioned network, its network in `D.model`
+    precision: str = 'fp32',  # one of PRECISIONS
+    compile: bool = False,  # also let torch.compile rewrite the network, on a GPU into CUDA graphs
+) -> nn.Module:  # the same denoiser
     "Let a denoiser's network compute in 16 bits; what goes in, what comes out and the weights stay float32."
     check_choice('precision', precision, PRECISIONS)
     device = next(D.parameters()).device.type
-    if precision == 'fp16' and device == 'cpu': raise BadInput('precision', precision, 'fp32 or bf16 on a CPU, where float16 has no fast arithmetic')
+    if precision == 'fp16' and device == 'cpu':
+        raise BadInput('precision', precision, 'fp32 or bf16 on a CPU, where float16 has no fast arithmetic')
     D.model.compute_dtype = PRECISIONS[precision]
-    if compile: D.model.compile(mode='reduce-overhead' if device == 'cuda' else None)
+    if compile:
+        D.model.compile(mode='reduce-overhead' if device == 'cuda' else None)
     return D
 
 # %% ../nbs/11_training.ipynb #d823cc8b
 def bound_gradients(parameters) -> None:
     "Replace NaN by 0 and infinities by ±100,000 in every gradient, in place."
     for p in parameters:
-        if p.grad is not None: torch.nan_to_num(p.grad, nan=0., posinf=1e5, neginf=-1e5, out=p.grad)
+        if p.grad is not None:
+            torch.nan_to_num(p.grad, nan=0.0, posinf=1e5, neginf=-1e5, out=p.grad)
 
 # %% ../nbs/11_training.ipynb #8e010b2d
-NOISES = ('after', 'before', 'fresh') # the fixed noise is added after augmentation, or before it; or is drawn anew each time
+NOISES = (
+    'after',
+    'before',
+    'fresh',
+)  # the fixed noise is added after augmentation, or before it; or is drawn anew each time
 
 # %% ../nbs/11_training.ipynb #5c3f9cf7
 @dataclass(frozen=True)
 class TrainConfig:
     "All settings of a training run."
+
     net: NetConfig = field(default_factory=lambda: PRESETS['tiny'])
-    iters: int = 1000            # optimizer steps
-    batch: int = 128             # images per step
-    sigma_n: float = 0.          # threshold of the two-regime loss; 0 is the EDM loss
-    noise_seed: int = 0          # of the fixed noise
-    lr: float = 1e-3             # Adam's learning rate
-    weight_decay: float = 0.     # coupled L2, as Adam defines it
-    ramp_kimg: float = 0.        # thousands of images until lr is reached
-    ema_kimg: float = 500.       # half-life of the EMA, in thousands of images
-    ema_ramp: float | None = .05 # the half-life is at most this share of the images seen; None for no limit
-    P_mean: float = -1.2         # of ln sigma
-    P_std: float = 1.2           # of ln sigma
-    sigma_data: float = .5       # std of the data
-    precond: str = 'edm'         # preconditioning, law of the levels and weight: edm, vp, ve or iddpm; P_mean, P_std and sigma_data are edm's
-    augment: float = 0.          # probability of EDM's augmentation pipeline
-    noise: str = 'after'         # the fixed noise is added after augmentation, before it, or is no fixed noise but fresh at each look
-    compensate: bool = False     # ablation: the two-regime weight divided by a^2
-    label_dim: int = 0           # classes that the network is told, 0 for none
-    seed: int = 0                # of weights, order, levels and noise
-    precision: str = 'fp32'      # of the network's arithmetic: fp32, bf16, or on a GPU fp16
-    compile: bool = False        # let torch.compile rewrite the network, on a GPU into CUDA graphs
+    iters: int = 1000  # optimizer steps
+    batch: int = 128  # images per step
+    sigma_n: float = 0.0  # threshold of the two-regime loss; 0 is the EDM loss
+    noise_seed: int = 0  # of the fixed noise
+    lr: float = 1e-3  # Adam's learning rate
+    weight_decay: float = 0.0  # coupled L2, as Adam defines it
+    ramp_kimg: float = 0.0  # thousands of images until lr is reached
+    ema_kimg: float = 500.0  # half-life of the EMA, in thousands of images
+    ema_ramp: float | None = 0.05  # the half-life is at most this share of the images seen; None for no limit
+    P_mean: float = -1.2  # of ln sigma
+    P_std: float = 1.2  # of ln sigma
+    sigma_data: float = 0.5  # std of the data
+    precond: str = 'edm'  # preconditioning, law of the levels and weight: edm, vp, ve or iddpm; P_mean, P_std and sigma_data are edm's
+    augment: float = 0.0  # probability of EDM's augmentation pipeline
+    noise: str = (
+        'after'  # the fixed noise is added after augmentation, before it, or is no fixed noise but fresh at each look
+    )
+    compensate: bool = False  # ablation: the two-regime weight divided by a^2
+    label_dim: int = 0  # classes that the network is told, 0 for none
+    seed: int = 0  # of weights, order, levels and noise
+    precision: str = 'fp32'  # of the network's arithmetic: fp32, bf16, or on a GPU fp16
+    compile: bool = False  # let torch.compile rewrite the network, on a GPU into CUDA graphs
 
     def __post_init__(self):
-        for name in ('iters', 'batch'): check_int(name, getattr(self, name), 1)
+        for name in ('iters', 'batch'):
+            check_int(name, getattr(self, name), 1)
         check_int('label_dim', self.label_dim, 0)
-        for name, allowed in dict(precond=PRECONDS, noise=NOISES).items(): check_choice(name, getattr(self, name), allowed)
-        for name in ('sigma_n', 'weight_decay', 'ramp_kimg'): check_float(name, getattr(self, name), 0)
-        for name in ('lr', 'ema_kimg', 'sigma_data'): check_float(name, getattr(self, name), 0, open_lo=True)
+        for name, allowed in dict(precond=PRECONDS, noise=NOISES).items():
+            check_choice(name, getattr(self, name), allowed)
+        for name in ('sigma_n', 'weight_decay', 'ramp_kimg'):
+            check_float(name, getattr(self, name), 0)
+        for name in ('lr', 'ema_kimg', 'sigma_data'):
+            check_float(name, getattr(self, name), 0, open_lo=True)
         check_float('augment', self.augment, 0, 1, open_hi=False)
         check_choice('precision', self.precision, PRECISIONS)
-        for name in ('compile', 'compensate'): check_choice(name, getattr(self, name), (False, True))
+        for name in ('compile', 'compensate'):
+            check_choice(name, getattr(self, name), (False, True))
 
 # %% ../nbs/11_training.ipynb #148f07d7
-def make_denoiser(config: TrainConfig,
-                  shape: tuple,  # (C,H,W) of an image
-                 ) -> Precond:   # float32, on the CPU
+def make_denoiser(
+    config: TrainConfig,
+    shape: tuple,  # (C,H,W) of an image
+) -> Precond:  # float32, on the CPU
     "A freshly initialised denoiser; the same at every call."
-    net = make_net(config.net, shape[-1], shape[0], config.label_dim, AugmentPipe().label_dim if config.augment else 0, seed=config.seed)
+    net = make_net(
+        config.net,
+        shape[-1],
+        shape[0],
+        config.label_dim,
+        AugmentPipe().label_dim if config.augment else 0,
+        seed=config.seed,
+    )
     return EDMPrecond(net, config.sigma_data) if config.precond == 'edm' else PRECONDS[config.precond](net)
 
 # %% ../nbs/11_training.ipynb #aa733e0c
-def make_law(config: TrainConfig): # with `.sigma(normals)` and `.share_above(sigma)`
+def make_law(config: TrainConfig):  # with `.sigma(normals)` and `.share_above(sigma)`
     "The law of a run's noise levels."
     return LogNormal(config.P_mean, config.P_std) if config.precond == 'edm' else LAWS[config.precond]()
 
 # %% ../nbs/11_training.ipynb #2b627eb1
-def make_loss(config: TrainConfig): # (D, y, noise, sigma, z, labels, ...) -> (B,)
+def make_loss(config: TrainConfig):  # (D, y, noise, sigma, z, labels, ...) -> (B,)
     "The loss of a run: EDM's kind, or the main paper's where sigma_n > 0."
     weight = WEIGHTS[config.precond]
-    return TwoRegimeLoss(config.sigma_n, config.sigma_data, config.compensate, weight=weight) if config.sigma_n else EDMLoss(config.sigma_data, weight)
+    return (
+        TwoRegimeLoss(config.sigma_n, config.sigma_data, config.compensate, weight=weight)
+        if config.sigma_n
+        else EDMLoss(config.sigma_data, weight)
+    )
 
 # %% ../nbs/11_training.ipynb #3be14a09
-def ema_beta(batch: int,        # images per step
-             seen: int,         # images seen before this step
-             half_life: float,  # in images
-             ramp: float | None = .05, # the half-life is at most `ramp * seen`
-            ) -> float:         # in [0,1)
+def ema_beta(
+    batch: int,  # images per step
+    seen: int,  # images seen before this step
+    half_life: float,  # in images
+    ramp: float | None = 0.05,  # the half-life is at most `ramp * seen`
+) -> float:  # in [0,1)
     "The EMA's weight on its past, as EDM defines it."
-    if ramp is not None: half_life = min(half_life, seen * ramp)
-    return .5 ** (batch / max(half_life, 1e-8))
+    if ramp is not None:
+        half_life = min(half_life, seen * ramp)
+    return 0.5 ** (batch / max(half_life, 1e-8))
 
 # %% ../nbs/11_training.ipynb #922a9b29
-def one_hot(images: Images,
-            label_dim: int,   # classes, more than the largest label
-           ) -> torch.Tensor: # (N,label_dim) float32
+def one_hot(
+    images: Images,
+    label_dim: int,  # classes, more than the largest label
+) -> torch.Tensor:  # (N,label_dim) float32
     "The labels of images as a network takes them."
-    if images.labels is None: raise BadInput('label_dim', label_dim, f'0: {images.name} has no labels')
-    if images.labels.max() >= label_dim: raise BadInput('label_dim', label_dim, f'at least {images.labels.max().item() + 1}, the classes of {images.name}')
+    if images.labels is None:
+        raise BadInput('label_dim', label_dim, f'0: {images.name} has no labels')
+    if images.labels.max() >= label_dim:
+        raise BadInput(
+            'label_dim', label_dim, f'at least {images.labels.max().item() + 1}, the classes of {images.name}'
+        )
     return torch.nn.functional.one_hot(images.labels.long(), label_dim).float()
 
 # %% ../nbs/11_training.ipynb #ca7c0366
 class Trainer:
     "The moving parts of one run."
-    def __init__(self,
-                 config: TrainConfig,
-                 images: Images,  # the training set, kept on the device as uint8
-                 device: torch.device | str = 'cpu',
-                ):
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        images: Images,  # the training set, kept on the device as uint8
+        device: torch.device | str = 'cpu',
+    ):
         self.config, self.images, self.device, self.it = config, images, torch.device(device), 0
         self.pixels = images.pixels.to(self.device)
         self.noise = fixed_normal(images.ids, self.shape, config.noise_seed).to(self.device)
@@ -144,68 +195,91 @@ class Trainer:
         at_precision(self.net, config.precision, config.compile)
         self.ema.eval().requires_grad_(False)
         self.law, self.loss = make_law(config), make_loss(config)
-        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
+        self.optimizer = torch.optim.Adam(
+            self.net.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
+        )
 
     @property
-    def shape(self) -> tuple: return tuple(self.images.pixels.shape[1:])
+    def shape(self) -> tuple:
+        return tuple(self.images.pixels.shape[1:])
 
-    def batch(self) -> tuple: # (y, noise, sigma, z), and what else the network is told, on the device
+    def batch(self) -> tuple:  # (y, noise, sigma, z), and what else the network is told, on the device
         "The draws of the next step."
         c, start = self.config, self.it * self.config.batch
         rows = order(len(self.images), c.seed, start, c.batch).to(self.device)
         sigma = self.law.sigma(stream((), c.seed, 'sigma', start=start, count=c.batch))
         z = stream(self.shape, c.seed, 'z', start=start, count=c.batch)
-        y, noise, kwargs = to_float(self.pixels[rows]), self.noise[rows], {} if self.labels is None else dict(labels=self.labels[rows])
-        if c.noise == 'fresh': noise = stream(self.shape, c.seed, 'fresh', start=start, count=c.batch).to(self.device)
+        y, noise, kwargs = (
+            to_float(self.pixels[rows]),
+            self.noise[rows],
+            {} if self.labels is None else dict(labels=self.labels[rows]),
+        )
+        if c.noise == 'fresh':
+            noise = stream(self.shape, c.seed, 'fresh', start=start, count=c.batch).to(self.device)
         if self.augment:
             params = self.augment.params(stream((DRAWS,), c.seed, 'augment', start=start, count=c.batch), y.shape)
             copy = self.augment.transform(y + c.sigma_n * noise, params) if c.noise == 'before' and c.sigma_n else None
             y, kwargs['augment_labels'] = self.augment.transform(y, params), self.augment.labels(params).to(self.device)
-            if copy is not None: noise = (copy - y) / c.sigma_n
+            if copy is not None:
+                noise = (copy - y) / c.sigma_n
         return (y, noise, sigma.to(self.device), z.to(self.device)), kwargs
 
-    def step(self) -> torch.Tensor: # the batch's loss per pixel, detached
+    def step(self) -> torch.Tensor:  # the batch's loss per pixel, detached
         "One optimizer step and one EMA step."
         c, seen = self.config, self.it * self.config.batch
         draws, kwargs = self.batch()
-        for group in self.optimizer.param_groups: group['lr'] = c.lr * min(seen / max(c.ramp_kimg * 1000, 1e-8), 1)
+        for group in self.optimizer.param_groups:
+            group['lr'] = c.lr * min(seen / max(c.ramp_kimg * 1000, 1e-8), 1)
         with torch.random.fork_rng([self.device] if self.device.type == 'cuda' else []):
             torch.manual_seed(seed_of(c.seed, 'dropout', self.it))
             loss = self.loss(self.net, *draws, **kwargs).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        if c.precision == 'fp16': bound_gradients(self.net.parameters())
+        if c.precision == 'fp16':
+            bound_gradients(self.net.parameters())
         self.optimizer.step()
         beta = ema_beta(c.batch, seen, c.ema_kimg * 1000, c.ema_ramp)
-        with torch.no_grad(): torch._foreach_lerp_(list(self.ema.parameters()), list(self.net.parameters()), 1 - beta)
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.ema.parameters()), list(self.net.parameters()), 1 - beta)
         self.it += 1
         return loss.detach() / self.pixels[0].numel()
 
-    def state(self) -> dict: # name -> tensor
+    def state(self) -> dict:  # name -> tensor
         "All that a resumed run needs, besides the config and the iteration."
-        tensors = {f'net.{k}': v for k, v in self.net.state_dict().items()} | {f'ema.{k}': v for k, v in self.ema.state_dict().items()}
-        for i, s in self.optimizer.state_dict()['state'].items(): tensors |= {f'adam.{i}.{k}': v for k, v in s.items()}
+        tensors = {f'net.{k}': v for k, v in self.net.state_dict().items()} | {
+            f'ema.{k}': v for k, v in self.ema.state_dict().items()
+        }
+        for i, s in self.optimizer.state_dict()['state'].items():
+            tensors |= {f'adam.{i}.{k}': v for k, v in s.items()}
         return tensors
 
-    def load(self,
-             tensors: dict, # from `state`
-             it: int,       # steps done
-            ) -> None:
+    def load(
+        self,
+        tensors: dict,  # from `state`
+        it: int,  # steps done
+    ) -> None:
         "Continue from a stored state."
-        def part(prefix): return {k[len(prefix):]: v for k, v in tensors.items() if k.startswith(prefix)}
-        self.net.load_state_dict(part('net.')); self.ema.load_state_dict(part('ema.'))
+
+        def part(prefix):
+            return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+
+        self.net.load_state_dict(part('net.'))
+        self.ema.load_state_dict(part('ema.'))
         adam = self.optimizer.state_dict()
-        for name, v in part('adam.').items(): adam['state'].setdefault(int(name.split('.')[0]), {})[name.split('.')[1]] = v
+        for name, v in part('adam.').items():
+            adam['state'].setdefault(int(name.split('.')[0]), {})[name.split('.')[1]] = v
         self.optimizer.load_state_dict(adam)
         self.it = it
 
 # %% ../nbs/11_training.ipynb #655ced7f
-def snapshot_path(folder: Path, it: int) -> Path: # without an ending, as checkpoints take it
+def snapshot_path(folder: Path, it: int) -> Path:  # without an ending, as checkpoints take it
     "Where the EMA weights of an iteration are kept."
-    return Path(folder)/f'snapshot-{it:07d}'
+    return Path(folder) / f'snapshot-{it:07d}'
 
 # %% ../nbs/11_training.ipynb #418e1d65
-def newest_state(folder: Path) -> tuple[dict, dict] | None: # (tensors, meta), None when there is none; Damaged otherwise
+def newest_state(
+    folder: Path,
+) -> tuple[dict, dict] | None:  # (tensors, meta), None when there is none; Damaged otherwise
     "The latest checkpoint of a run."
     found = sorted(Path(folder).glob('state-*.json'))
     return load_checkpoint(found[-1].with_suffix('')) if found else None
@@ -214,93 +288,137 @@ def newest_state(folder: Path) -> tuple[dict, dict] | None: # (tensors, meta), N
 def save_state(folder: Path, trainer: Trainer, meta: dict) -> None:
     "Keep the newest checkpoint of a run, and only that."
     old = [*folder.glob('state-*.json'), *folder.glob('state-*.safetensors')]
-    new = save_checkpoint(folder/f'state-{trainer.it:07d}', trainer.state(), meta)
+    new = save_checkpoint(folder / f'state-{trainer.it:07d}', trainer.state(), meta)
     for file in old:
-        if file.stem != new.stem: file.unlink()
+        if file.stem != new.stem:
+            file.unlink()
 
 # %% ../nbs/11_training.ipynb #24325bba
-def read_stats(folder: Path) -> list[dict]: # one per tick: it, kimg, loss, sec
+def read_stats(folder: Path) -> list[dict]:  # one per tick: it, kimg, loss, sec
     "The training statistics of a run; a line that a kill cut short does not count."
-    file = Path(folder)/'stats.jsonl'
+    file = Path(folder) / 'stats.jsonl'
     return [json.loads(line) for line in file.read_text().splitlines() if line.endswith('}')] if file.exists() else []
 
 # %% ../nbs/11_training.ipynb #8a8ad485
-def identity(config) -> dict: # JSON-able; of a dataclass whose fields all have defaults
+def identity(config) -> dict:  # JSON-able; of a dataclass whose fields all have defaults
     "The settings that differ from their defaults."
     default = type(config)()
-    changed = {f.name: getattr(config, f.name) for f in fields(config) if getattr(config, f.name) != getattr(default, f.name)}
+    changed = {
+        f.name: getattr(config, f.name) for f in fields(config) if getattr(config, f.name) != getattr(default, f.name)
+    }
     return {name: identity(v) if is_dataclass(v) else v for name, v in changed.items()}
 
 # %% ../nbs/11_training.ipynb #be5804e3
 def claim_folder(folder: Path, config: TrainConfig, images: Images) -> Path:
     "Make a run's folder, or make sure that an existing one belongs to the same run."
     folder, mine = writable_dir(folder), dict(identity=identity(config), data=images.sha)
-    if (folder/'config.json').exists():
-        stored = load_json(folder/'config.json')
-        if {k: stored.get(k) for k in mine} != json.loads(json.dumps(mine)): raise BadInput('folder', str(folder), 'new, or that of the same run; its config.json is of another one')
-    else: save_json(folder/'config.json', dict(mine, config=asdict(config)))
+    if (folder / 'config.json').exists():
+        stored = load_json(folder / 'config.json')
+        if {k: stored.get(k) for k in mine} != json.loads(json.dumps(mine)):
+            raise BadInput('folder', str(folder), 'new, or that of the same run; its config.json is of another one')
+    else:
+        save_json(folder / 'config.json', dict(mine, config=asdict(config)))
     return folder
 
 # %% ../nbs/11_training.ipynb #bfbaff3d
 @contextmanager
 def locked(folder: Path):
     "Keep other processes out of a run's folder; the lock goes when the process does."
-    with open(folder/'lock', 'w') as file:
+    with open(folder / 'lock', 'w') as file:
         if fcntl is not None:
-            try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError: raise BadInput('folder', str(folder), 'a run that no other process works on; another process holds its lock') from None
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise BadInput(
+                    'folder', str(folder), 'a run that no other process works on; another process holds its lock'
+                ) from None
         yield
 
 # %% ../nbs/11_training.ipynb #d0d6ea4e
-def fit(config: TrainConfig,
-        images: Images,        # the training set
-        folder: Path,          # of the run; made when missing, continued when not
-        *, snapshots=(),       # iterations whose EMA weights are kept; the last one always is
-        device: torch.device | str | None = None, # None for the best there is
-        tick: int = 50,        # steps between lines of stats.jsonl
-        save_every: float = 20., # seconds between checkpoints, at least
-        hooks=(),              # called with (trainer, line) at each tick
-        desc: str = 'training', # for the progress bar
-       ) -> Path:              # the folder
+def fit(
+    config: TrainConfig,
+    images: Images,  # the training set
+    folder: Path,  # of the run; made when missing, continued when not
+    *,
+    snapshots=(),  # iterations whose EMA weights are kept; the last one always is
+    device: torch.device | str | None = None,  # None for the best there is
+    tick: int = 50,  # steps between lines of stats.jsonl
+    save_every: float = 20.0,  # seconds between checkpoints, at least
+    hooks=(),  # called with (trainer, line) at each tick
+    desc: str = 'training',  # for the progress bar
+) -> Path:  # the folder
     "Train, from scratch or from where the folder stands."
     folder, snapshots = claim_folder(folder, config, images), {*snapshots, config.iters}
-    with locked(folder): _fit(config, images, folder, snapshots, pick_device(device), tick, save_every, hooks, desc)
+    with locked(folder):
+        _fit(config, images, folder, snapshots, pick_device(device), tick, save_every, hooks, desc)
     return folder
 
 # %% ../nbs/11_training.ipynb #76144a40
 def _fit(config, images, folder, snapshots, device, tick, save_every, hooks, desc):
-    if all(snapshot_path(folder, it).with_suffix('.json').exists() for it in snapshots): return
-    trainer, spent = Trainer(config, images, device), 0.
-    if (stored := newest_state(folder)):
-        trainer.load(stored[0], stored[1]['it']); spent = stored[1]['sec']
+    if all(snapshot_path(folder, it).with_suffix('.json').exists() for it in snapshots):
+        return
+    trainer, spent = Trainer(config, images, device), 0.0
+    if stored := newest_state(folder):
+        trainer.load(stored[0], stored[1]['it'])
+        spent = stored[1]['sec']
     stats = [line for line in read_stats(folder) if line['it'] <= trainer.it]
-    (folder/'stats.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in stats))
-    bar, begun, saved, total = progress(total=config.iters, desc=desc, start=trainer.it), time.monotonic(), time.monotonic(), 0.
-    with open(folder/'stats.jsonl', 'a') as log, open(folder/'log.txt', 'a') as text:
-        print(f'{time.strftime("%Y-%m-%d %H:%M:%S")} training from iteration {trainer.it} on {trainer.device}', file=text, flush=True)
+    (folder / 'stats.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in stats))
+    bar, begun, saved, total = (
+        progress(total=config.iters, desc=desc, start=trainer.it),
+        time.monotonic(),
+        time.monotonic(),
+        0.0,
+    )
+    with open(folder / 'stats.jsonl', 'a') as log, open(folder / 'log.txt', 'a') as text:
+        print(
+            f'{time.strftime("%Y-%m-%d %H:%M:%S")} training from iteration {trainer.it} on {trainer.device}',
+            file=text,
+            flush=True,
+        )
         while trainer.it < config.iters:
-            total = total + trainer.step(); bar.update()
+            total = total + trainer.step()
+            bar.update()
             if trainer.it in snapshots:
-                save_checkpoint(snapshot_path(folder, trainer.it), trainer.ema.state_dict(), dict(it=trainer.it, sec=spent + time.monotonic() - begun))
+                save_checkpoint(
+                    snapshot_path(folder, trainer.it),
+                    trainer.ema.state_dict(),
+                    dict(it=trainer.it, sec=spent + time.monotonic() - begun),
+                )
             if trainer.it % tick == 0 or trainer.it == config.iters:
-                line = dict(it=trainer.it, kimg=trainer.it * config.batch / 1000, loss=float(total) / (trainer.it - (trainer.it - 1) // tick * tick), sec=spent + time.monotonic() - begun)
-                if not torch.isfinite(torch.tensor(line['loss'])): raise FloatingPointError(f'the loss is {line["loss"]} at iteration {trainer.it} of {folder}; a smaller lr than {config.lr:g} may help')
-                total = 0.
-                print(json.dumps(line), file=log, flush=True); bar.set_postfix(loss=f'{line["loss"]:.3f}')
-                for hook in hooks: hook(trainer, line)
+                line = dict(
+                    it=trainer.it,
+                    kimg=trainer.it * config.batch / 1000,
+                    loss=float(total) / (trainer.it - (trainer.it - 1) // tick * tick),
+                    sec=spent + time.monotonic() - begun,
+                )
+                if not torch.isfinite(torch.tensor(line['loss'])):
+                    raise FloatingPointError(
+                        f'the loss is {line["loss"]} at iteration {trainer.it} of {folder}; a smaller lr than {config.lr:g} may help'
+                    )
+                total = 0.0
+                print(json.dumps(line), file=log, flush=True)
+                bar.set_postfix(loss=f'{line["loss"]:.3f}')
+                for hook in hooks:
+                    hook(trainer, line)
                 if time.monotonic() - saved > save_every:
-                    save_state(folder, trainer, dict(it=trainer.it, sec=line['sec'])); saved = time.monotonic()
-        print(f'{time.strftime("%Y-%m-%d %H:%M:%S")} done, {spent + time.monotonic() - begun:.1f} s of training', file=text)
+                    save_state(folder, trainer, dict(it=trainer.it, sec=line['sec']))
+                    saved = time.monotonic()
+        print(
+            f'{time.strftime("%Y-%m-%d %H:%M:%S")} done, {spent + time.monotonic() - begun:.1f} s of training',
+            file=text,
+        )
     bar.close()
-    for file in folder.glob('state-*'): file.unlink()
+    for file in folder.glob('state-*'):
+        file.unlink()
 
 # %% ../nbs/11_training.ipynb #586cf155
-def load_denoiser(folder: Path,        # of a run
-                  it: int,             # iteration of a snapshot
-                  config: TrainConfig, # of the run
-                  shape: tuple,        # (C,H,W) of an image
-                  device: torch.device | str = 'cpu',
-                 ) -> EDMPrecond:      # in eval mode; Damaged when the file is
+def load_denoiser(
+    folder: Path,  # of a run
+    it: int,  # iteration of a snapshot
+    config: TrainConfig,  # of the run
+    shape: tuple,  # (C,H,W) of an image
+    device: torch.device | str = 'cpu',
+) -> EDMPrecond:  # in eval mode; Damaged when the file is
     "The EMA denoiser of a run at one of its snapshots."
     D = make_denoiser(config, shape).to(device).eval().requires_grad_(False)
     D.load_state_dict(load_checkpoint(snapshot_path(folder, it))[0])

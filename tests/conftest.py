@@ -1,4 +1,5 @@
 "The state every test starts from: quiet, smoke-sized, one thread, its runs and cache in a temporary folder."
+
 import os
 
 # Before torch is imported, and for every process a test starts.
@@ -17,13 +18,14 @@ DATA = os.environ.get('AMBIENT_NB_DATA')
 def own_folders(tmp_path_factory):
     "Runs and cache of this process, away from the user's."
     base = tmp_path_factory.mktemp('ambient_nb')
-    os.environ.update(AMBIENT_NB_RUNS=str(base/'runs'), AMBIENT_NB_CLAIMS=str(base/'claims.json'))
+    os.environ.update(AMBIENT_NB_RUNS=str(base / 'runs'), AMBIENT_NB_CLAIMS=str(base / 'claims.json'))
 
 
 @pytest.fixture(scope='session')
 def torch_fidelity():
     "torch_fidelity, which makes torchvision importable also where its compiled operators do not fit the torch beside them."
     from ambient_nb.torchfidelity import torch_fidelity
+
     return torch_fidelity()
 
 
@@ -39,5 +41,7 @@ def pytest_collection_modifyitems(items):
     no_gpu = pytest.mark.skip(reason='needs CUDA')
     has_data = DATA is not None and any(Path(DATA).glob('*.zip'))
     for item in items:
-        if 'real_data' in item.keywords and not has_data: item.add_marker(no_data)
-        if 'gpu' in item.keywords and not torch.cuda.is_available(): item.add_marker(no_gpu)
+        if 'real_data' in item.keywords and not has_data:
+            item.add_marker(no_data)
+        if 'gpu' in item.keywords and not torch.cuda.is_available():
+            item.add_marker(no_gpu)

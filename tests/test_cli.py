@@ -1,4 +1,5 @@
 """The command line: help, one clear error, data sets made, a notebook run."""
+
 import subprocess
 import sys
 from unittest.mock import patch
@@ -13,7 +14,13 @@ from ambient_nb.speed import plan_bench
 from ambient_nb.theory import plan_theory
 
 
-def cli(*args, **kwargs): return subprocess.run([sys.executable, '-c', 'from ambient_nb.cli import main; main()', *map(str, args)], capture_output=True, text=True, **kwargs)
+def cli(*args, **kwargs):
+    return subprocess.run(
+        [sys.executable, '-c', 'from ambient_nb.cli import main; main()', *map(str, args)],
+        capture_output=True,
+        text=True,
+        **kwargs,
+    )
 
 
 @pytest.mark.parametrize('command', [(), ('data',), ('data', 'make'), ('reproduce',), ('version',)])
@@ -23,75 +30,158 @@ def test_help(command):
 
 
 def test_bad_input_is_one_line(tmp_path):
-    done = cli('data', 'make', tmp_path/'nothing', tmp_path/'out.zip')
-    assert done.returncode == 2 and done.stderr.startswith('Error: src=') and len(done.stderr.strip().splitlines()) == 1 and not (tmp_path/'out.zip').exists()
+    done = cli('data', 'make', tmp_path / 'nothing', tmp_path / 'out.zip')
+    assert (
+        done.returncode == 2
+        and done.stderr.startswith('Error: src=')
+        and len(done.stderr.strip().splitlines()) == 1
+        and not (tmp_path / 'out.zip').exists()
+    )
     done = cli('reproduce', 'repro_table1', '-p', 'n')
-    assert done.returncode == 2 and done.stderr.startswith("Error: --parameter='n' is not allowed: --parameter must be of the form NAME=VALUE")
-    done = cli('reproduce', 'repro_table1', '--profile', 'smoke', '-p', 'n=0', '--out', tmp_path/'runs')
+    assert done.returncode == 2 and done.stderr.startswith(
+        "Error: --parameter='n' is not allowed: --parameter must be of the form NAME=VALUE"
+    )
+    done = cli('reproduce', 'repro_table1', '--profile', 'smoke', '-p', 'n=0', '--out', tmp_path / 'runs')
     assert done.returncode == 2 and "Error: n='0' is not allowed" in done.stderr and 'Traceback' not in done.stderr
     done = cli('reproduce', 'repro_table9')
     assert done.returncode == 2 and 'repro_table1' in done.stderr
 
 
-@pytest.mark.parametrize('typed, name, said', [('data make', 'per_class', '--per-class'), ('data make', 'n', '--n'), ('data make', 'src', 'src'), ('audit data', 'n', 'n'), ('audit', 'size', '--size'),
-                                               ('reproduce', 'n', 'n'), ('reproduce', 'size', 'size'), ('reproduce', 'profile', '--profile'), ('claims set', 'file', 'file')])
+@pytest.mark.parametrize(
+    'typed, name, said',
+    [
+        ('data make', 'per_class', '--per-class'),
+        ('data make', 'n', '--n'),
+        ('data make', 'src', 'src'),
+        ('audit data', 'n', 'n'),
+        ('audit', 'size', '--size'),
+        ('reproduce', 'n', 'n'),
+        ('reproduce', 'size', 'size'),
+        ('reproduce', 'profile', '--profile'),
+        ('claims set', 'file', 'file'),
+    ],
+)
 def test_an_error_names_the_option_that_was_typed(typed, name, said):
     "An option by its spelling; arguments and what -p gives to a notebook by their names."
     error = str(BadInput(name, f'{name}=3', f'another {name}'))
-    with patch.object(sys, 'argv', ['ambient-nb', *typed.split(), 'x']): assert as_typed(error) == f"{said}='{name}=3' is not allowed: {said} must be another {name}"
+    with patch.object(sys, 'argv', ['ambient-nb', *typed.split(), 'x']):
+        assert as_typed(error) == f"{said}='{name}=3' is not allowed: {said} must be another {name}"
 
 
 def test_what_a_notebook_refuses_is_one_line_too(capsys):
-    class Raised(Exception): ename, evalue = 'BadInput', str(BadInput('profile', 'fast', 'one of some'))  # as papermill wraps it
-    with patch('ambient_nb.publish.run_notebook', side_effect=Raised), patch.object(sys, 'argv', ['ambient-nb', 'reproduce', 'repro_table1', '--profile', 'fast']), pytest.raises(SystemExit) as end: main()
-    assert end.value.code == 2 and capsys.readouterr().err == "Error: --profile='fast' is not allowed: --profile must be one of some\n"
+    class Raised(Exception):
+        ename, evalue = 'BadInput', str(BadInput('profile', 'fast', 'one of some'))  # as papermill wraps it
+
+    with (
+        patch('ambient_nb.publish.run_notebook', side_effect=Raised),
+        patch.object(sys, 'argv', ['ambient-nb', 'reproduce', 'repro_table1', '--profile', 'fast']),
+        pytest.raises(SystemExit) as end,
+    ):
+        main()
+    assert (
+        end.value.code == 2
+        and capsys.readouterr().err == "Error: --profile='fast' is not allowed: --profile must be one of some\n"
+    )
 
 
-@pytest.mark.parametrize('key, allowed', [('main', 'table1'), ('diffmem_fig7', 'diffmem_fig5'), ('table1/direction/memorised', 'table1/direction/memorized')])
+@pytest.mark.parametrize(
+    'key, allowed',
+    [
+        ('main', 'table1'),
+        ('diffmem_fig7', 'diffmem_fig5'),
+        ('table1/direction/memorised', 'table1/direction/memorized'),
+    ],
+)
 def test_unknown_claims_are_an_error(key, allowed):
     done = cli('claims', 'show', key)
-    assert done.returncode == 2 and not done.stdout and done.stderr.startswith(f"Error: key={key!r} is not allowed: key must be how a claim id begins: ") and allowed in done.stderr
+    assert (
+        done.returncode == 2
+        and not done.stdout
+        and done.stderr.startswith(f"Error: key={key!r} is not allowed: key must be how a claim id begins: ")
+        and allowed in done.stderr
+    )
     shown = cli('claims', 'show', allowed)
     assert shown.returncode == 0 and shown.stdout.startswith(allowed) and not shown.stderr
 
 
 def test_data_make(tmp_path):
     for k in range(2):
-        (tmp_path/'photos'/f'kind{k}').mkdir(parents=True)
-        for i in range(5): Image.fromarray(np.random.default_rng(10 * k + i).integers(0, 256, (12, 16, 3), dtype=np.uint8)).save(tmp_path/'photos'/f'kind{k}'/f'{i}.png')
-    done = cli('data', 'make', tmp_path/'photos', tmp_path/'out.zip', '--size', 8, '--crop', 'center', '--n', 6)
+        (tmp_path / 'photos' / f'kind{k}').mkdir(parents=True)
+        for i in range(5):
+            Image.fromarray(np.random.default_rng(10 * k + i).integers(0, 256, (12, 16, 3), dtype=np.uint8)).save(
+                tmp_path / 'photos' / f'kind{k}' / f'{i}.png'
+            )
+    done = cli('data', 'make', tmp_path / 'photos', tmp_path / 'out.zip', '--size', 8, '--crop', 'center', '--n', 6)
     assert done.returncode == 0, done.stderr
-    images = read_zip(tmp_path/'out.zip')
+    images = read_zip(tmp_path / 'out.zip')
     assert images.pixels.shape == (6, 3, 8, 8) and images.classes == 2
-    kept = cli('data', 'make', tmp_path/'photos', tmp_path/'kept.zip', '--size', 8, '--crop', 'center', '--seed', -1)
-    assert kept.returncode == 0 and read_zip(tmp_path/'kept.zip').labels.tolist() == [0] * 5 + [1] * 5
+    kept = cli(
+        'data', 'make', tmp_path / 'photos', tmp_path / 'kept.zip', '--size', 8, '--crop', 'center', '--seed', -1
+    )
+    assert kept.returncode == 0 and read_zip(tmp_path / 'kept.zip').labels.tolist() == [0] * 5 + [1] * 5
 
 
 def test_reproduce(tmp_path):
-    done = cli('reproduce', 'repro_table1', '--profile', 'smoke', '-p', 'n=20', '-p', 'seeds=0', '--out', tmp_path/'runs')
+    done = cli(
+        'reproduce', 'repro_table1', '--profile', 'smoke', '-p', 'n=20', '-p', 'seeds=0', '--out', tmp_path / 'runs'
+    )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert (tmp_path/'runs'/'repro_table1.ipynb').exists() and len(list((tmp_path/'runs'/'rows').glob('table1-smoke-*.json'))) == 1
+    assert (tmp_path / 'runs' / 'repro_table1.ipynb').exists() and len(
+        list((tmp_path / 'runs' / 'rows').glob('table1-smoke-*.json'))
+    ) == 1
 
 
-@pytest.mark.parametrize('word, flag', [(True, True), ('True', True), ('true', True), (False, False), ('False', False), ('false', False)])
+@pytest.mark.parametrize(
+    'word, flag', [(True, True), ('True', True), ('true', True), (False, False), ('False', False), ('false', False)]
+)
 def test_flags_as_a_shell_writes_them(word, flag):
     assert check_flag('dry_run', word) is flag
-    plans = plan('table1', n=20, profile='smoke', device='cpu', dry_run=word), plan_theory('theory_x', dict(seeds=(1, 1, 1)), (None,) * 3, profile='smoke', dry_run=word), plan_bench(nets='tiny', device='cpu', compile=word, dry_run=word)
+    plans = (
+        plan('table1', n=20, profile='smoke', device='cpu', dry_run=word),
+        plan_theory('theory_x', dict(seeds=(1, 1, 1)), (None,) * 3, profile='smoke', dry_run=word),
+        plan_bench(nets='tiny', device='cpu', compile=word, dry_run=word),
+    )
     assert all(p.dry_run is flag for p in plans) and plans[2].compile is flag
 
 
 @pytest.mark.parametrize('word', ['perhaps', '', 'yes', 1, 0, None])
 def test_no_other_word_is_a_flag(word):
-    with pytest.raises(BadInput, match='dry_run must be True or False'): check_flag('dry_run', word)
+    with pytest.raises(BadInput, match='dry_run must be True or False'):
+        check_flag('dry_run', word)
 
 
-@pytest.mark.parametrize('parameter, said', [('profile=smoke', 'given as --profile'), ('out=elsewhere', 'given as --out'), ('=3', 'of the form NAME=VALUE'), (' =3', 'of the form NAME=VALUE')])
+@pytest.mark.parametrize(
+    'parameter, said',
+    [
+        ('profile=smoke', 'given as --profile'),
+        ('out=elsewhere', 'given as --out'),
+        ('=3', 'of the form NAME=VALUE'),
+        (' =3', 'of the form NAME=VALUE'),
+    ],
+)
 def test_parameters_that_have_an_option_or_no_name(parameter, said, capsys):
-    with patch('ambient_nb.publish.run_notebook', side_effect=AssertionError), patch.object(sys, 'argv', ['ambient-nb', 'reproduce', 'repro_table1', '-p', parameter]), pytest.raises(SystemExit) as end: main()
+    with (
+        patch('ambient_nb.publish.run_notebook', side_effect=AssertionError),
+        patch.object(sys, 'argv', ['ambient-nb', 'reproduce', 'repro_table1', '-p', parameter]),
+        pytest.raises(SystemExit) as end,
+    ):
+        main()
     error = capsys.readouterr().err
-    assert end.value.code == 2 and error.startswith(f'Error: --parameter={parameter!r} is not allowed: --parameter must be ') and said in error and len(error.splitlines()) == 1
+    assert (
+        end.value.code == 2
+        and error.startswith(f'Error: --parameter={parameter!r} is not allowed: --parameter must be ')
+        and said in error
+        and len(error.splitlines()) == 1
+    )
 
 
 def test_publishing_another_run_is_one_error(tmp_path):
-    done = cli('reproduce', 'repro_table1', '--profile', 'quick', '-p', 'dry_run=True', '--publish', '--out', tmp_path/'runs')
-    assert done.returncode == 2 and done.stderr == "Error: --publish='dry_run=True' is not allowed: --publish must be left out with this parameter: nbs/ shows repro_table1 with n=50,100,300, seeds=1,2,3\n" and not (tmp_path/'runs').exists()
+    done = cli(
+        'reproduce', 'repro_table1', '--profile', 'quick', '-p', 'dry_run=True', '--publish', '--out', tmp_path / 'runs'
+    )
+    assert (
+        done.returncode == 2
+        and done.stderr
+        == "Error: --publish='dry_run=True' is not allowed: --publish must be left out with this parameter: nbs/ shows repro_table1 with n=50,100,300, seeds=1,2,3\n"
+        and not (tmp_path / 'runs').exists()
+    )

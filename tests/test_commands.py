@@ -1,4 +1,5 @@
 "Every command a page shows exists, with the parameters it is shown with; the quick ones are run."
+
 import os
 import re
 import shlex
@@ -20,13 +21,21 @@ def shown() -> list[str]:
     prose = [p.read_text(encoding='utf-8') for p in sorted(ROOT.glob('*.md'))]
     prose += [c['source'] for nb in notebooks() for c in cells(nb) if c['cell_type'] == 'markdown']
     blocks = [b for text in prose for b in re.findall(r'^```(?:bash|sh|shell|console)\n(.*?)^```', text, re.M | re.S)]
-    return sorted({line.strip() for b in blocks for line in b.replace('\\\n', ' ').splitlines() if line.strip() and not line.strip().startswith('#')})
+    return sorted(
+        {
+            line.strip()
+            for b in blocks
+            for line in b.replace('\\\n', ' ').splitlines()
+            if line.strip() and not line.strip().startswith('#')
+        }
+    )
 
 
 def words(line: str) -> list[str]:
     "Arguments without comments and leading VAR=value."
     found = shlex.split(line, comments=True)
-    while re.match(r'[A-Z_]+=', found[0]): found = found[1:]
+    while re.match(r'[A-Z_]+=', found[0]):
+        found = found[1:]
     return found
 
 
@@ -41,34 +50,40 @@ def test_shown_command_exists(line):
         done = run('make', '-n', *args)
         assert done.returncode == 0, done.stderr
     elif tool == 'papermill':
-        parameters = inspect_notebook(str(ROOT/args[0]))
+        parameters = inspect_notebook(str(ROOT / args[0]))
         assert {args[i + 1] for i, a in enumerate(args) if a == '-p'} <= set(parameters)
-    elif tool == 'ambient-nb':  # --help is eager: the rest is parsed, unknown sub-commands and options refused, nothing run
-        done = run(BIN/'ambient-nb', *args, '--help')
+    elif (
+        tool == 'ambient-nb'
+    ):  # --help is eager: the rest is parsed, unknown sub-commands and options refused, nothing run
+        done = run(BIN / 'ambient-nb', *args, '--help')
         assert done.returncode == 0, done.stderr
-    else: assert tool in PLAIN or (BIN/tool).exists()
+    else:
+        assert tool in PLAIN or (BIN / tool).exists()
 
 
 @pytest.mark.parametrize('line', [line for line in shown() if 'dry_run True' in line])
 def test_plans_print_from_any_folder(line, tmp_path):
     _, nb, out, *args = words(line)
-    done = run(BIN/'papermill', ROOT/nb, out, *args, cwd=tmp_path)
+    done = run(BIN / 'papermill', ROOT / nb, out, *args, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert [p.name for p in tmp_path.iterdir()] == [out]
 
 
 def test_parameters_table_of_the_readme():
     "The README's table names the parameters of Table 1, all of them."
-    table = re.search(r'\| parameter \| meaning \|\n(.*?)\n\n', (ROOT/'README.md').read_text(), re.S)[1]
-    assert set(re.findall(r'^\| `(\w+)`', table, re.M)) == set(inspect_notebook(str(NBS/'repro_table1.ipynb')))
+    table = re.search(r'\| parameter \| meaning \|\n(.*?)\n\n', (ROOT / 'README.md').read_text(), re.S)[1]
+    assert set(re.findall(r'^\| `(\w+)`', table, re.M)) == set(inspect_notebook(str(NBS / 'repro_table1.ipynb')))
 
 
 def test_make_table1_is_the_plain_form():
-    assert 'papermill nbs/repro_table1.ipynb "runs/table1.ipynb" -p n "300"' in run('env', '-u', 'AMBIENT_NB_RUNS', 'make', '-n', 'table1').stdout
+    assert (
+        'papermill nbs/repro_table1.ipynb "runs/table1.ipynb" -p n "300"'
+        in run('env', '-u', 'AMBIENT_NB_RUNS', 'make', '-n', 'table1').stdout
+    )
 
 
 def test_make_help_lists_every_target():
-    phony = re.search(r'^\.PHONY: (.*)$', (ROOT/'Makefile').read_text(), re.M)[1].split()
+    phony = re.search(r'^\.PHONY: (.*)$', (ROOT / 'Makefile').read_text(), re.M)[1].split()
     assert re.findall(r'^  make (\S+)', run('make').stdout, re.M) == phony
 
 
@@ -76,4 +91,6 @@ def test_make_refuses_an_old_python(tmp_path):
     "The comparison itself, with this interpreter as the old one."
     done = run('make', 'table1', f'PYTHON={sys.executable}', 'MIN_PYTHON=3.99', f'VENV={tmp_path}/venv')
     assert done.returncode != 0 and 'needs Python 3.99 or newer' in done.stdout
-    assert f'Python {sys.version_info.major}.{sys.version_info.minor}.' in done.stdout and not (tmp_path/'venv').exists()
+    assert (
+        f'Python {sys.version_info.major}.{sys.version_info.minor}.' in done.stdout and not (tmp_path / 'venv').exists()
+    )

@@ -1,4 +1,5 @@
 "Data: what a zip may hold, which images a subset is, in which order they come."
+
 import io
 import json
 import subprocess
@@ -9,7 +10,20 @@ import numpy as np
 import pytest
 import torch
 from ambient_nb.core import BadInput, rng
-from ambient_nb.data import Images, digits, load, order, parse_labels, pick, read_zip, shrink, subset, to_float, to_uint8, write_zip
+from ambient_nb.data import (
+    Images,
+    digits,
+    load,
+    order,
+    parse_labels,
+    pick,
+    read_zip,
+    shrink,
+    subset,
+    to_float,
+    to_uint8,
+    write_zip,
+)
 from PIL import Image
 
 
@@ -22,34 +36,46 @@ def some(n=7, channels=3, side=8, labels=True, seed=0):
 def png(u, mode=None):
     "One picture as PNG bytes, channels first."
     a = u.numpy() if torch.is_tensor(u) else u
-    Image.fromarray(a[0] if a.shape[0] == 1 else a.transpose(1, 2, 0)).convert(mode).save(f := io.BytesIO(), format='PNG')
+    Image.fromarray(a[0] if a.shape[0] == 1 else a.transpose(1, 2, 0)).convert(mode).save(
+        f := io.BytesIO(), format='PNG'
+    )
     return f.getvalue()
 
 
 def zipped(path, members, labels=None, text=None):
     "A zip as somebody else would write it."
     with zipfile.ZipFile(path, 'w') as z:
-        for name, content in members.items(): z.writestr(name, content)
-        if labels is not None or text is not None: z.writestr('dataset.json', text or json.dumps(dict(labels=labels)))
+        for name, content in members.items():
+            z.writestr(name, content)
+        if labels is not None or text is not None:
+            z.writestr('dataset.json', text or json.dumps(dict(labels=labels)))
     return path
 
 
-def names(n): return [f'00000/img{i:08d}.png' for i in range(n)]
+def names(n):
+    return [f'00000/img{i:08d}.png' for i in range(n)]
 
 
 # --- images -----------------------------------------------------------------------------------------------------------
+
 
 def test_bytes_survive_floats():
     u = torch.arange(256, dtype=torch.uint8)
     assert torch.equal(to_uint8(to_float(u)), u) and to_float(u).dtype == torch.float32
     assert to_float(u).min() == -1 and to_float(u).max() == 1
-    assert to_uint8(torch.tensor([-9., 9., .001])).tolist() == [0, 255, 128]
+    assert to_uint8(torch.tensor([-9.0, 9.0, 0.001])).tolist() == [0, 255, 128]
 
 
 def test_sha_depends_on_everything():
     a = some()
-    others = [Images(a.pixels ^ torch.eye(8, dtype=torch.uint8), a.labels, a.ids, 'some'), Images(a.pixels, a.labels + 1, a.ids, 'some'),
-              Images(a.pixels, None, a.ids, 'some'), Images(a.pixels, a.labels, a.ids + 1, 'some'), a.take([1, 0, 2, 3, 4, 5, 6]), a.take(range(6))]
+    others = [
+        Images(a.pixels ^ torch.eye(8, dtype=torch.uint8), a.labels, a.ids, 'some'),
+        Images(a.pixels, a.labels + 1, a.ids, 'some'),
+        Images(a.pixels, None, a.ids, 'some'),
+        Images(a.pixels, a.labels, a.ids + 1, 'some'),
+        a.take([1, 0, 2, 3, 4, 5, 6]),
+        a.take(range(6)),
+    ]
     assert len({a.sha, *(o.sha for o in others)}) == 7
     assert Images(a.pixels.clone(), a.labels.clone(), a.ids.clone(), 'other name').sha == a.sha
 
@@ -58,10 +84,19 @@ def test_take_keeps_ids():
     assert some().take([5, 2]).ids.tolist() == [5, 2] and some().take([5, 2]).take([1]).ids.tolist() == [2]
 
 
-@pytest.mark.parametrize('change', [dict(pixels=torch.zeros(7, 3, 8, 8)), dict(pixels=torch.zeros(7, 3, 8, 4, dtype=torch.uint8)), dict(labels=torch.arange(6)), dict(ids=torch.zeros(7))])
+@pytest.mark.parametrize(
+    'change',
+    [
+        dict(pixels=torch.zeros(7, 3, 8, 8)),
+        dict(pixels=torch.zeros(7, 3, 8, 4, dtype=torch.uint8)),
+        dict(labels=torch.arange(6)),
+        dict(ids=torch.zeros(7)),
+    ],
+)
 def test_images_are_checked(change):
     a = some()
-    with pytest.raises(BadInput): Images(**dict(pixels=a.pixels, labels=a.labels, ids=a.ids, name='x') | change)
+    with pytest.raises(BadInput):
+        Images(**dict(pixels=a.pixels, labels=a.labels, ids=a.ids, name='x') | change)
 
 
 def test_digits_are_pinned():
@@ -80,60 +115,89 @@ def test_shrink_is_a_box_average():
     assert shrink(a, 8) is a and shrink(a, 3).resolution == 3
     flat = Images(torch.full((1, 1, 7, 7), 77, dtype=torch.uint8), None, torch.arange(1), 'flat')
     assert (shrink(flat, 3).pixels == 77).all()
-    assert shrink(a, 3).pixels.double().std() < .4 * a.pixels.double().std()  # fine detail is averaged, not sampled
+    assert shrink(a, 3).pixels.double().std() < 0.4 * a.pixels.double().std()  # fine detail is averaged, not sampled
     for bad in (0, 9, 'x'):
-        with pytest.raises(BadInput, match='size'): shrink(a, bad)
+        with pytest.raises(BadInput, match='size'):
+            shrink(a, bad)
 
 
 # --- zips -------------------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize('channels', [1, 3])
 @pytest.mark.parametrize('labels', [True, False])
 def test_round_trip(tmp_path, channels, labels):
     a = some(1005, channels, 4, labels)
-    b = read_zip(write_zip(tmp_path/'a.zip', a))
+    b = read_zip(write_zip(tmp_path / 'a.zip', a))
     assert torch.equal(a.pixels, b.pixels) and b.sha == a.sha and b.name == 'a' and (b.labels is None) == (not labels)
-    assert zipfile.ZipFile(tmp_path/'a.zip').namelist()[1000] == '00001/img00001000.png'
-    assert (tmp_path/'a.zip').read_bytes() == write_zip(tmp_path/'b.zip', a).read_bytes()
+    assert zipfile.ZipFile(tmp_path / 'a.zip').namelist()[1000] == '00001/img00001000.png'
+    assert (tmp_path / 'a.zip').read_bytes() == write_zip(tmp_path / 'b.zip', a).read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == ['a.zip', 'b.zip']
 
 
 def test_reading_a_part(tmp_path):
     a = some()
-    b = read_zip(write_zip(tmp_path/'a.zip', a), indices=[4, 1], size=4)
-    assert b.ids.tolist() == [4, 1] and b.labels.tolist() == [1, 1] and torch.equal(b.pixels, shrink(a.take([4, 1]), 4).pixels)
+    b = read_zip(write_zip(tmp_path / 'a.zip', a), indices=[4, 1], size=4)
+    assert (
+        b.ids.tolist() == [4, 1]
+        and b.labels.tolist() == [1, 1]
+        and torch.equal(b.pixels, shrink(a.take([4, 1]), 4).pixels)
+    )
     for bad in ([], [7], [-1]):
-        with pytest.raises(BadInput, match='indices'): read_zip(tmp_path/'a.zip', indices=bad)
+        with pytest.raises(BadInput, match='indices'):
+            read_zip(tmp_path / 'a.zip', indices=bad)
 
 
 def test_failed_writing_leaves_nothing(tmp_path, monkeypatch):
-    (tmp_path/'a.zip').write_bytes(b'old')
+    (tmp_path / 'a.zip').write_bytes(b'old')
     monkeypatch.setattr(Image.Image, 'save', lambda *a, **k: (_ for _ in ()).throw(OSError('disk full')))
-    with pytest.raises(OSError, match='disk full'): write_zip(tmp_path/'a.zip', some())
+    with pytest.raises(OSError, match='disk full'):
+        write_zip(tmp_path / 'a.zip', some())
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [('a.zip', b'old')]
 
 
 def test_grey_members_are_expanded_and_counted(tmp_path):
     colour, grey = some(3).pixels, some(2, 1).pixels
-    path = zipped(tmp_path/'mix.zip', dict(zip(names(5), map(png, [*colour, *grey]))))
-    with pytest.warns(UserWarning, match='mix.zip: 2 grey images of 5') as caught: images = read_zip(path)
-    assert len(caught) == 1 and images.channels == 3 and torch.equal(images.pixels[3:], grey.expand(2, 3, 8, 8)) and images.labels is None
-    assert read_zip(zipped(tmp_path/'grey.zip', dict(zip(names(2), map(png, grey))))).channels == 1
+    path = zipped(tmp_path / 'mix.zip', dict(zip(names(5), map(png, [*colour, *grey]))))
+    with pytest.warns(UserWarning, match='mix.zip: 2 grey images of 5') as caught:
+        images = read_zip(path)
+    assert (
+        len(caught) == 1
+        and images.channels == 3
+        and torch.equal(images.pixels[3:], grey.expand(2, 3, 8, 8))
+        and images.labels is None
+    )
+    assert read_zip(zipped(tmp_path / 'grey.zip', dict(zip(names(2), map(png, grey))))).channels == 1
 
 
 BROKEN = {
-    'two sizes': (lambda p: zipped(p, {names(2)[0]: png(some(1).pixels[0]), names(2)[1]: png(some(1, side=4).pixels[0])}), 'img00000001.*of one size.*4x4.*8x8'),
+    'two sizes': (
+        lambda p: zipped(p, {names(2)[0]: png(some(1).pixels[0]), names(2)[1]: png(some(1, side=4).pixels[0])}),
+        'img00000001.*of one size.*4x4.*8x8',
+    ),
     'not square': (lambda p: zipped(p, {names(1)[0]: png(np.zeros((3, 4, 8), np.uint8))}), 'img00000000.*square.*8x4'),
-    'broken png': (lambda p: zipped(p, {names(2)[0]: png(some(1).pixels[0]), names(2)[1]: png(some(1).pixels[0])[:90]}), 'img00000001.*opens'),
+    'broken png': (
+        lambda p: zipped(p, {names(2)[0]: png(some(1).pixels[0]), names(2)[1]: png(some(1).pixels[0])[:90]}),
+        'img00000001.*opens',
+    ),
     'not a png': (lambda p: zipped(p, {names(1)[0]: b'hello'}), 'img00000000.*opens'),
     'transparent': (lambda p: zipped(p, {names(1)[0]: png(some(1).pixels[0], 'RGBA')}), 'img00000000.*mode RGBA'),
     'no images': (lambda p: zipped(p, {'readme.txt': 'hello'}), 'this one has none'),
     'not a zip': (lambda p: p.write_bytes(b'hello') and p, 'zip file that opens'),
     'missing': (lambda p: p, 'existing zip'),
     'folder': (lambda p: p.mkdir() or p, 'existing zip'),
-    'label missing': (lambda p: zipped(p, {n: png(some(1).pixels[0]) for n in names(2)}, [[names(1)[0], 0]]), 'img00000001.png has none'),
-    'label too many': (lambda p: zipped(p, {n: png(some(1).pixels[0]) for n in names(1)}, [[n, 0] for n in names(2)]), 'img00000001.png has a label but is no image'),
-    'labels no numbers': (lambda p: zipped(p, {names(1)[0]: png(some(1).pixels[0])}, [[names(1)[0], 'cat']]), "whole numbers from 0, not 'cat'"),
+    'label missing': (
+        lambda p: zipped(p, {n: png(some(1).pixels[0]) for n in names(2)}, [[names(1)[0], 0]]),
+        'img00000001.png has none',
+    ),
+    'label too many': (
+        lambda p: zipped(p, {n: png(some(1).pixels[0]) for n in names(1)}, [[n, 0] for n in names(2)]),
+        'img00000001.png has a label but is no image',
+    ),
+    'labels no numbers': (
+        lambda p: zipped(p, {names(1)[0]: png(some(1).pixels[0])}, [[names(1)[0], 'cat']]),
+        "whole numbers from 0, not 'cat'",
+    ),
     'labels no pairs': (lambda p: zipped(p, {names(1)[0]: png(some(1).pixels[0])}, [3]), r'\[member, class\]'),
     'no json': (lambda p: zipped(p, {names(1)[0]: png(some(1).pixels[0])}, text='{'), 'dataset.json.*JSON'),
 }
@@ -142,15 +206,20 @@ BROKEN = {
 @pytest.mark.parametrize('case', BROKEN)
 def test_broken_zip(tmp_path, case):
     make, message = BROKEN[case]
-    path = make(tmp_path/'x.zip')
-    with pytest.raises(BadInput, match=message) as caught: read_zip(path)
+    path = make(tmp_path / 'x.zip')
+    with pytest.raises(BadInput, match=message) as caught:
+        read_zip(path)
     assert 'x.zip' in str(caught.value)
 
 
 def test_damaged_member_is_named(tmp_path):
-    path = write_zip(tmp_path/'x.zip', some())
-    content = bytearray(path.read_bytes()); at = content.index(b'img00000003.png') + 80; content[at] ^= 255; path.write_bytes(content)
-    with pytest.raises(BadInput, match='img00000003.png'): read_zip(path)
+    path = write_zip(tmp_path / 'x.zip', some())
+    content = bytearray(path.read_bytes())
+    at = content.index(b'img00000003.png') + 80
+    content[at] ^= 255
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match='img00000003.png'):
+        read_zip(path)
 
 
 def test_labels_follow_names_not_order():
@@ -159,6 +228,7 @@ def test_labels_follow_names_not_order():
 
 
 # --- subsets and order ------------------------------------------------------------------------------------------------
+
 
 def test_subset_is_pinned():
     images, listed = subset(digits()[0], '300')
@@ -171,7 +241,7 @@ def test_tinyimagenet_rules():
     labels = torch.arange(200).repeat(20)[torch.randperm(4000, generator=rng(0, 'labels'))]
     pool = Images(torch.zeros(4000, 1, 1, 1, dtype=torch.uint8), labels, torch.arange(4000), 'tinyimagenet')
     counts = {n: subset(pool, n)[0].labels.bincount().tolist() for n in (300, 1000, 3000)}
-    assert counts == {300: [2]*100 + [1]*100, 1000: [5]*200, 3000: [15]*200}
+    assert counts == {300: [2] * 100 + [1] * 100, 1000: [5] * 200, 3000: [15] * 200}
     lists = [set(subset(pool, n)[1].indices) for n in (300, 1000, 3000)]
     assert lists[0] < lists[1] < lists[2]
     five = [i for k in range(200) for i in (labels == k).nonzero()[:5, 0].tolist()]
@@ -180,18 +250,23 @@ def test_tinyimagenet_rules():
 
 @pytest.mark.parametrize('n', [0, -5, 10**6, '300x', 2.5, None])
 def test_bad_n(n):
-    with pytest.raises(BadInput, match='n must be a whole number from 1 to 1,000'): subset(digits()[0], n)
+    with pytest.raises(BadInput, match='n must be a whole number from 1 to 1,000'):
+        subset(digits()[0], n)
 
 
 def test_rules_that_cannot_hold():
-    with pytest.raises(BadInput, match='rule'): subset(some(), 3, rule='random')
-    with pytest.raises(BadInput, match='labels'): subset(some(labels=False), 3, rule='balanced')
-    with pytest.raises(BadInput, match='class 1 has 1'): pick(torch.tensor([0, 0, 0, 1]), 4, 'balanced')
+    with pytest.raises(BadInput, match='rule'):
+        subset(some(), 3, rule='random')
+    with pytest.raises(BadInput, match='labels'):
+        subset(some(labels=False), 3, rule='balanced')
+    with pytest.raises(BadInput, match='class 1 has 1'):
+        pick(torch.tensor([0, 0, 0, 1]), 4, 'balanced')
 
 
 def test_order_does_not_depend_on_batches():
     whole = order(7, 3, 0, 50)
-    for size in (1, 4, 7, 13): assert torch.equal(whole, torch.cat([order(7, 3, s, min(size, 50 - s)) for s in range(0, 50, size)]))
+    for size in (1, 4, 7, 13):
+        assert torch.equal(whole, torch.cat([order(7, 3, s, min(size, 50 - s)) for s in range(0, 50, size)]))
     assert torch.equal(order(7, 3, 23, 11), whole[23:34]) and len(order(7, 3, 5, 0)) == 0
     epochs = whole[:49].view(7, 7)
     assert (epochs.sort(1).values == torch.arange(7)).all() and len({tuple(e) for e in epochs.tolist()}) > 1
@@ -200,50 +275,77 @@ def test_order_does_not_depend_on_batches():
 
 # --- load -------------------------------------------------------------------------------------------------------------
 
+
 def test_load_digits():
     split = load()
-    assert (len(split.pool), len(split.heldout), split.name) == (1000, 797, 'digits') and load('digits', size=4).pool.resolution == 4
-    with pytest.raises(BadInput, match='data'): load('digits', data='x.zip')
-    with pytest.raises(BadInput, match="dataset='mnist'.*digits, cifar10, tinyimagenet, ffhq"): load('mnist')
+    assert (len(split.pool), len(split.heldout), split.name) == (1000, 797, 'digits') and load(
+        'digits', size=4
+    ).pool.resolution == 4
+    with pytest.raises(BadInput, match='data'):
+        load('digits', data='x.zip')
+    with pytest.raises(BadInput, match="dataset='mnist'.*digits, cifar10, tinyimagenet, ffhq"):
+        load('mnist')
 
 
 def test_load_finds_the_heldout_zip(tmp_path, monkeypatch):
-    write_zip(tmp_path/'cifar10-32x32-train.zip', some(6)); write_zip(tmp_path/'cifar10-32x32-test.zip', some(4, seed=1))
-    write_zip(tmp_path/'tinyimagenet-64x64-train6k.zip', some(5, seed=2)); write_zip(tmp_path/'tinyimagenet-64x64-val5k.zip', some(3, seed=3))
+    write_zip(tmp_path / 'cifar10-32x32-train.zip', some(6))
+    write_zip(tmp_path / 'cifar10-32x32-test.zip', some(4, seed=1))
+    write_zip(tmp_path / 'tinyimagenet-64x64-train6k.zip', some(5, seed=2))
+    write_zip(tmp_path / 'tinyimagenet-64x64-val5k.zip', some(3, seed=3))
     split = load('cifar10', tmp_path)
-    assert (len(split.pool), len(split.heldout), split.rule) == (6, 4, 'all 4 of cifar10-32x32-test.zip') and split.pool.name == 'cifar10'
-    assert load('cifar10', tmp_path/'cifar10-32x32-train.zip', size=4).heldout.resolution == 4
+    assert (len(split.pool), len(split.heldout), split.rule) == (
+        6,
+        4,
+        'all 4 of cifar10-32x32-test.zip',
+    ) and split.pool.name == 'cifar10'
+    assert load('cifar10', tmp_path / 'cifar10-32x32-train.zip', size=4).heldout.resolution == 4
     monkeypatch.setenv('AMBIENT_NB_DATA', str(tmp_path))
     assert load('tinyimagenet').heldout.sha == some(3, seed=3).sha
 
 
 def test_load_holds_out_the_last_tenth(tmp_path):
-    write_zip(tmp_path/'ffhq-64x64.zip', some(21))
+    write_zip(tmp_path / 'ffhq-64x64.zip', some(21))
     split = load('ffhq', tmp_path)
-    assert split.pool.ids.tolist() == list(range(18)) and split.heldout.ids.tolist() == [18, 19, 20] and split.rule == 'the last 3 of ffhq-64x64.zip'
-    write_zip(tmp_path/'one.zip', some(1))
-    with pytest.raises(BadInput, match='at least two'): load('ffhq', tmp_path/'one.zip')
+    assert (
+        split.pool.ids.tolist() == list(range(18))
+        and split.heldout.ids.tolist() == [18, 19, 20]
+        and split.rule == 'the last 3 of ffhq-64x64.zip'
+    )
+    write_zip(tmp_path / 'one.zip', some(1))
+    with pytest.raises(BadInput, match='at least two'):
+        load('ffhq', tmp_path / 'one.zip')
 
 
 def test_load_says_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.delenv('AMBIENT_NB_DATA', raising=False)
-    for place in (None, tmp_path, tmp_path/'nowhere.zip'):
-        with pytest.raises(BadInput, match=r'cifar10-32x32-train.zip.*ambient-nb data make cifar-10-python.tar.gz cifar10-32x32-train.zip --kind cifar10'): load('cifar10', place)
-    for name in ('a', 'b'): write_zip(tmp_path/f'tinyimagenet-64x64-train{name}.zip', some())
-    with pytest.raises(BadInput, match='name one'): load('tinyimagenet', tmp_path)
-    write_zip(tmp_path/'cifar10-32x32-train.zip', some()); write_zip(tmp_path/'cifar10-32x32-test.zip', some(side=4))
-    with pytest.raises(BadInput, match='shape'): load('cifar10', tmp_path)
-    write_zip(tmp_path/'cifar10-32x32-val.zip', some())
-    with pytest.raises(BadInput, match='beside one zip.*-test.zip, .*-val.zip'): load('cifar10', tmp_path)
+    for place in (None, tmp_path, tmp_path / 'nowhere.zip'):
+        with pytest.raises(
+            BadInput,
+            match=r'cifar10-32x32-train.zip.*ambient-nb data make cifar-10-python.tar.gz cifar10-32x32-train.zip --kind cifar10',
+        ):
+            load('cifar10', place)
+    for name in ('a', 'b'):
+        write_zip(tmp_path / f'tinyimagenet-64x64-train{name}.zip', some())
+    with pytest.raises(BadInput, match='name one'):
+        load('tinyimagenet', tmp_path)
+    write_zip(tmp_path / 'cifar10-32x32-train.zip', some())
+    write_zip(tmp_path / 'cifar10-32x32-test.zip', some(side=4))
+    with pytest.raises(BadInput, match='shape'):
+        load('cifar10', tmp_path)
+    write_zip(tmp_path / 'cifar10-32x32-val.zip', some())
+    with pytest.raises(BadInput, match='beside one zip.*-test.zip, .*-val.zip'):
+        load('cifar10', tmp_path)
 
 
 @pytest.mark.real_data
 def test_real_cifar(data_dir):
-    images = read_zip(data_dir/'cifar10-32x32-train.zip', indices=range(2000))
+    images = read_zip(data_dir / 'cifar10-32x32-train.zip', indices=range(2000))
     assert images.pixels.shape == (2000, 3, 32, 32) and images.classes == 10
     assert 100 < images.pixels.float().mean() < 140
 
 
 def test_import_is_light():
     code = 'import sys, ambient_nb.data, ambient_nb.datamake; print([m for m in ("PIL", "sklearn", "pandas", "pyarrow", "h5py", "matplotlib", "scipy") if m in sys.modules])'
-    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
+    assert (
+        subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
+    )

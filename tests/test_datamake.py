@@ -1,4 +1,5 @@
 "Each recipe on a tiny tree of the layout it is made for."
+
 import json
 import pickle
 import sys
@@ -14,11 +15,13 @@ from ambient_nb.datamake import RECIPES, fit, make_zip, magnitude, window
 from PIL import Image
 
 
-def noise(*shape, seed=0): return torch.randint(256, shape, dtype=torch.uint8, generator=rng(seed, 'noise')).numpy()
+def noise(*shape, seed=0):
+    return torch.randint(256, shape, dtype=torch.uint8, generator=rng(seed, 'noise')).numpy()
 
 
 def save(path, a, **options):
-    path.parent.mkdir(parents=True, exist_ok=True); Image.fromarray(a).save(path, **options)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(a).save(path, **options)
     return path
 
 
@@ -27,17 +30,21 @@ def coded(value, size):
     return np.full((*size, 3), value, np.uint8)
 
 
-def values(images): return images.pixels.float().mean((1, 2, 3)).round().int().tolist()
+def values(images):
+    return images.pixels.float().mean((1, 2, 3)).round().int().tolist()
 
 
-def meta(path): return json.loads(zipfile.ZipFile(path).read('dataset.json'))
+def meta(path):
+    return json.loads(zipfile.ZipFile(path).read('dataset.json'))
 
 
 def make(src, tmp_path, **options):
     "The images of a zip, what was reported, and what the zip says."
-    made = make_zip(src, tmp_path/'out.zip', **options)
+    made = make_zip(src, tmp_path / 'out.zip', **options)
     images = read_zip(made['out'], name=made['recipe'])
-    assert images.sha == made['sha'] and (len(images), images.resolution, images.channels, images.classes) == tuple(made[k] for k in ('n', 'size', 'channels', 'classes'))
+    assert images.sha == made['sha'] and (len(images), images.resolution, images.channels, images.classes) == tuple(
+        made[k] for k in ('n', 'size', 'channels', 'classes')
+    )
     stored = meta(made['out'])
     assert stored['meta'] == {k: v for k, v in made.items() if k != 'out'} and len(stored['source']) == len(images)
     return images, made, stored
@@ -45,63 +52,98 @@ def make(src, tmp_path, **options):
 
 # --- layouts ----------------------------------------------------------------------------------------------------------
 
+
 @pytest.fixture
 def cifar(tmp_path):
     "Five training batches of 4 and a test batch of 3, as Python 2 pickles have them: keys and names are bytes."
-    folder = tmp_path/'cifar-10-batches-py'; folder.mkdir()
+    folder = tmp_path / 'cifar-10-batches-py'
+    folder.mkdir()
     for i, name in enumerate([f'data_batch_{k}' for k in range(1, 6)] + ['test_batch']):
         n = 3 if name == 'test_batch' else 4
-        batch = {b'data': noise(n, 3072, seed=i), b'labels': [(i + j) % 10 for j in range(n)], b'filenames': [f'{i}_{j}.png'.encode() for j in range(n)], b'batch_label': b'x'}
-        (folder/name).write_bytes(pickle.dumps(batch, protocol=2))
-    (folder/'batches.meta').write_bytes(pickle.dumps({b'label_names': [f'class{k}'.encode() for k in range(10)]}, protocol=2))
+        batch = {
+            b'data': noise(n, 3072, seed=i),
+            b'labels': [(i + j) % 10 for j in range(n)],
+            b'filenames': [f'{i}_{j}.png'.encode() for j in range(n)],
+            b'batch_label': b'x',
+        }
+        (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
+    (folder / 'batches.meta').write_bytes(
+        pickle.dumps({b'label_names': [f'class{k}'.encode() for k in range(10)]}, protocol=2)
+    )
     return folder
 
 
 def test_cifar10(cifar, tmp_path):
     images, made, stored = make(cifar, tmp_path, kind='cifar10', seed=None)
     expected = np.concatenate([noise(4, 3072, seed=i) for i in range(5)]).reshape(20, 3, 32, 32)
-    assert np.array_equal(images.pixels.numpy(), expected) and images.labels.tolist() == [(i + j) % 10 for i in range(5) for j in range(4)]
+    assert np.array_equal(images.pixels.numpy(), expected) and images.labels.tolist() == [
+        (i + j) % 10 for i in range(5) for j in range(4)
+    ]
     assert stored['classes'][3] == 'class3' and stored['source'][5] == 'data_batch_2/1_1.png' and made['rule'] == 'all'
     shuffled, _, listed = make(cifar, tmp_path, kind='cifar10')
     places = [stored['source'].index(s) for s in listed['source']]
-    assert torch.equal(shuffled.pixels, images.pixels[places]) and places != sorted(places) and sorted(places) == list(range(20))
+    assert (
+        torch.equal(shuffled.pixels, images.pixels[places])
+        and places != sorted(places)
+        and sorted(places) == list(range(20))
+    )
     assert len(make(cifar, tmp_path, kind='cifar10-test')[0]) == 3
     assert make(cifar, tmp_path, kind='cifar10', size=16, n=4)[0].resolution == 16
 
 
 def test_cifar10_archive_equals_its_folder(cifar, tmp_path):
-    with tarfile.open(tmp_path/'cifar-10-python.tar.gz', 'w:gz') as tar: tar.add(cifar, 'cifar-10-batches-py')
-    assert make(tmp_path/'cifar-10-python.tar.gz', tmp_path, kind='cifar10')[1]['sha'] == make(cifar, tmp_path, kind='cifar10')[1]['sha']
+    with tarfile.open(tmp_path / 'cifar-10-python.tar.gz', 'w:gz') as tar:
+        tar.add(cifar, 'cifar-10-batches-py')
+    assert (
+        make(tmp_path / 'cifar-10-python.tar.gz', tmp_path, kind='cifar10')[1]['sha']
+        == make(cifar, tmp_path, kind='cifar10')[1]['sha']
+    )
 
 
 def test_cifar10_pickle_runs_nothing(cifar, tmp_path):
     class Bomb:
-        def __reduce__(self): return (open, (str(tmp_path/'was_here'), 'w'))
-    (cifar/'data_batch_3').write_bytes(pickle.dumps({b'data': Bomb()}))
-    with pytest.raises(BadInput, match='data_batch_3.*it asks for .*open'): make_zip(cifar, tmp_path/'out.zip', kind='cifar10')
-    assert not (tmp_path/'was_here').exists() and not (tmp_path/'out.zip').exists()
+        def __reduce__(self):
+            return (open, (str(tmp_path / 'was_here'), 'w'))
+
+    (cifar / 'data_batch_3').write_bytes(pickle.dumps({b'data': Bomb()}))
+    with pytest.raises(BadInput, match='data_batch_3.*it asks for .*open'):
+        make_zip(cifar, tmp_path / 'out.zip', kind='cifar10')
+    assert not (tmp_path / 'was_here').exists() and not (tmp_path / 'out.zip').exists()
 
 
 @pytest.fixture
 def tiny(tmp_path):
     "Three classes of 6 training pictures, 2 validation pictures each; some are grey."
-    folder = tmp_path/'tiny-imagenet-200'
+    folder = tmp_path / 'tiny-imagenet-200'
     rows = []
     for k, wnid in enumerate(['n03', 'n01', 'n02']):
-        for i in range(6): save(folder/'train'/wnid/'images'/f'{wnid}_{i}.JPEG', coded(40*k + 5*i, (64, 64))[..., 0] if i == 5 else coded(40*k + 5*i, (64, 64)))
-        for i in range(2): save(folder/'val'/'images'/f'val_{len(rows)}.JPEG', coded(200 + len(rows), (64, 64))); rows.append(f'val_{len(rows)}.JPEG\t{wnid}\t0\t0\t62\t62')
-    (folder/'val'/'val_annotations.txt').write_text('\n'.join(rows) + '\n'); (folder/'wnids.txt').write_text('n03\nn01\nn02\n')
-    save(folder/'test'/'images'/'test_0.JPEG', coded(0, (64, 64)))
+        for i in range(6):
+            save(
+                folder / 'train' / wnid / 'images' / f'{wnid}_{i}.JPEG',
+                coded(40 * k + 5 * i, (64, 64))[..., 0] if i == 5 else coded(40 * k + 5 * i, (64, 64)),
+            )
+        for i in range(2):
+            save(folder / 'val' / 'images' / f'val_{len(rows)}.JPEG', coded(200 + len(rows), (64, 64)))
+            rows.append(f'val_{len(rows)}.JPEG\t{wnid}\t0\t0\t62\t62')
+    (folder / 'val' / 'val_annotations.txt').write_text('\n'.join(rows) + '\n')
+    (folder / 'wnids.txt').write_text('n03\nn01\nn02\n')
+    save(folder / 'test' / 'images' / 'test_0.JPEG', coded(0, (64, 64)))
     return folder
 
 
 def test_tinyimagenet(tiny, tmp_path):
     images, made, stored = make(tiny, tmp_path, kind='tinyimagenet')
-    assert stored['classes'] == ['n01', 'n02', 'n03'] and images.labels.bincount().tolist() == [6, 6, 6] and made['grey_expanded'] == 3
+    assert (
+        stored['classes'] == ['n01', 'n02', 'n03']
+        and images.labels.bincount().tolist() == [6, 6, 6]
+        and made['grey_expanded'] == 3
+    )
     start = {0: 40, 1: 80, 2: 0}  # class n01 was written second
     assert all(abs(v - start[k]) <= 27 for v, k in zip(values(images), images.labels.tolist()))
     held, _, listed = make(tiny, tmp_path, kind='tinyimagenet-val')
-    assert len(held) == 6 and all({200: 2, 201: 2, 202: 0, 203: 0, 204: 1, 205: 1}[v] == k for v, k in zip(values(held), held.labels.tolist()))
+    assert len(held) == 6 and all(
+        {200: 2, 201: 2, 202: 0, 203: 0, 204: 1, 205: 1}[v] == k for v, k in zip(values(held), held.labels.tolist())
+    )
 
 
 def test_tinyimagenet_n_is_balanced(tiny, tmp_path):
@@ -112,141 +154,204 @@ def test_tinyimagenet_n_is_balanced(tiny, tmp_path):
         assert part.labels.bincount().tolist() == counts and made['rule'] == 'balanced'
         assert torch.equal(part.pixels, subset(whole, n)[0].pixels)
     assert make(tiny, tmp_path, kind='tinyimagenet', per_class=5)[1]['sha'] == part.sha
-    with pytest.raises(BadInput, match='per_class=7 .*from 1 to 6'): make_zip(tiny, tmp_path/'x.zip', kind='tinyimagenet', per_class=7)
+    with pytest.raises(BadInput, match='per_class=7 .*from 1 to 6'):
+        make_zip(tiny, tmp_path / 'x.zip', kind='tinyimagenet', per_class=7)
 
 
 def test_tinyimagenet_archive_equals_its_folder(tiny, tmp_path):
-    with zipfile.ZipFile(tmp_path/'tiny-imagenet-200.zip', 'w') as z:
+    with zipfile.ZipFile(tmp_path / 'tiny-imagenet-200.zip', 'w') as z:
         for p in tiny.rglob('*'):
-            if p.is_file(): z.write(p, p.relative_to(tmp_path))
-    assert make(tmp_path/'tiny-imagenet-200.zip', tmp_path, kind='tinyimagenet')[1]['sha'] == make(tiny, tmp_path, kind='tinyimagenet')[1]['sha']
-    (tiny/'val'/'images'/'val_3.JPEG').unlink()
-    with pytest.raises(BadInput, match='val_3.JPEG is missing'): make_zip(tiny, tmp_path/'x.zip', kind='tinyimagenet-val')
+            if p.is_file():
+                z.write(p, p.relative_to(tmp_path))
+    assert (
+        make(tmp_path / 'tiny-imagenet-200.zip', tmp_path, kind='tinyimagenet')[1]['sha']
+        == make(tiny, tmp_path, kind='tinyimagenet')[1]['sha']
+    )
+    (tiny / 'val' / 'images' / 'val_3.JPEG').unlink()
+    with pytest.raises(BadInput, match='val_3.JPEG is missing'):
+        make_zip(tiny, tmp_path / 'x.zip', kind='tinyimagenet-val')
 
 
 def test_ffhq_folders_are_no_classes(tmp_path):
-    for i in range(5): save(tmp_path/'ffhq'/f'{i//3 * 1000:05d}'/f'{i:05d}.png', noise(128, 128, 3, seed=i))
-    images, made, _ = make(tmp_path/'ffhq', tmp_path, kind='ffhq', seed=None)
+    for i in range(5):
+        save(tmp_path / 'ffhq' / f'{i // 3 * 1000:05d}' / f'{i:05d}.png', noise(128, 128, 3, seed=i))
+    images, made, _ = make(tmp_path / 'ffhq', tmp_path, kind='ffhq', seed=None)
     assert images.labels is None and made['size'] == 64
-    box = np.stack([noise(128, 128, 3, seed=i) for i in range(5)]).astype(float).reshape(5, 64, 2, 64, 2, 3).mean((2, 4)).transpose(0, 3, 1, 2)
-    assert np.abs(images.pixels.numpy() - box).max() <= .5
+    box = (
+        np.stack([noise(128, 128, 3, seed=i) for i in range(5)])
+        .astype(float)
+        .reshape(5, 64, 2, 64, 2, 3)
+        .mean((2, 4))
+        .transpose(0, 3, 1, 2)
+    )
+    assert np.abs(images.pixels.numpy() - box).max() <= 0.5
 
 
 def test_celeba_takes_the_centre(tmp_path):
-    a = np.full((218, 178, 3), 255, np.uint8); a[20:198] = 90
-    for i in range(3): save(tmp_path/'img_align_celeba'/f'{i:06d}.png', a)
-    images, _, _ = make(tmp_path/'img_align_celeba', tmp_path, kind='celeba')
+    a = np.full((218, 178, 3), 255, np.uint8)
+    a[20:198] = 90
+    for i in range(3):
+        save(tmp_path / 'img_align_celeba' / f'{i:06d}.png', a)
+    images, _, _ = make(tmp_path / 'img_align_celeba', tmp_path, kind='celeba')
     assert images.pixels.shape == (3, 3, 64, 64) and (images.pixels == 90).all() and images.labels is None
 
 
 def test_afhq_and_imagenette_have_splits(tmp_path):
     for k, name in enumerate(['cat', 'dog', 'wild']):
-        for i in range(2): save(tmp_path/'afhq'/'train'/name/f'{i}.png', coded(50*k + i, (128, 128)))
-        save(tmp_path/'afhq'/'test'/name/'9.png', coded(50*k + 9, (128, 128)))
-    images, made, stored = make(tmp_path/'afhq', tmp_path, kind='afhq')
-    assert stored['classes'] == ['cat', 'dog', 'wild'] and sorted(zip(images.labels.tolist(), values(images))) == [(0, 0), (0, 1), (1, 50), (1, 51), (2, 100), (2, 101)]
-    assert sorted(values(make(tmp_path/'afhq', tmp_path, kind='afhq-val')[0])) == [9, 59, 109]
+        for i in range(2):
+            save(tmp_path / 'afhq' / 'train' / name / f'{i}.png', coded(50 * k + i, (128, 128)))
+        save(tmp_path / 'afhq' / 'test' / name / '9.png', coded(50 * k + 9, (128, 128)))
+    images, made, stored = make(tmp_path / 'afhq', tmp_path, kind='afhq')
+    assert stored['classes'] == ['cat', 'dog', 'wild'] and sorted(zip(images.labels.tolist(), values(images))) == [
+        (0, 0),
+        (0, 1),
+        (1, 50),
+        (1, 51),
+        (2, 100),
+        (2, 101),
+    ]
+    assert sorted(values(make(tmp_path / 'afhq', tmp_path, kind='afhq-val')[0])) == [9, 59, 109]
     for k, wnid in enumerate(['n02', 'n01']):
-        for split in ('train', 'val'): save(tmp_path/'imagenette2'/split/wnid/f'{split}.JPEG', coded(60*k + 20*(split == 'val'), (100, 150 + k)))
-    with tarfile.open(tmp_path/'imagenette2.tgz', 'w:gz') as tar: tar.add(tmp_path/'imagenette2', 'imagenette2')
+        for split in ('train', 'val'):
+            save(
+                tmp_path / 'imagenette2' / split / wnid / f'{split}.JPEG',
+                coded(60 * k + 20 * (split == 'val'), (100, 150 + k)),
+            )
+    with tarfile.open(tmp_path / 'imagenette2.tgz', 'w:gz') as tar:
+        tar.add(tmp_path / 'imagenette2', 'imagenette2')
     for kind, expected in dict(zip(('imagenette', 'imagenette-val'), ([(0, 60), (1, 0)], [(0, 80), (1, 20)]))).items():
-        images = make(tmp_path/'imagenette2.tgz', tmp_path, kind=kind)[0]
+        images = make(tmp_path / 'imagenette2.tgz', tmp_path, kind=kind)[0]
         assert sorted(zip(images.labels.tolist(), values(images))) == expected
-    for path in (tmp_path/'afhq'/'test').rglob('*.png'): path.unlink()
-    with pytest.raises(BadInput, match='pictures of the split val'): make_zip(tmp_path/'afhq', tmp_path/'x.zip', kind='afhq-val')
+    for path in (tmp_path / 'afhq' / 'test').rglob('*.png'):
+        path.unlink()
+    with pytest.raises(BadInput, match='pictures of the split val'):
+        make_zip(tmp_path / 'afhq', tmp_path / 'x.zip', kind='afhq-val')
 
 
 def test_classes_named_like_a_split_are_classes(tmp_path):
-    for k, name in enumerate(['plane', 'train', 'tram']): save(tmp_path/'vehicles'/name/'0.png', coded(k, (8, 8)))
-    images, _, stored = make(tmp_path/'vehicles', tmp_path)
-    assert stored['classes'] == ['plane', 'train', 'tram'] and sorted(zip(images.labels.tolist(), values(images))) == [(0, 0), (1, 1), (2, 2)]
+    for k, name in enumerate(['plane', 'train', 'tram']):
+        save(tmp_path / 'vehicles' / name / '0.png', coded(k, (8, 8)))
+    images, _, stored = make(tmp_path / 'vehicles', tmp_path)
+    assert stored['classes'] == ['plane', 'train', 'tram'] and sorted(zip(images.labels.tolist(), values(images))) == [
+        (0, 0),
+        (1, 1),
+        (2, 2),
+    ]
 
 
-def volume(kspace=None, rss=None): return {k: v for k, v in dict(kspace=kspace, reconstruction_rss=rss).items() if v is not None}
+def volume(kspace=None, rss=None):
+    return {k: v for k, v in dict(kspace=kspace, reconstruction_rss=rss).items() if v is not None}
 
 
 def test_fastmri_magnitude_and_window():
     x = noise(5, 12, 10).astype(float) + 1j * noise(5, 12, 10, seed=1)
     k = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(x, axes=(-2, -1)), norm='ortho'), axes=(-2, -1))
     rss = np.sqrt((np.abs(x) ** 2).sum(0))
-    assert np.allclose(magnitude(volume(k[None]), 0), rss) and np.allclose(magnitude(volume(np.stack([k.real, k.imag], -1)[None]), 0), rss)
-    assert np.allclose(magnitude(volume(k[:, :]), 2), np.abs(x[2])) and (magnitude(volume(k[None], rss[None] + 1), 0) == rss + 1).all()
-    a = np.arange(6*9.).reshape(6, 9) + 1
-    assert window(a, 8).shape == (8, 8) and np.array_equal(window(a, 8)[1:7], a[:, 0:8]) and window(a, 8)[0].max() == 0 and np.array_equal(window(a, 4), a[1:5, 2:6])
+    assert np.allclose(magnitude(volume(k[None]), 0), rss) and np.allclose(
+        magnitude(volume(np.stack([k.real, k.imag], -1)[None]), 0), rss
+    )
+    assert (
+        np.allclose(magnitude(volume(k[:, :]), 2), np.abs(x[2]))
+        and (magnitude(volume(k[None], rss[None] + 1), 0) == rss + 1).all()
+    )
+    a = np.arange(6 * 9.0).reshape(6, 9) + 1
+    assert (
+        window(a, 8).shape == (8, 8)
+        and np.array_equal(window(a, 8)[1:7], a[:, 0:8])
+        and window(a, 8)[0].max() == 0
+        and np.array_equal(window(a, 4), a[1:5, 2:6])
+    )
 
 
 def test_fastmri(tmp_path):
     h5py = pytest.importorskip('h5py', reason='MRI volumes need h5py')
-    (tmp_path/'multicoil').mkdir()
-    for name, top in (('a', 1e-4), ('b', 7.)):
-        rss = np.zeros((2, 320, 320)); rss[0, 100:200, 100:200] = top; rss[1, 0, 0] = top / 2
-        with h5py.File(tmp_path/'multicoil'/f'{name}.h5', 'w') as f: f['reconstruction_rss'] = rss
-    images, made, stored = make(tmp_path/'multicoil', tmp_path, kind='fastmri', seed=None)
+    (tmp_path / 'multicoil').mkdir()
+    for name, top in (('a', 1e-4), ('b', 7.0)):
+        rss = np.zeros((2, 320, 320))
+        rss[0, 100:200, 100:200] = top
+        rss[1, 0, 0] = top / 2
+        with h5py.File(tmp_path / 'multicoil' / f'{name}.h5', 'w') as f:
+            f['reconstruction_rss'] = rss
+    images, made, stored = make(tmp_path / 'multicoil', tmp_path, kind='fastmri', seed=None)
     assert images.pixels.shape == (4, 1, 384, 384) and images.labels is None and stored['source'][3] == 'b.h5: slice 1'
     assert images.pixels.amax((1, 2, 3)).tolist() == [255, 128, 255, 128] and images.pixels[1, 0, 32, 32] == 128
-    assert make(tmp_path/'multicoil'/'a.h5', tmp_path, kind='fastmri', size=64)[0].pixels.shape == (2, 1, 64, 64)
-    (tmp_path/'multicoil'/'c.h5').write_bytes(b'no')
-    with pytest.raises(BadInput, match='c.h5.*HDF5 volume'): make_zip(tmp_path/'multicoil', tmp_path/'x.zip', kind='fastmri')
+    assert make(tmp_path / 'multicoil' / 'a.h5', tmp_path, kind='fastmri', size=64)[0].pixels.shape == (2, 1, 64, 64)
+    (tmp_path / 'multicoil' / 'c.h5').write_bytes(b'no')
+    with pytest.raises(BadInput, match='c.h5.*HDF5 volume'):
+        make_zip(tmp_path / 'multicoil', tmp_path / 'x.zip', kind='fastmri')
 
 
 def test_fastmri_without_h5py_names_the_package(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'h5py', None)
-    (tmp_path/'a.h5').write_bytes(b'')
-    with pytest.raises(BadInput, match='pip install h5py'): make_zip(tmp_path/'a.h5', tmp_path/'x.zip')
+    (tmp_path / 'a.h5').write_bytes(b'')
+    with pytest.raises(BadInput, match='pip install h5py'):
+        make_zip(tmp_path / 'a.h5', tmp_path / 'x.zip')
 
 
 @pytest.mark.parametrize('words', [True, False])
 def test_parquet(tmp_path, words):
     import pyarrow as pa
     import pyarrow.parquet as pq
-    def cell(i): save(p := tmp_path/'one.png', coded(i, (8, 8))); return dict(bytes=p.read_bytes(), path=f'{i}.png')
-    (tmp_path/'hub').mkdir()
+
+    def cell(i):
+        save(p := tmp_path / 'one.png', coded(i, (8, 8)))
+        return dict(bytes=p.read_bytes(), path=f'{i}.png')
+
+    (tmp_path / 'hub').mkdir()
     for part, ids in {'train-00000-of-00002': [3, 1], 'train-00001-of-00002': [2], 'test-00000-of-00001': [9]}.items():
-        pq.write_table(pa.table(dict(image=[cell(i) for i in ids], label=[f'class{i}' if words else i for i in ids])), tmp_path/'hub'/f'{part}.parquet')
-    images, _, stored = make(tmp_path/'hub', tmp_path, seed=None)
+        pq.write_table(
+            pa.table(dict(image=[cell(i) for i in ids], label=[f'class{i}' if words else i for i in ids])),
+            tmp_path / 'hub' / f'{part}.parquet',
+        )
+    images, _, stored = make(tmp_path / 'hub', tmp_path, seed=None)
     assert values(images) == [3, 1, 2] and images.labels.tolist() == ([2, 0, 1] if words else [3, 1, 2])
     assert stored.get('classes') == (['class1', 'class2', 'class3'] if words else None)
-    assert values(make(tmp_path/'hub'/'test-00000-of-00001.parquet', tmp_path)[0]) == [9]
-    pq.write_table(pa.table(dict(x=[1])), tmp_path/'x.parquet')
-    with pytest.raises(BadInput, match='it has x'): make_zip(tmp_path/'x.parquet', tmp_path/'x.zip')
-    (tmp_path/'y.parquet').write_bytes(b'hello')
-    with pytest.raises(BadInput, match='y.parquet.*opens'): make_zip(tmp_path/'y.parquet', tmp_path/'x.zip')
+    assert values(make(tmp_path / 'hub' / 'test-00000-of-00001.parquet', tmp_path)[0]) == [9]
+    pq.write_table(pa.table(dict(x=[1])), tmp_path / 'x.parquet')
+    with pytest.raises(BadInput, match='it has x'):
+        make_zip(tmp_path / 'x.parquet', tmp_path / 'x.zip')
+    (tmp_path / 'y.parquet').write_bytes(b'hello')
+    with pytest.raises(BadInput, match='y.parquet.*opens'):
+        make_zip(tmp_path / 'y.parquet', tmp_path / 'x.zip')
 
 
 def test_arrays(tmp_path):
     u = noise(6, 8, 8, 3)
     for a in (u, u.transpose(0, 3, 1, 2)):
-        np.savez(tmp_path/'a.npz', x=a, y=np.arange(6) % 2)
-        images = make(tmp_path/'a.npz', tmp_path, seed=None)[0]
-        assert np.array_equal(images.pixels.numpy(), u.transpose(0, 3, 1, 2)) and images.labels.tolist() == [0, 1]*3
-    np.save(tmp_path/'b.npy', u[..., 0])
-    assert make(tmp_path/'b.npy', tmp_path)[0].pixels.shape == (6, 1, 8, 8)
+        np.savez(tmp_path / 'a.npz', x=a, y=np.arange(6) % 2)
+        images = make(tmp_path / 'a.npz', tmp_path, seed=None)[0]
+        assert np.array_equal(images.pixels.numpy(), u.transpose(0, 3, 1, 2)) and images.labels.tolist() == [0, 1] * 3
+    np.save(tmp_path / 'b.npy', u[..., 0])
+    assert make(tmp_path / 'b.npy', tmp_path)[0].pixels.shape == (6, 1, 8, 8)
     for bad, message in ((u / 255, 'uint8'), (np.array([{}], object), 'pickled'), (u[0, 0], 'one array')):
-        np.save(tmp_path/'c.npy', bad)
-        with pytest.raises(BadInput, match=message): make_zip(tmp_path/'c.npy', tmp_path/'x.zip')
+        np.save(tmp_path / 'c.npy', bad)
+        with pytest.raises(BadInput, match=message):
+            make_zip(tmp_path / 'c.npy', tmp_path / 'x.zip')
 
 
 def test_edm_zip_as_source_keeps_its_labels(tmp_path):
     images = make_digits(tmp_path)
-    again, _, _ = make(tmp_path/'digits.zip', tmp_path, seed=None)
+    again, _, _ = make(tmp_path / 'digits.zip', tmp_path, seed=None)
     assert torch.equal(again.pixels, images.pixels) and torch.equal(again.labels, images.labels)
-    zipfile.ZipFile(tmp_path/'digits.zip').extractall(tmp_path/'unpacked')
-    assert make(tmp_path/'unpacked', tmp_path, size=4)[0].classes == images.classes
+    zipfile.ZipFile(tmp_path / 'digits.zip').extractall(tmp_path / 'unpacked')
+    assert make(tmp_path / 'unpacked', tmp_path, size=4)[0].classes == images.classes
 
 
 def make_digits(tmp_path):
     images = load().pool.take(range(30))
-    write_zip(tmp_path/'digits.zip', images)
+    write_zip(tmp_path / 'digits.zip', images)
     return images
 
 
 # --- what all recipes share -------------------------------------------------------------------------------------------
 
+
 @pytest.fixture
 def folder(tmp_path):
     for k in 'ab':
-        for i in range(4): save(tmp_path/'src'/k/f'{i}.png', coded(10*i + 100*(k == 'b'), (16, 16)))
-    return tmp_path/'src'
+        for i in range(4):
+            save(tmp_path / 'src' / k / f'{i}.png', coded(10 * i + 100 * (k == 'b'), (16, 16)))
+    return tmp_path / 'src'
 
 
 def test_load_advises_commands_that_exist():
@@ -262,52 +367,80 @@ def test_shuffle_is_a_function_of_the_seed(folder, tmp_path):
 
 
 def test_same_bytes_twice(folder, tmp_path):
-    one, two = make_zip(folder, tmp_path/'1.zip')['out'], make_zip(folder, tmp_path/'2.zip')['out']
+    one, two = make_zip(folder, tmp_path / '1.zip')['out'], make_zip(folder, tmp_path / '2.zip')['out']
     assert open(one, 'rb').read() == open(two, 'rb').read()
 
 
 def test_broken_picture_stops_before_anything_is_written(folder, tmp_path):
-    (folder/'b'/'2.png').write_bytes((folder/'b'/'2.png').read_bytes()[:60]); (tmp_path/'out').mkdir()
-    with pytest.raises(BadInput, match='b/2.png.*opens'): make_zip(folder, tmp_path/'out'/'x.zip')
-    assert list((tmp_path/'out').iterdir()) == []
+    (folder / 'b' / '2.png').write_bytes((folder / 'b' / '2.png').read_bytes()[:60])
+    (tmp_path / 'out').mkdir()
+    with pytest.raises(BadInput, match='b/2.png.*opens'):
+        make_zip(folder, tmp_path / 'out' / 'x.zip')
+    assert list((tmp_path / 'out').iterdir()) == []
 
 
 def test_unwanted_pictures_are_not_opened(folder, tmp_path):
     kept = make(folder, tmp_path, n=5)[2]['source']
     for p in folder.rglob('*.png'):
-        if p.relative_to(folder).as_posix() not in kept: p.write_bytes(b'broken')
+        if p.relative_to(folder).as_posix() not in kept:
+            p.write_bytes(b'broken')
     assert make(folder, tmp_path, n=5)[2]['source'] == kept
 
 
-BAD = {'n=0': (dict(n=0), 'n=0.*from 1 to 8'), 'n=9': (dict(n=9), 'n=9'), 'n=-5': (dict(n=-5), 'n=-5'), 'n=3x': (dict(n='3x'), "n='3x'"), 'per_class=5': (dict(per_class=5), 'per_class=5.*from 1 to 4'),
-       'both': (dict(per_class=1, n=2), 'per_class'), 'kind': (dict(kind='mnist'), "kind='mnist'.*cifar10"), 'size': (dict(size=0), 'size=0'), 'enlarge': (dict(size=32), 'size=32.*at most 16'), 'crop': (dict(crop='left'), "crop='left'.*center"),
-       'seed': (dict(seed=-1), 'seed=-1'), 'recipe': (dict(kind='ffhq', per_class=1), 'no classes')}
+BAD = {
+    'n=0': (dict(n=0), 'n=0.*from 1 to 8'),
+    'n=9': (dict(n=9), 'n=9'),
+    'n=-5': (dict(n=-5), 'n=-5'),
+    'n=3x': (dict(n='3x'), "n='3x'"),
+    'per_class=5': (dict(per_class=5), 'per_class=5.*from 1 to 4'),
+    'both': (dict(per_class=1, n=2), 'per_class'),
+    'kind': (dict(kind='mnist'), "kind='mnist'.*cifar10"),
+    'size': (dict(size=0), 'size=0'),
+    'enlarge': (dict(size=32), 'size=32.*at most 16'),
+    'crop': (dict(crop='left'), "crop='left'.*center"),
+    'seed': (dict(seed=-1), 'seed=-1'),
+    'recipe': (dict(kind='ffhq', per_class=1), 'no classes'),
+}
 
 
 @pytest.mark.parametrize('case', BAD)
 def test_bad_options(folder, tmp_path, case):
     options, message = BAD[case]
-    with pytest.raises(BadInput, match=message): make_zip(folder, tmp_path/'x.zip', **options)
-    assert not (tmp_path/'x.zip').exists()
+    with pytest.raises(BadInput, match=message):
+        make_zip(folder, tmp_path / 'x.zip', **options)
+    assert not (tmp_path / 'x.zip').exists()
 
 
 def test_bad_sources(folder, tmp_path):
-    (tmp_path/'empty').mkdir()
-    for src, out, message in ((tmp_path/'nowhere', 'x.zip', 'src=.*existing'), (tmp_path/'empty', 'x.zip', 'holds pictures'), (folder, 'x.tar', 'ends in .zip')):
-        with pytest.raises(BadInput, match=message): make_zip(src, tmp_path/out)
-    write_zip(tmp_path/'same.zip', load().pool.take(range(3)))
-    with pytest.raises(BadInput, match='another file'): make_zip(tmp_path/'same.zip', tmp_path/'same.zip')
-    save(folder/'loose.png', coded(0, (16, 16)))
-    with pytest.raises(BadInput, match='this one has both, such as loose.png'): make_zip(folder, tmp_path/'x.zip')
-    (tmp_path/'file').write_text('')
-    with pytest.raises(BadInput, match='out='): make_zip(tmp_path/'same.zip', tmp_path/'file'/'x.zip')
-    save(tmp_path/'two'/'a.png', coded(0, (8, 8))); save(tmp_path/'two'/'b.png', coded(0, (4, 4)))
-    with pytest.raises(BadInput, match='of one size'): make_zip(tmp_path/'two', tmp_path/'x.zip')
-    save(tmp_path/'wide'/'a.png', coded(0, (8, 12)))
-    with pytest.raises(BadInput, match='crop=None.*12x8'): make_zip(tmp_path/'wide', tmp_path/'x.zip')
+    (tmp_path / 'empty').mkdir()
+    for src, out, message in (
+        (tmp_path / 'nowhere', 'x.zip', 'src=.*existing'),
+        (tmp_path / 'empty', 'x.zip', 'holds pictures'),
+        (folder, 'x.tar', 'ends in .zip'),
+    ):
+        with pytest.raises(BadInput, match=message):
+            make_zip(src, tmp_path / out)
+    write_zip(tmp_path / 'same.zip', load().pool.take(range(3)))
+    with pytest.raises(BadInput, match='another file'):
+        make_zip(tmp_path / 'same.zip', tmp_path / 'same.zip')
+    save(folder / 'loose.png', coded(0, (16, 16)))
+    with pytest.raises(BadInput, match='this one has both, such as loose.png'):
+        make_zip(folder, tmp_path / 'x.zip')
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(BadInput, match='out='):
+        make_zip(tmp_path / 'same.zip', tmp_path / 'file' / 'x.zip')
+    save(tmp_path / 'two' / 'a.png', coded(0, (8, 8)))
+    save(tmp_path / 'two' / 'b.png', coded(0, (4, 4)))
+    with pytest.raises(BadInput, match='of one size'):
+        make_zip(tmp_path / 'two', tmp_path / 'x.zip')
+    save(tmp_path / 'wide' / 'a.png', coded(0, (8, 12)))
+    with pytest.raises(BadInput, match='crop=None.*12x8'):
+        make_zip(tmp_path / 'wide', tmp_path / 'x.zip')
 
 
-@pytest.mark.parametrize('mode, channels', [('L', 1), ('1', 1), ('LA', 1), ('RGB', 3), ('RGBA', 3), ('P', 3), ('CMYK', 3)])
+@pytest.mark.parametrize(
+    'mode, channels', [('L', 1), ('1', 1), ('LA', 1), ('RGB', 3), ('RGBA', 3), ('P', 3), ('CMYK', 3)]
+)
 def test_modes(mode, channels):
     image = Image.fromarray(coded(255, (4, 4))).convert(mode)
     a = fit(image, 'x')
@@ -315,15 +448,19 @@ def test_modes(mode, channels):
 
 
 def test_sixteen_bits_are_refused(tmp_path):
-    save(tmp_path/'deep'/'a.png', noise(8, 8).astype(np.uint16) * 256)
-    with pytest.raises(BadInput, match='a.png.*8-bit'): make_zip(tmp_path/'deep', tmp_path/'x.zip')
+    save(tmp_path / 'deep' / 'a.png', noise(8, 8).astype(np.uint16) * 256)
+    with pytest.raises(BadInput, match='a.png.*8-bit'):
+        make_zip(tmp_path / 'deep', tmp_path / 'x.zip')
 
 
 def test_lanczos_where_no_whole_factor(tmp_path):
     a = noise(100, 100, 3)
-    assert np.array_equal(fit(Image.fromarray(a), 'x', size=64), np.asarray(Image.fromarray(a).resize((64, 64), Image.Resampling.LANCZOS)))
+    assert np.array_equal(
+        fit(Image.fromarray(a), 'x', size=64), np.asarray(Image.fromarray(a).resize((64, 64), Image.Resampling.LANCZOS))
+    )
 
 
 def test_hidden_files_are_left_out(folder, tmp_path):
-    (folder/'.DS_Store').write_bytes(b'x'); (folder/'a'/'._0.png').write_bytes(b'x')
+    (folder / '.DS_Store').write_bytes(b'x')
+    (folder / 'a' / '._0.png').write_bytes(b'x')
     assert len(make(folder, tmp_path)[0]) == 8

@@ -1,4 +1,5 @@
 "The package is light to import, and needs none of the tools it is built with."
+
 import subprocess
 import sys
 

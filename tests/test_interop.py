@@ -1,4 +1,5 @@
 """Weights from elsewhere: EDM's pickles read as data, hostile ones refused; the hub's layout and diffusers. No foreign code: the pickles are written here."""
+
 import io
 import json
 import os
@@ -19,72 +20,153 @@ from ambient_nb.checkpoints import Damaged
 from ambient_nb.core import BadInput, rng
 from ambient_nb.denoisers import PRECONDS
 from ambient_nb.hub import Card, extra, load_hub, save_hub
-from ambient_nb.interop import ModelConfig, build, convert, load_model, load_weights, read_edm_pickle, read_pickle, save_model
+from ambient_nb.interop import (
+    ModelConfig,
+    build,
+    convert,
+    load_model,
+    load_weights,
+    read_edm_pickle,
+    read_pickle,
+    save_model,
+)
 from ambient_nb.networks import PRESETS, NetConfig, make_net
 from ambient_nb.sampling import sample
 from ambient_nb.stats import Estimate, wilson
 
-NETS = {'ddpmpp': replace(PRESETS['ddpmpp-32'], model_channels=8, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(8,)),
-        'ncsnpp': replace(PRESETS['ncsnpp-32'], model_channels=8, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(8,)),
-        'adm': replace(PRESETS['adm-64'], model_channels=16, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(8,))}
-PARAMS = {'edm': dict(sigma_data=.4), 'vp': dict(beta_d=15., beta_min=.2, M=900, epsilon_t=1e-4), 've': dict(sigma_min=.03, sigma_max=70.), 'iddpm': dict(C_1=.002, C_2=.007, M=500)}
+NETS = {
+    'ddpmpp': replace(PRESETS['ddpmpp-32'], model_channels=8, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(8,)),
+    'ncsnpp': replace(PRESETS['ncsnpp-32'], model_channels=8, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(8,)),
+    'adm': replace(PRESETS['adm-64'], model_channels=16, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(8,)),
+}
+PARAMS = {
+    'edm': dict(sigma_data=0.4),
+    'vp': dict(beta_d=15.0, beta_min=0.2, M=900, epsilon_t=1e-4),
+    've': dict(sigma_min=0.03, sigma_max=70.0),
+    'iddpm': dict(C_1=0.002, C_2=0.007, M=500),
+}
 SONG_ONLY = 'embedding_type', 'channel_mult_noise', 'encoder_type', 'decoder_type', 'resample_filter'
 
 
 # A writer of EDM's layout
 
-def reconstruct(meta): raise AssertionError('a name in a pickle, never called')
+
+def reconstruct(meta):
+    raise AssertionError('a name in a pickle, never called')
 
 
-reconstruct.__module__, reconstruct.__name__, reconstruct.__qualname__ = 'torch_utils.persistence', '_reconstruct_persistent_obj', '_reconstruct_persistent_obj'
-STATE = {'training', '_parameters', '_buffers', '_non_persistent_buffers_set', '_modules', '_forward_hooks', '_init_kwargs', '_init_args'}
+reconstruct.__module__, reconstruct.__name__, reconstruct.__qualname__ = (
+    'torch_utils.persistence',
+    '_reconstruct_persistent_obj',
+    '_reconstruct_persistent_obj',
+)
+STATE = {
+    'training',
+    '_parameters',
+    '_buffers',
+    '_non_persistent_buffers_set',
+    '_modules',
+    '_forward_hooks',
+    '_init_kwargs',
+    '_init_args',
+}
 
 
 class Writer(pickle.Pickler):
     "Stores modules as EDM's persistence does, with `source` in the place of their module's source code."
+
     source = ''
 
     def reducer_override(self, obj):
-        if not isinstance(obj, nn.Module) or type(obj) is nn.ModuleDict: return NotImplemented
-        state = {k: v for k, v in vars(obj).items() if k in STATE or (isinstance(v, (int, float)) and not k.startswith('_'))}
+        if not isinstance(obj, nn.Module) or type(obj) is nn.ModuleDict:
+            return NotImplemented
+        state = {
+            k: v for k, v in vars(obj).items() if k in STATE or (isinstance(v, (int, float)) and not k.startswith('_'))
+        }
         state['_modules'] = {k: None if isinstance(v, nn.Identity) else v for k, v in obj._modules.items()}
-        return reconstruct, (dict(type='class', version=6, module_src=self.source, class_name=type(obj).__name__, state=state),)
+        return reconstruct, (
+            dict(type='class', version=6, module_src=self.source, class_name=type(obj).__name__, state=state),
+        )
 
 
 def dumps(content, source='raise SystemExit') -> bytes:
     persistence, file = types.ModuleType('torch_utils.persistence'), io.BytesIO()
     persistence._reconstruct_persistent_obj = reconstruct
-    with patch.dict(sys.modules, {'torch_utils': types.ModuleType('torch_utils'), 'torch_utils.persistence': persistence}):
-        writer = Writer(file, protocol=4); writer.source = source
+    with patch.dict(
+        sys.modules, {'torch_utils': types.ModuleType('torch_utils'), 'torch_utils.persistence': persistence}
+    ):
+        writer = Writer(file, protocol=4)
+        writer.source = source
         writer.dump(content)
     return file.getvalue()
 
 
 class AugmentPipe(nn.Module):
     "Stands for EDM's, by its name alone."
-    def __init__(self): super().__init__(); self.p, self.xflip = .12, 1e8
+
+    def __init__(self):
+        super().__init__()
+        self.p, self.xflip = 0.12, 1e8
 
 
 def model_of(family='ddpmpp', precond='edm', res=16, **changes) -> ModelConfig:
-    return ModelConfig(**{**dict(net=NETS[family], img_resolution=res, channels=3, label_dim=10, augment_dim=9, extra_out=3 * (precond == 'iddpm'), precond=precond, params=PARAMS[precond]), **changes})
+    return ModelConfig(
+        **{
+            **dict(
+                net=NETS[family],
+                img_resolution=res,
+                channels=3,
+                label_dim=10,
+                augment_dim=9,
+                extra_out=3 * (precond == 'iddpm'),
+                precond=precond,
+                params=PARAMS[precond],
+            ),
+            **changes,
+        }
+    )
 
 
 @torch.no_grad()
 def loud(config):
     "A denoiser all of whose parts speak, made without the code under test."
-    net = make_net(config.net, config.img_resolution, config.channels, config.label_dim, config.augment_dim, extra_out=config.extra_out)
+    net = make_net(
+        config.net,
+        config.img_resolution,
+        config.channels,
+        config.label_dim,
+        config.augment_dim,
+        extra_out=config.extra_out,
+    )
     D = PRECONDS[config.precond](net, **config.params).eval().requires_grad_(False)
-    for name, p in D.named_parameters(): p.copy_(torch.randn(p.shape, generator=rng(0, 'loud', name)) * (p[0].numel() ** -.5 if p.ndim > 1 else .2))
+    for name, p in D.named_parameters():
+        p.copy_(torch.randn(p.shape, generator=rng(0, 'loud', name)) * (p[0].numel() ** -0.5 if p.ndim > 1 else 0.2))
     return D
 
 
 def edm(config, drop=(), **more):
     "A denoiser with the marks EDM leaves on it: its arguments, with NumPy numbers among them."
     D, net = loud(config), {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config.net).items()}
-    for k in ('family', 'gated', 'keep_skips', *(SONG_ONLY if config.net.family == 'adm' else ()), *drop): net.pop(k)
-    D.model._init_kwargs = dict(net, img_resolution=config.img_resolution, in_channels=config.channels, out_channels=config.channels + config.extra_out, label_dim=config.label_dim, augment_dim=config.augment_dim, **more)
-    D.img_resolution, D.img_channels, D.label_dim, D.use_fp16, D._init_args = config.img_resolution, config.channels, config.label_dim, False, ()
-    for k, v in config.params.items(): setattr(D, k, v)
+    for k in ('family', 'gated', 'keep_skips', *(SONG_ONLY if config.net.family == 'adm' else ()), *drop):
+        net.pop(k)
+    D.model._init_kwargs = dict(
+        net,
+        img_resolution=config.img_resolution,
+        in_channels=config.channels,
+        out_channels=config.channels + config.extra_out,
+        label_dim=config.label_dim,
+        augment_dim=config.augment_dim,
+        **more,
+    )
+    D.img_resolution, D.img_channels, D.label_dim, D.use_fp16, D._init_args = (
+        config.img_resolution,
+        config.channels,
+        config.label_dim,
+        False,
+        (),
+    )
+    for k, v in config.params.items():
+        setattr(D, k, v)
     D.sigma_max = config.params.get('sigma_max', float('inf'))
     D.model.enc._buffers.clear()
     D.model._init_kwargs['num_blocks'] = np.int64(config.net.num_blocks)
@@ -96,108 +178,177 @@ def write(path, content, **kwargs):
     return path
 
 
-def network(config=None, **kwargs): return dict(ema=edm(config or model_of(), **kwargs), loss_fn=None, augment_pipe=AugmentPipe(), dataset_kwargs=dict(path='a.zip', xflip=False))
+def network(config=None, **kwargs):
+    return dict(
+        ema=edm(config or model_of(), **kwargs),
+        loss_fn=None,
+        augment_pipe=AugmentPipe(),
+        dataset_kwargs=dict(path='a.zip', xflip=False),
+    )
 
 
 # In
+
 
 @pytest.mark.parametrize('precond', PARAMS)
 @pytest.mark.parametrize('family', NETS)
 def test_convert_keeps_the_denoiser(tmp_path, family, precond):
     "Outputs equal bit for bit, settings too, for every family and preconditioning."
     config = model_of(family, precond)
-    convert(write(tmp_path/'network.pkl', network(config)), tmp_path/'model.safetensors')
-    D, meta = load_model(tmp_path/'model.safetensors', shape=(3, 16, 16))
-    assert replace(meta['model'], params={}) == replace(config, params={}) and config.params.items() <= meta['model'].params.items()
-    assert meta['weights'] == 'EMA' and meta['augment_pipe'] == dict(kind='AugmentPipe', training=True, p=.12, xflip=1e8) and len(meta['source']['sha256']) == 64
-    x, labels, told = torch.randn(2, 3, 16, 16, generator=rng(0, 'x')), torch.eye(10)[[3, 7]], torch.randn(2, 9, generator=rng(0, 'told'))
-    for sigma in (.05, 1., 30.): assert torch.equal(D(x * (1 + sigma), sigma, labels, told), loud(config)(x * (1 + sigma), sigma, labels, told))
+    convert(write(tmp_path / 'network.pkl', network(config)), tmp_path / 'model.safetensors')
+    D, meta = load_model(tmp_path / 'model.safetensors', shape=(3, 16, 16))
+    assert (
+        replace(meta['model'], params={}) == replace(config, params={})
+        and config.params.items() <= meta['model'].params.items()
+    )
+    assert (
+        meta['weights'] == 'EMA'
+        and meta['augment_pipe'] == dict(kind='AugmentPipe', training=True, p=0.12, xflip=1e8)
+        and len(meta['source']['sha256']) == 64
+    )
+    x, labels, told = (
+        torch.randn(2, 3, 16, 16, generator=rng(0, 'x')),
+        torch.eye(10)[[3, 7]],
+        torch.randn(2, 9, generator=rng(0, 'told')),
+    )
+    for sigma in (0.05, 1.0, 30.0):
+        assert torch.equal(D(x * (1 + sigma), sigma, labels, told), loud(config)(x * (1 + sigma), sigma, labels, told))
 
 
 def test_arguments_left_out_take_the_defaults_of_edm(tmp_path):
     "The constructor's, not those of our NetConfig: dropout .1, four levels' worth of channel_mult, and so on."
-    config = model_of(); net = replace(config.net, dropout=.1, channel_mult_emb=4)
-    found, _, _ = read_edm_pickle(write(tmp_path/'n.pkl', network(config, drop=('dropout', 'channel_mult_emb', 'embedding_type', 'resample_filter'))))
-    assert found.net == net and NetConfig().dropout != .1
+    config = model_of()
+    net = replace(config.net, dropout=0.1, channel_mult_emb=4)
+    found, _, _ = read_edm_pickle(
+        write(
+            tmp_path / 'n.pkl',
+            network(config, drop=('dropout', 'channel_mult_emb', 'embedding_type', 'resample_filter')),
+        )
+    )
+    assert found.net == net and NetConfig().dropout != 0.1
 
 
 def test_a_forks_option_is_named(tmp_path):
-    with pytest.raises(BadInput, match='mask_channels=1 .* fork'): convert(write(tmp_path/'n.pkl', network(mask_channels=1)), tmp_path/'m.safetensors')
+    with pytest.raises(BadInput, match='mask_channels=1 .* fork'):
+        convert(write(tmp_path / 'n.pkl', network(mask_channels=1)), tmp_path / 'm.safetensors')
 
 
 def test_tensors_that_do_not_fit_the_settings_are_named_and_nothing_is_written(tmp_path):
-    content = network(); content['ema'].model._init_kwargs['model_channels'] = 16
-    with pytest.raises(BadInput, match=r"'model.map_label.weight'.*\(16, 10\).*\(8, 10\)"): convert(write(tmp_path/'n.pkl', content), tmp_path/'m.safetensors')
+    content = network()
+    content['ema'].model._init_kwargs['model_channels'] = 16
+    with pytest.raises(BadInput, match=r"'model.map_label.weight'.*\(16, 10\).*\(8, 10\)"):
+        convert(write(tmp_path / 'n.pkl', content), tmp_path / 'm.safetensors')
     assert [f.name for f in tmp_path.iterdir()] == ['n.pkl']
 
 
 # Hostile and broken
 
+
 class Call:
-    def __init__(self, function, *args): self.call = function, args
-    def __reduce__(self): return self.call
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
 
 
-def harm(marker): return Call(os.system, f'touch {marker}')
+def harm(marker):
+    return Call(os.system, f'touch {marker}')
 
 
-def storage(blob) -> bytes: return b'\x80\x04ctorch.storage\n_load_from_bytes\nB' + len(blob).to_bytes(4, 'little') + blob + b'\x85R.'
+def storage(blob) -> bytes:
+    return b'\x80\x04ctorch.storage\n_load_from_bytes\nB' + len(blob).to_bytes(4, 'little') + blob + b'\x85R.'
 
 
 def tensor(size, stride, offset=0) -> bytes:
     "A tensor of one number whose shape says otherwise."
-    file = io.BytesIO(); torch.save(torch.storage.TypedStorage(wrap_storage=torch.zeros(1).untyped_storage(), dtype=torch.float32, _internal=True), file, _use_new_zipfile_serialization=False)
-    return b'\x80\x04ctorch._utils\n_rebuild_tensor_v2\n(' + storage(file.getvalue())[2:-1] + pickle.dumps(offset, 0)[:-1] + pickle.dumps(size, 0)[:-1] + pickle.dumps(stride, 0)[:-1] + b'I00\n}tR.'
+    file = io.BytesIO()
+    torch.save(
+        torch.storage.TypedStorage(wrap_storage=torch.zeros(1).untyped_storage(), dtype=torch.float32, _internal=True),
+        file,
+        _use_new_zipfile_serialization=False,
+    )
+    return (
+        b'\x80\x04ctorch._utils\n_rebuild_tensor_v2\n('
+        + storage(file.getvalue())[2:-1]
+        + pickle.dumps(offset, 0)[:-1]
+        + pickle.dumps(size, 0)[:-1]
+        + pickle.dumps(stride, 0)[:-1]
+        + b'I00\n}tR.'
+    )
 
 
-HOSTILE = {'os.system': (lambda m: pickle.dumps(harm(m)), 'system'),
-           'eval': (lambda m: pickle.dumps(dict(ema=Call(eval, f'open({str(m)!r}, "w")'))), 'builtins.eval'),
-           'exec, protocol 0': (lambda m: pickle.dumps(Call(exec, f'open({str(m)!r}, "w")'), 0), 'builtin.*exec'),
-           'a call among the arguments of a network': (lambda m: dumps(network(note=harm(m))), 'system'),
-           'a call in place of a module': (lambda m: dumps(dict(ema=edm(model_of()), loss_fn=harm(m))), 'system'),
-           'getattr': (lambda m: pickle.dumps(Call(getattr, 'x', 'upper')), 'builtins.getattr'),
-           'a name with dots': (lambda m: b'\x80\x04\x8c\x0ctorch._utils\x8c\x11_rebuild.__code__\x93.', '_rebuild.__code__'),
-           'a function of the module that is allowed one': (lambda m: b'\x80\x04ctorch._utils\n_import_dotted_name\n.', 'torch._utils._import_dotted_name'),
-           'numpy.load': (lambda m: pickle.dumps(Call(np.load, 'x', None, True)), 'numpy.*load'),
-           'rewriting a function of ours': (lambda m: b'\x80\x04ctorch._utils\n_rebuild_tensor_v2\n}\x8c\x05valueNsb.', 'a change of'),
-           'rewriting it through slots': (lambda m: b'\x80\x04ctorch._utils\n_rebuild_tensor_v2\nN}\x8c\x05valueNs\x86b.', 'a change of'),
-           'a tensor beyond its storage': (lambda m: tensor((1 << 40,), (0,)), 'larger than its storage'),
-           'an object as a number': (lambda m: b"\x80\x04cnumpy._core.multiarray\nscalar\n(cnumpy\ndtype\n\x8c\x02O8\x85RC\x01xtR.", "type 'O8'")}
+HOSTILE = {
+    'os.system': (lambda m: pickle.dumps(harm(m)), 'system'),
+    'eval': (lambda m: pickle.dumps(dict(ema=Call(eval, f'open({str(m)!r}, "w")'))), 'builtins.eval'),
+    'exec, protocol 0': (lambda m: pickle.dumps(Call(exec, f'open({str(m)!r}, "w")'), 0), 'builtin.*exec'),
+    'a call among the arguments of a network': (lambda m: dumps(network(note=harm(m))), 'system'),
+    'a call in place of a module': (lambda m: dumps(dict(ema=edm(model_of()), loss_fn=harm(m))), 'system'),
+    'getattr': (lambda m: pickle.dumps(Call(getattr, 'x', 'upper')), 'builtins.getattr'),
+    'a name with dots': (lambda m: b'\x80\x04\x8c\x0ctorch._utils\x8c\x11_rebuild.__code__\x93.', '_rebuild.__code__'),
+    'a function of the module that is allowed one': (
+        lambda m: b'\x80\x04ctorch._utils\n_import_dotted_name\n.',
+        'torch._utils._import_dotted_name',
+    ),
+    'numpy.load': (lambda m: pickle.dumps(Call(np.load, 'x', None, True)), 'numpy.*load'),
+    'rewriting a function of ours': (
+        lambda m: b'\x80\x04ctorch._utils\n_rebuild_tensor_v2\n}\x8c\x05valueNsb.',
+        'a change of',
+    ),
+    'rewriting it through slots': (
+        lambda m: b'\x80\x04ctorch._utils\n_rebuild_tensor_v2\nN}\x8c\x05valueNs\x86b.',
+        'a change of',
+    ),
+    'a tensor beyond its storage': (lambda m: tensor((1 << 40,), (0,)), 'larger than its storage'),
+    'an object as a number': (
+        lambda m: b"\x80\x04cnumpy._core.multiarray\nscalar\n(cnumpy\ndtype\n\x8c\x02O8\x85RC\x01xtR.",
+        "type 'O8'",
+    ),
+}
 
 
 @pytest.mark.parametrize('case', HOSTILE)
 def test_hostile_pickle_is_refused(tmp_path, case):
     "With the name it asks for, before anything in it has run, and with nothing written."
     make, says = HOSTILE[case]
-    known, marker = {k: getattr(v, 'value', v) for k, v in interop.KNOWN.items()}, tmp_path/'marker'
-    with pytest.raises(BadInput, match=says): convert(write(tmp_path/'n.pkl', make(marker)), tmp_path/'m.safetensors')
+    known, marker = {k: getattr(v, 'value', v) for k, v in interop.KNOWN.items()}, tmp_path / 'marker'
+    with pytest.raises(BadInput, match=says):
+        convert(write(tmp_path / 'n.pkl', make(marker)), tmp_path / 'm.safetensors')
     assert not marker.exists() and sorted(f.name for f in tmp_path.iterdir()) == ['n.pkl']
     assert known == {k: getattr(v, 'value', v) for k, v in interop.KNOWN.items()}
 
 
 def test_the_hostile_files_do_harm_elsewhere(tmp_path):
     "The same bytes under the stock unpickler leave their mark: the test above would see it."
-    pickle.loads(HOSTILE['os.system'][0](tmp_path/'a')); pickle.loads(HOSTILE['eval'][0](tmp_path/'b'))
-    assert (tmp_path/'a').exists() and (tmp_path/'b').exists()
+    pickle.loads(HOSTILE['os.system'][0](tmp_path / 'a'))
+    pickle.loads(HOSTILE['eval'][0](tmp_path / 'b'))
+    assert (tmp_path / 'a').exists() and (tmp_path / 'b').exists()
 
 
 def test_code_inside_a_storage_is_refused(tmp_path):
     "Storages are torch.load's own pickles: read with weights_only."
-    file = io.BytesIO(); torch.save(harm(tmp_path/'marker'), file, _use_new_zipfile_serialization=False)
-    with pytest.raises(Damaged): read_pickle(write(tmp_path/'n.pkl', storage(file.getvalue())))
-    assert not (tmp_path/'marker').exists()
+    file = io.BytesIO()
+    torch.save(harm(tmp_path / 'marker'), file, _use_new_zipfile_serialization=False)
+    with pytest.raises(Damaged):
+        read_pickle(write(tmp_path / 'n.pkl', storage(file.getvalue())))
+    assert not (tmp_path / 'marker').exists()
 
 
 @pytest.mark.parametrize('size, stride, offset', [((1,), (1,), 5), ((1,), (1,), -1), ((-1,), (1,), 0)])
 def test_a_tensor_outside_its_storage_is_refused(tmp_path, size, stride, offset):
-    with pytest.raises((Damaged, BadInput)): read_pickle(write(tmp_path/'n.pkl', tensor(size, stride, offset)))
-    assert read_pickle(write(tmp_path/'n.pkl', tensor((1,), (1,)))).value.tolist() == [0]
+    with pytest.raises((Damaged, BadInput)):
+        read_pickle(write(tmp_path / 'n.pkl', tensor(size, stride, offset)))
+    assert read_pickle(write(tmp_path / 'n.pkl', tensor((1,), (1,)))).value.tolist() == [0]
 
 
 def test_source_code_in_a_pickle_is_not_run(tmp_path):
-    source = f'open({str(tmp_path/"marker")!r}, "w")'
-    read_edm_pickle(write(tmp_path/'n.pkl', network(), source=source))
-    assert source.encode() in (tmp_path/'n.pkl').read_bytes() and not (tmp_path/'marker').exists() and 'torch_utils' not in sys.modules
+    source = f'open({str(tmp_path / "marker")!r}, "w")'
+    read_edm_pickle(write(tmp_path / 'n.pkl', network(), source=source))
+    assert (
+        source.encode() in (tmp_path / 'n.pkl').read_bytes()
+        and not (tmp_path / 'marker').exists()
+        and 'torch_utils' not in sys.modules
+    )
 
 
 def test_truncated_and_flipped_pickles_are_damaged_or_refused(tmp_path):
@@ -205,24 +356,32 @@ def test_truncated_and_flipped_pickles_are_damaged_or_refused(tmp_path):
     blob = dumps(network(model_of(res=8, net=replace(NETS['ddpmpp'], channel_mult=(1,), attn_resolutions=()))))
     draws, errors = torch.randint(len(blob), (60,), generator=rng(0, 'cuts')).tolist(), []
     for cut in draws:
-        with pytest.raises(Damaged, match='Fetch it again'): read_edm_pickle(write(tmp_path/'n.pkl', blob[:cut]))
+        with pytest.raises(Damaged, match='Fetch it again'):
+            read_edm_pickle(write(tmp_path / 'n.pkl', blob[:cut]))
     for place in draws + list(range(0, 400, 7)):
-        try: read_edm_pickle(write(tmp_path/'n.pkl', blob[:place] + bytes([blob[place] ^ 0x21]) + blob[place + 1:]))
-        except (Damaged, BadInput) as e: errors.append(e)
+        try:
+            read_edm_pickle(write(tmp_path / 'n.pkl', blob[:place] + bytes([blob[place] ^ 0x21]) + blob[place + 1 :]))
+        except (Damaged, BadInput) as e:
+            errors.append(e)
     assert len(errors) > 20
 
 
 def test_pickles_of_something_else(tmp_path):
     for content in (dict(G_ema=1), [1, 2], dict(ema=dict(a=1)), dict(ema=nn.ModuleDict())):
-        with pytest.raises(BadInput, match="EDM's parts"): read_edm_pickle(write(tmp_path/'n.pkl', content))
-    with pytest.raises(BadInput, match='a file that exists'): read_edm_pickle(tmp_path/'nothing.pkl')
+        with pytest.raises(BadInput, match="EDM's parts"):
+            read_edm_pickle(write(tmp_path / 'n.pkl', content))
+    with pytest.raises(BadInput, match='a file that exists'):
+        read_edm_pickle(tmp_path / 'nothing.pkl')
 
 
 def test_another_architecture_is_named_by_its_first_key():
     tensors = loud(model_of()).state_dict()
+
     def error(config):
-        with pytest.raises(BadInput) as e: load_weights(build(config), tensors)
+        with pytest.raises(BadInput) as e:
+            load_weights(build(config), tensors)
         return str(e.value)
+
     wide = error(model_of(net=replace(NETS['ddpmpp'], channel_mult_emb=2)))
     assert "'model.map_layer0.weight'" in wide and '(16, 8)' in wide and '(32, 8)' in wide
     assert "'model.enc.32x32_conv.weight'" in error(model_of(res=32)) and 'none of that name' in error(model_of(res=32))
@@ -233,52 +392,91 @@ def test_another_architecture_is_named_by_its_first_key():
 
 
 def test_models_on_disk(tmp_path):
-    config = model_of(); D = loud(config)
-    save_model(tmp_path/'m.safetensors', config, D.state_dict(), dict(note='kept'))
-    back, meta = load_model(tmp_path/'m.safetensors')
-    assert meta['model'] == config and meta['note'] == 'kept' and not any(p.requires_grad for p in back.parameters()) and not back.training
-    with pytest.raises(BadInput, match=r'shape=\(3, 32, 32\).*\(3, 16, 16\)'): load_model(tmp_path/'m.safetensors', shape=(3, 32, 32))
-    with pytest.raises(BadInput, match='x='): back(torch.zeros(1, 1, 16, 16), 1.)
-    with pytest.raises(BadInput, match='ends in .safetensors'): save_model(tmp_path/'m.pt', config, {})
-    with pytest.raises(BadInput, match='json beside it'): load_model(tmp_path/'other.safetensors')
-    blob = (tmp_path/'m.safetensors').read_bytes(); (tmp_path/'m.safetensors').write_bytes(blob[:-4])
-    with pytest.raises(Damaged, match='m.safetensors'): load_model(tmp_path/'m.safetensors')
+    config = model_of()
+    D = loud(config)
+    save_model(tmp_path / 'm.safetensors', config, D.state_dict(), dict(note='kept'))
+    back, meta = load_model(tmp_path / 'm.safetensors')
+    assert (
+        meta['model'] == config
+        and meta['note'] == 'kept'
+        and not any(p.requires_grad for p in back.parameters())
+        and not back.training
+    )
+    with pytest.raises(BadInput, match=r'shape=\(3, 32, 32\).*\(3, 16, 16\)'):
+        load_model(tmp_path / 'm.safetensors', shape=(3, 32, 32))
+    with pytest.raises(BadInput, match='x='):
+        back(torch.zeros(1, 1, 16, 16), 1.0)
+    with pytest.raises(BadInput, match='ends in .safetensors'):
+        save_model(tmp_path / 'm.pt', config, {})
+    with pytest.raises(BadInput, match='json beside it'):
+        load_model(tmp_path / 'other.safetensors')
+    blob = (tmp_path / 'm.safetensors').read_bytes()
+    (tmp_path / 'm.safetensors').write_bytes(blob[:-4])
+    with pytest.raises(Damaged, match='m.safetensors'):
+        load_model(tmp_path / 'm.safetensors')
 
 
 # The command
 
-def cli(*args): return subprocess.run([sys.executable, '-c', 'from ambient_nb.cli import main; main()', *map(str, args)], capture_output=True, text=True)
+
+def cli(*args):
+    return subprocess.run(
+        [sys.executable, '-c', 'from ambient_nb.cli import main; main()', *map(str, args)],
+        capture_output=True,
+        text=True,
+    )
 
 
 def test_command(tmp_path):
-    write(tmp_path/'network.pkl', network())
-    done = cli('convert', tmp_path/'network.pkl', tmp_path/'model.safetensors')
+    write(tmp_path / 'network.pkl', network())
+    done = cli('convert', tmp_path / 'network.pkl', tmp_path / 'model.safetensors')
     assert done.returncode == 0 and 'model.json' in done.stdout, done.stderr
-    assert load_model(tmp_path/'model.safetensors')[1]['model'].net == NETS['ddpmpp']
+    assert load_model(tmp_path / 'model.safetensors')[1]['model'].net == NETS['ddpmpp']
 
 
-@pytest.mark.parametrize('content, dst, code, says', [(HOSTILE['os.system'][0]('marker'), 'm.safetensors', 2, 'posix.system' if os.name == 'posix' else 'nt.system'),
-                                                       (b'\x80\x04\x95', 'm.safetensors', 1, 'damaged'), (b'', 'm.pt', 2, 'dst=')])
+@pytest.mark.parametrize(
+    'content, dst, code, says',
+    [
+        (HOSTILE['os.system'][0]('marker'), 'm.safetensors', 2, 'posix.system' if os.name == 'posix' else 'nt.system'),
+        (b'\x80\x04\x95', 'm.safetensors', 1, 'damaged'),
+        (b'', 'm.pt', 2, 'dst='),
+    ],
+)
 def test_command_says_no_in_one_line(tmp_path, content, dst, code, says):
-    write(tmp_path/'n.pkl', content)
-    done = cli('convert', tmp_path/'n.pkl', tmp_path/dst)
-    assert done.returncode == code and done.stderr.startswith('Error: ') and says in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    write(tmp_path / 'n.pkl', content)
+    done = cli('convert', tmp_path / 'n.pkl', tmp_path / dst)
+    assert (
+        done.returncode == code
+        and done.stderr.startswith('Error: ')
+        and says in done.stderr
+        and len(done.stderr.strip().splitlines()) == 1
+    )
     assert [f.name for f in tmp_path.iterdir()] == ['n.pkl']
 
 
 # Out
 
-CARD = Card('Digits', data='The first 300 digits of scikit-learn.', data_sha='0f' * 32, weights='EMA with a half-life of 500 kimg.', licence='apache-2.0', sampling='Heun, 18 steps.',
-            metrics={'fd-digits': Estimate(3.21, 3., 3.5, 1000)}, memorization={'memorized': wilson(120, 1000)}, rule='Nearest below a third of second nearest.')
+CARD = Card(
+    'Digits',
+    data='The first 300 digits of scikit-learn.',
+    data_sha='0f' * 32,
+    weights='EMA with a half-life of 500 kimg.',
+    licence='apache-2.0',
+    sampling='Heun, 18 steps.',
+    metrics={'fd-digits': Estimate(3.21, 3.0, 3.5, 1000)},
+    memorization={'memorized': wilson(120, 1000)},
+    rule='Nearest below a third of second nearest.',
+)
 
 
 def test_hub_round_trip(tmp_path):
-    config = model_of(precond='edm'); D = loud(config)
-    folder = save_hub(tmp_path/'hub', config, D.state_dict(), card=CARD)
+    config = model_of(precond='edm')
+    D = loud(config)
+    folder = save_hub(tmp_path / 'hub', config, D.state_dict(), card=CARD)
     assert sorted(f.name for f in folder.iterdir()) == ['README.md', 'config.json', 'model.safetensors']
     back, card = load_hub(folder, shape=(3, 16, 16))
     x = torch.randn(2, 3, 16, 16, generator=rng(0, 'x'))
-    assert card == CARD and torch.equal(back(x, 2.), D(x, 2.))
+    assert card == CARD and torch.equal(back(x, 2.0), D(x, 2.0))
 
 
 def test_card_says_what_it_must(tmp_path):
@@ -291,35 +489,67 @@ def test_card_says_what_it_must(tmp_path):
     assert '## Memorization\n\nNot measured.' in hub.card_text(replace(CARD, memorization={}, rule=''), model_of())
 
 
-@pytest.mark.parametrize('change, says', [(dict(metrics=dict(fid=1.8)), 'an Estimate'), (dict(memorization=dict(share=.1)), 'an Estimate'), (dict(data_sha='0f'), '64 hex'), (dict(rule=''), 'rule'), (dict(licence=' '), 'licence')])
+@pytest.mark.parametrize(
+    'change, says',
+    [
+        (dict(metrics=dict(fid=1.8)), 'an Estimate'),
+        (dict(memorization=dict(share=0.1)), 'an Estimate'),
+        (dict(data_sha='0f'), '64 hex'),
+        (dict(rule=''), 'rule'),
+        (dict(licence=' '), 'licence'),
+    ],
+)
 def test_a_card_without_facts_is_refused(change, says):
-    with pytest.raises(BadInput, match=says): replace(CARD, **change)
+    with pytest.raises(BadInput, match=says):
+        replace(CARD, **change)
 
 
 def test_hub_folders_that_are_none(tmp_path):
-    config = model_of(); folder = save_hub(tmp_path/'hub', config, loud(config).state_dict(), card=CARD)
-    with pytest.raises(BadInput, match="'user/name'"): load_hub(tmp_path/'nothing')
-    with pytest.raises(BadInput, match='a folder with config.json'): load_hub(tmp_path)
-    (tmp_path/'foreign').mkdir(); (tmp_path/'foreign'/'config.json').write_text('{"_class_name": "UNet2DModel"}')
-    with pytest.raises(BadInput, match='another library'): load_hub(tmp_path/'foreign')
-    with pytest.raises(BadInput, match=r'\(3, 16, 16\)'): load_hub(folder, shape=(1, 8, 8))
-    with pytest.raises(BadInput, match='none of that name'): save_hub(tmp_path/'other', config, {'model.w': torch.zeros(1)}, card=CARD)
-    blob = (folder/'model.safetensors').read_bytes(); (folder/'model.safetensors').write_bytes(blob[:len(blob) // 2])
-    with pytest.raises(Damaged, match='model.safetensors'): load_hub(folder)
-    (folder/'config.json').write_text((folder/'config.json').read_text().replace('"channels": 3', '"channels": 1'))
-    with pytest.raises(Damaged, match='config.json'): load_hub(folder)
+    config = model_of()
+    folder = save_hub(tmp_path / 'hub', config, loud(config).state_dict(), card=CARD)
+    with pytest.raises(BadInput, match="'user/name'"):
+        load_hub(tmp_path / 'nothing')
+    with pytest.raises(BadInput, match='a folder with config.json'):
+        load_hub(tmp_path)
+    (tmp_path / 'foreign').mkdir()
+    (tmp_path / 'foreign' / 'config.json').write_text('{"_class_name": "UNet2DModel"}')
+    with pytest.raises(BadInput, match='another library'):
+        load_hub(tmp_path / 'foreign')
+    with pytest.raises(BadInput, match=r'\(3, 16, 16\)'):
+        load_hub(folder, shape=(1, 8, 8))
+    with pytest.raises(BadInput, match='none of that name'):
+        save_hub(tmp_path / 'other', config, {'model.w': torch.zeros(1)}, card=CARD)
+    blob = (folder / 'model.safetensors').read_bytes()
+    (folder / 'model.safetensors').write_bytes(blob[: len(blob) // 2])
+    with pytest.raises(Damaged, match='model.safetensors'):
+        load_hub(folder)
+    (folder / 'config.json').write_text((folder / 'config.json').read_text().replace('"channels": 3', '"channels": 1'))
+    with pytest.raises(Damaged, match='config.json'):
+        load_hub(folder)
 
 
 def test_a_hub_id_is_downloaded_without_code(tmp_path):
-    config = model_of(); folder = save_hub(tmp_path/'hub', config, loud(config).state_dict(), card=CARD); asked = []
-    def snapshot_download(repo, allow_patterns): asked.append((repo, allow_patterns)); return str(folder)
-    with patch.dict(sys.modules, huggingface_hub=types.SimpleNamespace(snapshot_download=snapshot_download)): assert load_hub('someone/digits')[1] == CARD
+    config = model_of()
+    folder = save_hub(tmp_path / 'hub', config, loud(config).state_dict(), card=CARD)
+    asked = []
+
+    def snapshot_download(repo, allow_patterns):
+        asked.append((repo, allow_patterns))
+        return str(folder)
+
+    with patch.dict(sys.modules, huggingface_hub=types.SimpleNamespace(snapshot_download=snapshot_download)):
+        assert load_hub('someone/digits')[1] == CARD
     assert asked == [('someone/digits', ['config.json', 'model.safetensors', 'README.md'])]
-    with patch.dict(sys.modules, huggingface_hub=None), pytest.raises(ImportError, match=r'ambient_nb\[sd\]'): load_hub('someone/digits')
+    with patch.dict(sys.modules, huggingface_hub=None), pytest.raises(ImportError, match=r'ambient_nb\[sd\]'):
+        load_hub('someone/digits')
 
 
 def test_diffusers_missing_names_the_extra():
-    with patch.dict(sys.modules, diffusers=None), pytest.raises(ImportError, match=r"the extra 'sd': pip install ambient_nb\[sd\]"): extra('diffusers', 'sd')
+    with (
+        patch.dict(sys.modules, diffusers=None),
+        pytest.raises(ImportError, match=r"the extra 'sd': pip install ambient_nb\[sd\]"),
+    ):
+        extra('diffusers', 'sd')
 
 
 @pytest.fixture(scope='module')
@@ -332,21 +562,39 @@ def diffusers(torch_fidelity, tmp_path_factory):
 @pytest.mark.parametrize('family, precond', [('ddpmpp', 'edm'), ('ncsnpp', 've'), ('adm', 'iddpm')])
 def test_stock_diffusers_samples_the_same_images(diffusers, tmp_path, family, precond):
     "Written by us, loaded by DiffusionPipeline.from_pretrained, sampled, saved by diffusers and loaded once more."
-    config = model_of(family, precond, augment_dim=0); D = loud(config)
-    folder, labels = hub.save_pipeline(tmp_path/'pipe', config, D.state_dict()), torch.eye(10)[[4, 2]]
-    assert not any('torch_utils' in f.read_text() for f in folder.rglob('*.py')) and json.loads((folder/'model_index.json').read_text())['_class_name'] == ['pipeline', 'AmbientPipeline']
+    config = model_of(family, precond, augment_dim=0)
+    D = loud(config)
+    folder, labels = hub.save_pipeline(tmp_path / 'pipe', config, D.state_dict()), torch.eye(10)[[4, 2]]
+    assert not any('torch_utils' in f.read_text() for f in folder.rglob('*.py')) and json.loads(
+        (folder / 'model_index.json').read_text()
+    )['_class_name'] == ['pipeline', 'AmbientPipeline']
     ours = sample(D, [5, 0], config.shape, steps=4, labels=labels, block=8)
-    def draw(pipe): return pipe(seeds=[5, 0], labels=labels, num_inference_steps=4, block=8, output_type='raw').images
+
+    def draw(pipe):
+        return pipe(seeds=[5, 0], labels=labels, num_inference_steps=4, block=8, output_type='raw').images
+
     pipe = diffusers.DiffusionPipeline.from_pretrained(str(folder), trust_remote_code=True)
-    custom = diffusers.DiffusionPipeline.from_pretrained(str(folder), custom_pipeline=str(folder), trust_remote_code=True)
-    pipe.save_pretrained(str(tmp_path/'again'))
-    again = diffusers.DiffusionPipeline.from_pretrained(str(tmp_path/'again'), trust_remote_code=True)
-    for loaded in (pipe, custom, again): torch.testing.assert_close(draw(loaded), ours, rtol=1e-5, atol=1e-5)
-    with pytest.raises(ValueError, match='trust_remote_code'): diffusers.DiffusionPipeline.from_pretrained(str(folder))
+    custom = diffusers.DiffusionPipeline.from_pretrained(
+        str(folder), custom_pipeline=str(folder), trust_remote_code=True
+    )
+    pipe.save_pretrained(str(tmp_path / 'again'))
+    again = diffusers.DiffusionPipeline.from_pretrained(str(tmp_path / 'again'), trust_remote_code=True)
+    for loaded in (pipe, custom, again):
+        torch.testing.assert_close(draw(loaded), ours, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match='trust_remote_code'):
+        diffusers.DiffusionPipeline.from_pretrained(str(folder))
 
 
 def test_pipeline_outputs(diffusers, tmp_path):
-    config = model_of(label_dim=0); pipe = hub.AmbientPipeline(hub.AmbientDenoiser(**asdict(config)))
-    raw, pt, array, pictures = (pipe(seeds=[1], num_inference_steps=2, block=2, output_type=t).images for t in ('raw', 'pt', 'np', 'pil'))
-    assert torch.equal(pt, (raw / 2 + .5).clamp(0, 1)) and np.array_equal(array[0].transpose(2, 0, 1), pt[0].numpy()) and pictures[0].size == (16, 16)
-    with pytest.raises(BadInput, match='output_type'): pipe(output_type='jpeg')
+    config = model_of(label_dim=0)
+    pipe = hub.AmbientPipeline(hub.AmbientDenoiser(**asdict(config)))
+    raw, pt, array, pictures = (
+        pipe(seeds=[1], num_inference_steps=2, block=2, output_type=t).images for t in ('raw', 'pt', 'np', 'pil')
+    )
+    assert (
+        torch.equal(pt, (raw / 2 + 0.5).clamp(0, 1))
+        and np.array_equal(array[0].transpose(2, 0, 1), pt[0].numpy())
+        and pictures[0].size == (16, 16)
+    )
+    with pytest.raises(BadInput, match='output_type'):
+        pipe(output_type='jpeg')

@@ -1,4 +1,5 @@
 "Samplers for masked denoisers and for measurements, against Gaussian data, where all answers are known."
+
 from functools import partial
 
 import pytest
@@ -18,25 +19,34 @@ from ambient_nb.schedules import edm_sigmas
 F64 = torch.float64
 SHAPE = (1, 4, 4)
 A = torch.randn(16, 16, generator=rng(0, 'a'), dtype=F64)
-MEAN, COV = torch.randn(SHAPE, generator=rng(0, 'mean'), dtype=F64), A @ A.T / 16 + .05 * torch.eye(16, dtype=F64)
+MEAN, COV = torch.randn(SHAPE, generator=rng(0, 'mean'), dtype=F64), A @ A.T / 16 + 0.05 * torch.eye(16, dtype=F64)
 EXACT, PRIOR = MaskedGaussian(MEAN, COV), GaussianDenoiser(MEAN, COV)
-OPERATOR = PixelMask(.3, delta=.2, seed=4)
+OPERATOR = PixelMask(0.3, delta=0.2, seed=4)
 Z = start_noise(range(6), SHAPE)
 
 
 class OneMask:
     "The same mask for everyone."
-    def further_mask(self, ids, shape, draw=0, mask_draw=0): return OPERATOR.further_mask(torch.tensor([2]), shape, draw, mask_draw).expand(len(ids), 1, 4, 4)
+
+    def further_mask(self, ids, shape, draw=0, mask_draw=0):
+        return OPERATOR.further_mask(torch.tensor([2]), shape, draw, mask_draw).expand(len(ids), 1, 4, 4)
 
 
-def end(steps): *_, last = steps; return last.x
+def end(steps):
+    *_, last = steps
+    return last.x
 
 
 def test_fixed_mask_shows_one_mask_at_all_steps():
     seen = []
-    def spy(x, sigma, labels, mask): seen.append((x, mask)); return EXACT(x, sigma, labels, mask)
+
+    def spy(x, sigma, labels, mask):
+        seen.append((x, mask))
+        return EXACT(x, sigma, labels, mask)
+
     seeds = [11, 3, 8, 5, 0, 2]
-    for _ in fixed_mask(spy, Z, edm_sigmas(6), operator=OPERATOR, seeds=seeds): pass
+    for _ in fixed_mask(spy, Z, edm_sigmas(6), operator=OPERATOR, seeds=seeds):
+        pass
     expected = OPERATOR.further_mask(torch.tensor(seeds), SHAPE)
     assert len(seen) == 11 and all(torch.equal(m, expected) for _, m in seen)
     assert all((x[mask.expand_as(x) == 0] == 0).all() for x, mask in seen) and 0 < expected.mean() < 1
@@ -48,7 +58,9 @@ def test_euler_form_of_the_fixed_mask():
     x = Z.double() * sigmas[0]
     for s, after in zip(sigmas[:-1], sigmas[1:]):
         x = after / s * x + (1 - after / s) * EXACT((mask * x).float(), s.float().expand(6), mask=mask).double()
-    torch.testing.assert_close(end(fixed_mask(EXACT, Z, sigmas, operator=OPERATOR, sampler=euler)), x, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        end(fixed_mask(EXACT, Z, sigmas, operator=OPERATOR, sampler=euler)), x, rtol=1e-6, atol=1e-6
+    )
 
 
 def test_fixed_mask_samples_by_seed():
@@ -59,38 +71,82 @@ def test_fixed_mask_samples_by_seed():
 
 def test_variance_that_a_fixed_mask_loses():
     "notation C.4: shown pixels have their law; hidden ones only what the shown explain."
-    x = sample(EXACT, range(4000), SHAPE, sampler=partial(fixed_mask, operator=OneMask()), steps=40, block=4000).flatten(1).double()
+    x = (
+        sample(EXACT, range(4000), SHAPE, sampler=partial(fixed_mask, operator=OneMask()), steps=40, block=4000)
+        .flatten(1)
+        .double()
+    )
     o = OneMask().further_mask([0], SHAPE).flatten().bool()
     hidden = COV[~o][:, o] @ torch.linalg.solve(COV[o][:, o], COV[o][:, ~o])
     got = x.T.cov()
-    assert (got[o][:, o] - COV[o][:, o]).norm() < .06 * COV[o][:, o].norm()
-    assert (got[~o][:, ~o] - hidden).norm() < .06 * hidden.norm()
-    assert hidden.trace() < .8 * COV[~o][:, ~o].trace() # so the loss is there to be seen
+    assert (got[o][:, o] - COV[o][:, o]).norm() < 0.06 * COV[o][:, o].norm()
+    assert (got[~o][:, ~o] - hidden).norm() < 0.06 * hidden.norm()
+    assert hidden.trace() < 0.8 * COV[~o][:, ~o].trace()  # so the loss is there to be seen
 
 
 def test_no_guidance_is_the_fixed_mask_sampler():
     for steps in (5, 6):
         plain = end(fixed_mask(EXACT, Z, edm_sigmas(steps), operator=OPERATOR, seeds=range(6)))
-        for num_masks, w in ((1, 0.), (1, 3.), (4, 0.)):
-            assert torch.equal(end(reconstruction_guidance(EXACT, Z, edm_sigmas(steps), operator=OPERATOR, num_masks=num_masks, guidance_scale=w, seeds=range(6))), plain)
-        tiny = end(reconstruction_guidance(EXACT, Z, edm_sigmas(steps), operator=OPERATOR, num_masks=3, guidance_scale=1e-30, seeds=range(6)))
-        assert torch.equal(tiny, plain) # Heun's step is written once more for pushes: the same bits
+        for num_masks, w in ((1, 0.0), (1, 3.0), (4, 0.0)):
+            assert torch.equal(
+                end(
+                    reconstruction_guidance(
+                        EXACT,
+                        Z,
+                        edm_sigmas(steps),
+                        operator=OPERATOR,
+                        num_masks=num_masks,
+                        guidance_scale=w,
+                        seeds=range(6),
+                    )
+                ),
+                plain,
+            )
+        tiny = end(
+            reconstruction_guidance(
+                EXACT, Z, edm_sigmas(steps), operator=OPERATOR, num_masks=3, guidance_scale=1e-30, seeds=range(6)
+            )
+        )
+        assert torch.equal(tiny, plain)  # Heun's step is written once more for pushes: the same bits
 
 
 def test_guidance_makes_masks_agree():
     def disagreement(x):
-        level = torch.full((len(x),), .02)
-        return torch.stack([Masked(EXACT, masks_of(OPERATOR, None, x, 900 + k))(x, level) for k in range(10)]).var(0).mean().item()
-    plain, guided = (end(reconstruction_guidance(EXACT, start_noise(range(100), SHAPE), edm_sigmas(18), operator=OPERATOR, num_masks=3, guidance_scale=w)) for w in (0., .03))
-    assert disagreement(guided) < .8 * disagreement(plain)
+        level = torch.full((len(x),), 0.02)
+        return (
+            torch.stack([Masked(EXACT, masks_of(OPERATOR, None, x, 900 + k))(x, level) for k in range(10)])
+            .var(0)
+            .mean()
+            .item()
+        )
+
+    plain, guided = (
+        end(
+            reconstruction_guidance(
+                EXACT, start_noise(range(100), SHAPE), edm_sigmas(18), operator=OPERATOR, num_masks=3, guidance_scale=w
+            )
+        )
+        for w in (0.0, 0.03)
+    )
+    assert disagreement(guided) < 0.8 * disagreement(plain)
 
 
 def test_guidance_follows_its_gradient():
     "One step, the gradient by differences."
-    sigmas, w = torch.tensor([1., .5], dtype=F64), .1
-    plain, guided = (end(reconstruction_guidance(EXACT, Z.double(), sigmas, operator=OPERATOR, num_masks=2, guidance_scale=g)) for g in (0., w))
+    sigmas, w = torch.tensor([1.0, 0.5], dtype=F64), 0.1
+    plain, guided = (
+        end(reconstruction_guidance(EXACT, Z.double(), sigmas, operator=OPERATOR, num_masks=2, guidance_scale=g))
+        for g in (0.0, w)
+    )
     masks = [masks_of(OPERATOR, None, Z, draw) for draw in (0, 1)]
-    def apart(x): return (EXACT(masks[1] * x, torch.ones(6), mask=masks[1]) - EXACT(masks[0] * x, torch.ones(6), mask=masks[0])).square().sum()
+
+    def apart(x):
+        return (
+            (EXACT(masks[1] * x, torch.ones(6), mask=masks[1]) - EXACT(masks[0] * x, torch.ones(6), mask=masks[0]))
+            .square()
+            .sum()
+        )
+
     assert not torch.equal(*masks)
     x, direction = Z.double(), torch.randn(Z.shape, generator=rng(0, 'd'), dtype=F64)
     numeric = (apart(x + 1e-4 * direction) - apart(x - 1e-4 * direction)) / 2e-4
@@ -98,26 +154,37 @@ def test_guidance_follows_its_gradient():
 
 
 def test_truncated_at_zero_is_the_sampler_itself():
-    assert torch.equal(end(truncated(PRIOR, Z, edm_sigmas(7), sigma_n=0.)), end(heun(PRIOR, Z, edm_sigmas(7))))
+    assert torch.equal(end(truncated(PRIOR, Z, edm_sigmas(7), sigma_n=0.0)), end(heun(PRIOR, Z, edm_sigmas(7))))
 
 
 def test_truncated_returns_the_last_prediction_and_asks_nothing_below():
     asked = []
-    def spy(x, sigma, labels=None): asked.append(sigma.min().item()); return PRIOR(x, sigma)
-    *_, last = truncated(spy, Z, edm_sigmas(18), sigma_n=.3)
-    grid = edm_sigmas(18); lowest = grid[grid >= .3].min()
+
+    def spy(x, sigma, labels=None):
+        asked.append(sigma.min().item())
+        return PRIOR(x, sigma)
+
+    *_, last = truncated(spy, Z, edm_sigmas(18), sigma_n=0.3)
+    grid = edm_sigmas(18)
+    lowest = grid[grid >= 0.3].min()
     assert min(asked) == pytest.approx(lowest.item()) and last.sigma == 0
     torch.testing.assert_close(last.x, last.x0, rtol=1e-12, atol=1e-12)
-    before = [s for s in heun(PRIOR, Z, edm_sigmas(18)) if s.sigma >= .3][-1]
+    before = [s for s in heun(PRIOR, Z, edm_sigmas(18)) if s.sigma >= 0.3][-1]
     torch.testing.assert_close(last.x0, PRIOR(before.x.float(), lowest).double(), rtol=1e-5, atol=1e-5)
-    churned = partial(truncated, sigma_n=.3, sampler=partial(heun, churn=Churn(5)))
+    churned = partial(truncated, sigma_n=0.3, sampler=partial(heun, churn=Churn(5)))
     whole = sample(PRIOR, range(4), SHAPE, sampler=churned, block=4)
     assert torch.equal(sample(PRIOR, [2], SHAPE, sampler=churned, block=4), whole[2:3])
 
 
 MEASUREMENTS = GaussianMeasurements(6, SHAPE, seed=1)
 MRI = MRILines(2, acs=1, seed=1)
-@pytest.mark.parametrize('operator, shape, scale', [(PixelMask(.5, seed=2), SHAPE, .2), (MEASUREMENTS, SHAPE, .1), (MRI, (2, 2, 4), .2)], ids=['mask', 'gaussian', 'mri'])
+
+
+@pytest.mark.parametrize(
+    'operator, shape, scale',
+    [(PixelMask(0.5, seed=2), SHAPE, 0.2), (MEASUREMENTS, SHAPE, 0.1), (MRI, (2, 2, 4), 0.2)],
+    ids=['mask', 'gaussian', 'mri'],
+)
 def test_posterior_mean_of_a_gaussian(operator, shape, scale):
     "The samples' mean is off by less than a quarter of what the prior's is, their spread by less than 30 %."
     prior, start = GaussianDenoiser(MEAN.reshape(shape), COV), MEAN.flatten()
@@ -126,38 +193,71 @@ def test_posterior_mean_of_a_gaussian(operator, shape, scale):
     rows = torch.stack([operator.corrupt(e.reshape(1, *shape), [3]).flatten() for e in torch.eye(16, dtype=F64)], 1)
     gain = COV @ rows.T @ torch.linalg.pinv(rows @ COV @ rows.T, rtol=1e-9)
     mean, left = start + gain @ (y.flatten() - rows @ start), COV - gain @ rows @ COV
-    x = sample(prior, range(150), shape, sigmas=edm_sigmas(200, .004, 80.), sampler=partial(posterior, y=y, operator=operator, ids=[3], scale=scale), block=150).flatten(1).double()
-    assert (x.mean(0) - mean).norm() < .25 * (start - mean).norm()
-    assert (x @ rows.T - y.flatten()).norm(dim=1).mean() < .2 * (rows @ COV @ rows.T).trace().sqrt() # of draws from the prior
-    assert .7 < x.var(0).sum() / left.trace() < 1.3
+    x = (
+        sample(
+            prior,
+            range(150),
+            shape,
+            sigmas=edm_sigmas(200, 0.004, 80.0),
+            sampler=partial(posterior, y=y, operator=operator, ids=[3], scale=scale),
+            block=150,
+        )
+        .flatten(1)
+        .double()
+    )
+    assert (x.mean(0) - mean).norm() < 0.25 * (start - mean).norm()
+    assert (x @ rows.T - y.flatten()).norm(dim=1).mean() < 0.2 * (
+        rows @ COV @ rows.T
+    ).trace().sqrt()  # of draws from the prior
+    assert 0.7 < x.var(0).sum() / left.trace() < 1.3
 
 
 def test_posterior_push():
     "One step of A-DPS by hand: the gradient of the squared misfit over its root."
-    operator, sigmas = PixelMask(.5, seed=2), torch.tensor([1., .5], dtype=F64)
+    operator, sigmas = PixelMask(0.5, seed=2), torch.tensor([1.0, 0.5], dtype=F64)
     y = operator.corrupt(torch.randn(6, *SHAPE, generator=rng(0, 'y'), dtype=F64), range(6))
     x = Z.double().requires_grad_()
-    sse = (operator.corrupt(PRIOR(x.float(), 1.).double(), range(6)) - y).square().flatten(1).sum(1)
+    sse = (operator.corrupt(PRIOR(x.float(), 1.0).double(), range(6)) - y).square().flatten(1).sum(1)
     push = torch.autograd.grad(sse.sum(), x)[0] / sse.detach().sqrt().reshape(-1, 1, 1, 1)
-    got = end(heun(PRIOR, Z, sigmas)) - end(posterior(PRIOR, Z, sigmas, y=y, operator=operator, ids=range(6), scale=.3))
-    torch.testing.assert_close(got, .3 * push, rtol=1e-5, atol=1e-6)
+    got = end(heun(PRIOR, Z, sigmas)) - end(
+        posterior(PRIOR, Z, sigmas, y=y, operator=operator, ids=range(6), scale=0.3)
+    )
+    torch.testing.assert_close(got, 0.3 * push, rtol=1e-5, atol=1e-6)
 
 
 def test_posterior_takes_networks_and_masked_denoisers():
     net = EDMPrecond(make_net('tiny', seed=0)).eval()
     before = [p.grad for p in net.parameters()]
     y = torch.zeros(1, 1, 8, 8)
-    x = sample(net, range(2), (1, 8, 8), steps=3, sampler=partial(posterior, y=y, operator=PixelMask(.5), ids=[0]), block=2)
+    x = sample(
+        net, range(2), (1, 8, 8), steps=3, sampler=partial(posterior, y=y, operator=PixelMask(0.5), ids=[0]), block=2
+    )
     assert x.isfinite().all() and [p.grad for p in net.parameters()] == before
     ambient = Masked(EXACT, masks_of(OPERATOR, None, Z))
-    assert end(posterior(ambient, Z, edm_sigmas(4), y=y[..., :4, :4], operator=PixelMask(.5), ids=[0])).isfinite().all()
+    assert (
+        end(posterior(ambient, Z, edm_sigmas(4), y=y[..., :4, :4], operator=PixelMask(0.5), ids=[0])).isfinite().all()
+    )
 
 
 G = edm_sigmas(4)
-BAD = [('num_masks', lambda: reconstruction_guidance(EXACT, Z, G, operator=OPERATOR, num_masks=0)), ('guidance_scale', lambda: reconstruction_guidance(EXACT, Z, G, operator=OPERATOR, guidance_scale=-.1)),
-       ('operator', lambda: fixed_mask(EXACT, Z, G, operator=MEASUREMENTS)), ('operator', lambda: fixed_mask(EXACT, Z, G, operator=MRI)), ('mask', lambda: iter([Masked(EXACT, torch.ones(4, 4))])), ('sigma_n', lambda: truncated(PRIOR, Z, G, sigma_n=80.1)), ('sigma_n', lambda: truncated(PRIOR, Z, G, sigma_n=-1)),
-       ('sigmas', lambda: truncated(PRIOR, Z, G.flip(0), sigma_n=0)), ('y', lambda: posterior(PRIOR, Z, G, y=Z / 0, operator=OPERATOR, ids=range(6))), ('y', lambda: posterior(PRIOR, Z, G, y=Z[:2], operator=OPERATOR, ids=range(2))),
-       ('ids', lambda: posterior(PRIOR, Z, G, y=Z, operator=OPERATOR, ids=[0])), ('operator', lambda: posterior(PRIOR, Z, G, y=Z, operator=None, ids=[0])), ('scale', lambda: posterior(PRIOR, Z, G, y=Z, operator=OPERATOR, ids=range(6), scale=0))]
+BAD = [
+    ('num_masks', lambda: reconstruction_guidance(EXACT, Z, G, operator=OPERATOR, num_masks=0)),
+    ('guidance_scale', lambda: reconstruction_guidance(EXACT, Z, G, operator=OPERATOR, guidance_scale=-0.1)),
+    ('operator', lambda: fixed_mask(EXACT, Z, G, operator=MEASUREMENTS)),
+    ('operator', lambda: fixed_mask(EXACT, Z, G, operator=MRI)),
+    ('mask', lambda: iter([Masked(EXACT, torch.ones(4, 4))])),
+    ('sigma_n', lambda: truncated(PRIOR, Z, G, sigma_n=80.1)),
+    ('sigma_n', lambda: truncated(PRIOR, Z, G, sigma_n=-1)),
+    ('sigmas', lambda: truncated(PRIOR, Z, G.flip(0), sigma_n=0)),
+    ('y', lambda: posterior(PRIOR, Z, G, y=Z / 0, operator=OPERATOR, ids=range(6))),
+    ('y', lambda: posterior(PRIOR, Z, G, y=Z[:2], operator=OPERATOR, ids=range(2))),
+    ('ids', lambda: posterior(PRIOR, Z, G, y=Z, operator=OPERATOR, ids=[0])),
+    ('operator', lambda: posterior(PRIOR, Z, G, y=Z, operator=None, ids=[0])),
+    ('scale', lambda: posterior(PRIOR, Z, G, y=Z, operator=OPERATOR, ids=range(6), scale=0)),
+]
+
+
 @pytest.mark.parametrize('name, bad', BAD)
 def test_bad_input(name, bad):
-    with pytest.raises(BadInput, match=f'^{name}='): next(bad())
+    with pytest.raises(BadInput, match=f'^{name}='):
+        next(bad())

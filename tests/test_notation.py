@@ -1,4 +1,5 @@
 "The notation page: every label that is cited has an entry, and the entry holds the numbers that its claims are judged by."
+
 import re
 
 import pytest
@@ -17,23 +18,40 @@ CLAIMS = [c for p in shipped().values() for c in p.claims]
 def labels(text):
     "Normal forms of the labels that a text cites."
     for section, theorem, point, last in CITED.findall(text):
-        if theorem: yield f'{section} {theorem}'
-        elif point: yield from (f'{section}.{i}' for i in range(int(point), int(last or point) + 1))
-        else: yield section
+        if theorem:
+            yield f'{section} {theorem}'
+        elif point:
+            yield from (f'{section}.{i}' for i in range(int(point), int(last or point) + 1))
+        else:
+            yield section
 
 
 FOUND = ENTRY.findall('\n\n'.join(c['source'] for c in cells(PAGE) if c['cell_type'] == 'markdown'))
-ENTRIES = dict(FOUND)   # label -> what stands there
+ENTRIES = dict(FOUND)  # label -> what stands there
 
 
-def numbers(text): return {float(v.replace(',', '')) for v in NUMBER.findall(text)}
+def numbers(text):
+    return {float(v.replace(',', '')) for v in NUMBER.findall(text)}
 
 
-def missing(text): return sorted(set(labels(text)) - set(ENTRIES))
+def missing(text):
+    return sorted(set(labels(text)) - set(ENTRIES))
 
 
 def test_labels_are_read_as_they_are_cited():
-    assert list(labels('A.1; A.4 T6, measured; A.4, T2; A.5 point 7; A.5, point 10; A.5.3–5; (B.2) C.5, D.1.')) == ['A.1', 'A.4 T6', 'A.4 T2', 'A.5.7', 'A.5.10', 'A.5.3', 'A.5.4', 'A.5.5', 'B.2', 'C.5', 'D.1']
+    assert list(labels('A.1; A.4 T6, measured; A.4, T2; A.5 point 7; A.5, point 10; A.5.3–5; (B.2) C.5, D.1.')) == [
+        'A.1',
+        'A.4 T6',
+        'A.4 T2',
+        'A.5.7',
+        'A.5.10',
+        'A.5.3',
+        'A.5.4',
+        'A.5.5',
+        'B.2',
+        'C.5',
+        'D.1',
+    ]
     assert list(labels('Karras et al. 2022, Appendix F.2; Sec. 4.2; F.conv2d; 1.5')) == []
 
 
@@ -54,7 +72,11 @@ def test_pages_cite_entries(nb):
 
 
 def test_tests_cite_entries():
-    assert {p.name: m for p in (ROOT/'tests').glob('test_*.py') if p.name != 'test_notation.py' and (m := missing(p.read_text(encoding='utf-8')))} == {}
+    assert {
+        p.name: m
+        for p in (ROOT / 'tests').glob('test_*.py')
+        if p.name != 'test_notation.py' and (m := missing(p.read_text(encoding='utf-8')))
+    } == {}
 
 
 def test_an_entry_holds_the_numbers_of_its_claims():
@@ -62,7 +84,8 @@ def test_an_entry_holds_the_numbers_of_its_claims():
     for c in CLAIMS:
         value = c.printed if c.kind == 'value' else c.expected if c.law in ('identity', 'range') else None
         cited = list(labels(c.source))
-        if not cited or value in (None, 0, 1): continue
+        if not cited or value in (None, 0, 1):
+            continue
         wanted = round(100 * value, 6) if c.kind == 'value' else value
         assert any(wanted in numbers(ENTRIES[label]) for label in cited), f'{c.id}: {wanted} stands in none of {cited}'
 
@@ -72,11 +95,18 @@ def test_entries_lead_to_a_page():
     for c in cells(PAGE):
         if c['cell_type'] == 'markdown' and re.match(r'### [A-F]\.', c['source']):
             to = re.findall(r'\]\(([\w.]+\.ipynb)\)', c['source'])
-            assert to and all((NBS/name).exists() for name in to), c['source'].split('\n')[0]
+            assert to and all((NBS / name).exists() for name in to), c['source'].split('\n')[0]
 
 
 def test_nothing_cites_what_a_reader_cannot_open():
     "No page, claim or test names a file of notes that is not in the repository."
     private = 'papers' + '.md'
-    files = [*NBS.rglob('*.ipynb'), *(ROOT/'ambient_nb').rglob('*.json'), *(ROOT/'ambient_nb').glob('*.py'), *(ROOT/'tests').glob('*.py'), *(ROOT/'tools').glob('*.py'), *ROOT.glob('*.md')]
+    files = [
+        *NBS.rglob('*.ipynb'),
+        *(ROOT / 'ambient_nb').rglob('*.json'),
+        *(ROOT / 'ambient_nb').glob('*.py'),
+        *(ROOT / 'tests').glob('*.py'),
+        *(ROOT / 'tools').glob('*.py'),
+        *ROOT.glob('*.md'),
+    ]
     assert [p.name for p in files if private in p.read_text(encoding='utf-8')] == []

@@ -1,4 +1,5 @@
 "Every notebook runs (papermill's own: test_repro.py), and its committed form holds what a reader needs and nothing private."
+
 import json
 import re
 import subprocess
@@ -17,7 +18,7 @@ PRIVATE = re.compile(r'(?<![\w.:/])/(?:home|root|Users|work|tmp|private|mnt|opt|
 
 def nbdev_test(nb: Path, *flags: str) -> subprocess.CompletedProcess:
     "The tool's own runner on one notebook, from the root."
-    command = [Path(sys.executable).parent/'nbdev_test', '--path', NBS/nb, *flags]
+    command = [Path(sys.executable).parent / 'nbdev_test', '--path', NBS / nb, *flags]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
@@ -36,10 +37,10 @@ def test_runs_with_its_slow_cells(nb):
 
 @pytest.mark.parametrize('nb', ALL, ids=str)
 def test_committed_form(nb):
-    content = json.loads((NBS/nb).read_text(encoding='utf-8'))
+    content = json.loads((NBS / nb).read_text(encoding='utf-8'))
     code = [c for c in content['cells'] if c['cell_type'] == 'code']
     outputs = [o for c in code for o in c['outputs']]
-    assert (NBS/nb).stat().st_size < 2**20
+    assert (NBS / nb).stat().st_size < 2**20
     assert content['metadata']['kernelspec']['name'] == 'python3'
     assert all(isinstance(c['source'], list) for c in content['cells']), 'source must be a list of lines'
     assert [o for o in outputs if o['output_type'] == 'error' or o.get('name') == 'stderr'] == []
@@ -53,8 +54,9 @@ def test_no_path_of_a_machine(nb):
         for o in cell.get('outputs', []):
             yield ''.join(o.get('text', ''))
             yield from (''.join(v) for kind, v in o.get('data', {}).items() if kind.startswith('text/'))
+
     found = [m[0] for c in cells(nb) for text in text_of(c) for m in PRIVATE.finditer(text)]
-    assert found == [] and str(ROOT) not in (NBS/nb).read_text(encoding='utf-8')
+    assert found == [] and str(ROOT) not in (NBS / nb).read_text(encoding='utf-8')
 
 
 @pytest.mark.parametrize('nb', ALL, ids=str)
@@ -63,8 +65,10 @@ def test_page_shape(nb):
     page = cells(nb)
     assert re.fullmatch(r'# \S.*\n\n> \S.*', page[0]['source']) and page[1]['cell_type'] == 'markdown'
     for c in page:
-        if c['cell_type'] == 'markdown': assert len(re.findall(r'^#+ ', re.sub(r'```.*?```', '', c['source'], flags=re.S), re.M)) <= 1
-        else: assert not re.search(r'^\s*from .* import \*', c['source'], re.M)
+        if c['cell_type'] == 'markdown':
+            assert len(re.findall(r'^#+ ', re.sub(r'```.*?```', '', c['source'], flags=re.S), re.M)) <= 1
+        else:
+            assert not re.search(r'^\s*from .* import \*', c['source'], re.M)
 
 
 @pytest.mark.parametrize('nb', ALL, ids=str)
@@ -77,4 +81,8 @@ def test_parameters_cell(nb):
 @pytest.mark.parametrize('nb', RUN_BY_PAPERMILL, ids=str)
 def test_needs_no_build_tool(nb):
     "nbdev and fastcore are not needed to run a reproduction."
-    assert not any(re.search(r'^\s*(?:from|import) (?:nbdev|fastcore)\b', c['source'], re.M) for c in cells(nb) if c['cell_type'] == 'code')
+    assert not any(
+        re.search(r'^\s*(?:from|import) (?:nbdev|fastcore)\b', c['source'], re.M)
+        for c in cells(nb)
+        if c['cell_type'] == 'code'
+    )

@@ -1,4 +1,5 @@
 "settings.ini is authoritative: every other file agrees with it, and the tree is the one it describes."
+
 import os
 import re
 import subprocess
@@ -9,13 +10,15 @@ import pytest
 import yaml
 from tree import NBS, ROOT, cells, notebooks, rooms, settings
 
-if sys.version_info >= (3, 11): import tomllib
-else: import tomli as tomllib
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 S = settings()
-PYPROJECT = tomllib.loads((ROOT/'pyproject.toml').read_text(encoding='utf-8'))
+PYPROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text(encoding='utf-8'))
 PROJECT = PYPROJECT['project']
-CITATION = yaml.safe_load((ROOT/'CITATION.cff').read_text(encoding='utf-8'))
+CITATION = yaml.safe_load((ROOT / 'CITATION.cff').read_text(encoding='utf-8'))
 DOCS = S['doc_host'] + S['doc_baseurl']
 
 # What each key of settings.ini is called in [project]; every other key stands in [tool.nbdev] or is listed as identity.
@@ -32,10 +35,19 @@ IN_PROJECT = {
     'git_url': lambda: PROJECT['urls']['Repository'],
     'requirements': lambda: ' '.join(PROJECT['dependencies']),
     'console_scripts': lambda: ' '.join(f'{k}={v}' for k, v in PROJECT['scripts'].items()),
-    'status': lambda: next(c for c in PROJECT['classifiers'] if c.startswith('Development Status')).split(' :: ')[1].split(' - ')[0],
-    'audience': lambda: next(c for c in PROJECT['classifiers'] if c.startswith('Intended Audience')).split(' :: ', 1)[1].replace(' :: ', '/'),
+    'status': lambda: (
+        next(c for c in PROJECT['classifiers'] if c.startswith('Development Status')).split(' :: ')[1].split(' - ')[0]
+    ),
+    'audience': lambda: (
+        next(c for c in PROJECT['classifiers'] if c.startswith('Intended Audience'))
+        .split(' :: ', 1)[1]
+        .replace(' :: ', '/')
+    ),
     'language': lambda: next(c for c in PROJECT['classifiers'] if c.startswith('Natural Language')).split(' :: ')[1],
-    **{f'{extra}_requirements': lambda extra=extra: ' '.join(PROJECT['optional-dependencies'][extra]) for extra in EXTRAS},
+    **{
+        f'{extra}_requirements': lambda extra=extra: ' '.join(PROJECT['optional-dependencies'][extra])
+        for extra in EXTRAS
+    },
 }
 IDENTITY = {'user', 'repo', 'doc_host', 'doc_baseurl', 'copyright'}  # spelled out in the links, which test_links reads
 
@@ -48,9 +60,12 @@ def as_ini(value) -> str:
 @pytest.mark.parametrize('key', sorted(S))
 def test_parity(key):
     "Each key of settings.ini has an equal one in pyproject.toml."
-    if key in IDENTITY: return
-    if key in IN_PROJECT: assert IN_PROJECT[key]() == S[key]
-    else: assert as_ini(PYPROJECT['tool']['nbdev'][key]) == S[key]
+    if key in IDENTITY:
+        return
+    if key in IN_PROJECT:
+        assert IN_PROJECT[key]() == S[key]
+    else:
+        assert as_ini(PYPROJECT['tool']['nbdev'][key]) == S[key]
 
 
 def test_parity_backwards():
@@ -61,15 +76,17 @@ def test_parity_backwards():
 
 def test_version():
     "One version."
-    init = re.search(r'__version__ = "(.+)"', (ROOT/S['lib_path']/'__init__.py').read_text())[1]
-    changelog = re.search(r'^## (\S+)', (ROOT/'CHANGELOG.md').read_text(), re.M)[1]
+    init = re.search(r'__version__ = "(.+)"', (ROOT / S['lib_path'] / '__init__.py').read_text())[1]
+    changelog = re.search(r'^## (\S+)', (ROOT / 'CHANGELOG.md').read_text(), re.M)[1]
     assert S['version'] == init == CITATION['version'] == changelog
 
 
 def test_pythons():
     "The classifiers start at min_python, and CI runs the oldest and the newest of them."
     named = [c.rsplit(' ', 1)[1] for c in PROJECT['classifiers'] if re.search(r'Python :: 3\.\d+$', c)]
-    matrix = yaml.safe_load((ROOT/'.github/workflows/test.yml').read_text())['jobs']['test']['strategy']['matrix']['python']
+    matrix = yaml.safe_load((ROOT / '.github/workflows/test.yml').read_text())['jobs']['test']['strategy']['matrix'][
+        'python'
+    ]
     assert named[0] == S['min_python'] and matrix == [named[0], named[-1]]
 
 
@@ -80,17 +97,24 @@ def test_parameters_tag_survives_nbdev_clean():
 
 def test_one_quarto_yml():
     "nbs/_quarto.yml is a relative link to the one source."
-    assert os.readlink(NBS/'_quarto.yml') == os.path.join('..', '_quarto.yml') and not (ROOT/'_quarto.yml').is_symlink()
+    assert (
+        os.readlink(NBS / '_quarto.yml') == os.path.join('..', '_quarto.yml')
+        and not (ROOT / '_quarto.yml').is_symlink()
+    )
 
 
 def test_sidebar_lists_every_notebook_once():
-    listed = [nb for s in yaml.safe_load((ROOT/'_quarto.yml').read_text())['website']['sidebar']['contents'] for nb in s['contents']]
+    listed = [
+        nb
+        for s in yaml.safe_load((ROOT / '_quarto.yml').read_text())['website']['sidebar']['contents']
+        for nb in s['contents']
+    ]
     assert sorted(listed) == sorted(nb.as_posix() for nb in notebooks()), 'run `make readme`'
 
 
 def test_readme_names_every_room():
     "The list of rooms is an output of the index notebook: run it again after adding one."
-    readme = (ROOT/'README.md').read_text()
+    readme = (ROOT / 'README.md').read_text()
     assert [nb.stem for nb in notebooks() if nb.name[0].isdigit() and f'[{nb.stem}](nbs/{nb.name})' not in readme] == []
 
 
@@ -99,40 +123,77 @@ def test_links_derive_from_settings():
     assert PROJECT['urls']['Documentation'] == CITATION['url'] == DOCS
     assert PROJECT['urls']['Repository'] == CITATION['repository-code'] == S['git_url']
     ours = re.compile(rf'https://(?:github\.com/[\w.-]+/{S["repo"]}|[\w-]+\.github\.io/{S["repo"]})\b')
-    for path in [*ROOT.glob('*.md'), *ROOT.glob('*.toml'), *ROOT.glob('*.cff'), *ROOT.glob('.github/workflows/*.yml'), ROOT/'_quarto.yml']:
-        for link in ours.findall(path.read_text(encoding='utf-8')): assert link in (S['git_url'], DOCS), path.name
+    for path in [
+        *ROOT.glob('*.md'),
+        *ROOT.glob('*.toml'),
+        *ROOT.glob('*.cff'),
+        *ROOT.glob('.github/workflows/*.yml'),
+        ROOT / '_quarto.yml',
+    ]:
+        for link in ours.findall(path.read_text(encoding='utf-8')):
+            assert link in (S['git_url'], DOCS), path.name
 
 
 def test_relative_links_of_the_readme_lead_somewhere():
-    text = (ROOT/'README.md').read_text()
-    assert [to for to in re.findall(r'\]\((?![a-z]+:|#)([^)#]+)', text) if not (ROOT/to).exists()] == []
+    text = (ROOT / 'README.md').read_text()
+    assert [to for to in re.findall(r'\]\((?![a-z]+:|#)([^)#]+)', text) if not (ROOT / to).exists()] == []
 
 
 def test_licence():
-    text = (ROOT/'LICENSE').read_text()
+    text = (ROOT / 'LICENSE').read_text()
     assert 'Apache License' in text and 'Version 2.0, January 2004' in text and 'END OF TERMS AND CONDITIONS' in text
     assert CITATION['license'] == PROJECT['license'] == 'Apache-2.0'
 
 
 def test_citation():
     "The fields Citation File Format 1.2.0 requires, only fields it knows, and a paper per key."
-    persons = {'given-names', 'family-names', 'name-particle', 'name-suffix', 'alias', 'affiliation', 'orcid', 'email', 'website'}
+    persons = {
+        'given-names',
+        'family-names',
+        'name-particle',
+        'name-suffix',
+        'alias',
+        'affiliation',
+        'orcid',
+        'email',
+        'website',
+    }
     assert CITATION['cff-version'] == '1.2.0' and CITATION['type'] == 'software'
-    assert set(CITATION) <= {'cff-version', 'message', 'type', 'title', 'abstract', 'version', 'license', 'repository-code', 'url', 'keywords',
-                             'authors', 'references', 'date-released', 'doi', 'identifiers', 'contact', 'preferred-citation'}
+    assert set(CITATION) <= {
+        'cff-version',
+        'message',
+        'type',
+        'title',
+        'abstract',
+        'version',
+        'license',
+        'repository-code',
+        'url',
+        'keywords',
+        'authors',
+        'references',
+        'date-released',
+        'doi',
+        'identifiers',
+        'contact',
+        'preferred-citation',
+    }
     assert CITATION['message'] and CITATION['title'] == S['title'] and CITATION['authors'] == [dict(name=S['author'])]
     for paper in CITATION['references']:
         assert {'type', 'title', 'authors', 'year'} <= set(paper) and paper['type'] in ('article', 'conference-paper')
         assert all(set(a) <= persons for a in paper['authors']) and 2020 <= paper['year'] <= date.today().year
-        assert all(set(i) == {'type', 'value'} and i['type'] in ('doi', 'url', 'swh', 'other') for i in paper.get('identifiers', []))
+        assert all(
+            set(i) == {'type', 'value'} and i['type'] in ('doi', 'url', 'swh', 'other')
+            for i in paper.get('identifiers', [])
+        )
         assert 'journal' in paper or paper['conference']['name']
     assert len({p['title'] for p in CITATION['references']}) == len(CITATION['references']) >= 5
 
 
 def test_package_is_typed_and_generated():
     "The package holds exported modules, data and py.typed, and nothing written by hand."
-    package = ROOT/S['lib_path']
-    assert (package/'py.typed').exists()
+    package = ROOT / S['lib_path']
+    assert (package / 'py.typed').exists()
     by_hand = {p.stem for p in package.glob('*.py')} - set(rooms()) - {'__init__', '_modidx'}
     assert by_hand == set(), 'not exported from any notebook'
 
@@ -143,10 +204,19 @@ def test_every_exporting_notebook_has_a_number():
 
 def test_nothing_exported_outside_rooms():
     "Repro notebooks export nothing."
-    assert [nb.name for nb in notebooks() if not nb.name[0].isdigit() and any(re.search(r'^#\|\s*export', c['source'], re.M) for c in cells(nb))] == []
+    assert [
+        nb.name
+        for nb in notebooks()
+        if not nb.name[0].isdigit() and any(re.search(r'^#\|\s*export', c['source'], re.M) for c in cells(nb))
+    ] == []
 
 
 def test_ruff():
     "Lint, notebooks included."
-    done = subprocess.run([sys.executable, '-m', 'ruff', 'check', '--no-cache', '--output-format=concise', '.'], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, '-m', 'ruff', 'check', '--no-cache', '--output-format=concise', '.'],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout

@@ -1,4 +1,5 @@
 "Each reproduction runs by papermill as a reader runs it, from another folder, in the smoke profile, and refuses a parameter it does not know."
+
 import subprocess
 import sys
 from pathlib import Path
@@ -15,12 +16,17 @@ REPROS = [nb for nb in RUN_BY_PAPERMILL if nb.name.startswith('repro_')]
 def papermill(nb: Path, folder: Path, **parameters) -> subprocess.CompletedProcess:
     "Run a notebook in `folder`, its output there too."
     given = [a for k, v in parameters.items() for a in ('-p', k, str(v))]
-    return subprocess.run([Path(sys.executable).parent/'papermill', NBS/nb, 'out.ipynb', *given], cwd=folder, capture_output=True, text=True)
+    return subprocess.run(
+        [Path(sys.executable).parent / 'papermill', NBS / nb, 'out.ipynb', *given],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
 
 
 def own_out(nb: Path, folder: Path) -> dict:
     "The `out` parameter, where a notebook has one."
-    return dict(out=folder/'runs') if 'out' in inspect_notebook(str(NBS/nb)) else {}
+    return dict(out=folder / 'runs') if 'out' in inspect_notebook(str(NBS / nb)) else {}
 
 
 @pytest.mark.parametrize('nb', RUN_BY_PAPERMILL, ids=str)
@@ -28,19 +34,22 @@ def test_smoke(nb, tmp_path):
     given = own_out(nb, tmp_path)
     done = papermill(nb, tmp_path, **given)
     assert done.returncode == 0, done.stderr[-3000:]
-    page = nbformat.read(tmp_path/'out.ipynb', 4)
+    page = nbformat.read(tmp_path / 'out.ipynb', 4)
     tags = [t for c in page.cells for t in c.metadata.get('tags', [])]
     assert tags.count('parameters') == 1 and ('injected-parameters' in tags) == bool(given)
     if nb in REPROS:
         from ambient_nb.rows import load_rows
+
         rows = [r for file in tmp_path.rglob('rows/*.json') for r in load_rows(file)]
         assert rows and {r.profile for r in rows} == {'smoke'}
-        assert not {r.verdict for r in rows} & {'agree', 'disagree', 'same direction', 'opposite direction'}, 'a smoke row is no evidence'
+        assert not {r.verdict for r in rows} & {'agree', 'disagree', 'same direction', 'opposite direction'}, (
+            'a smoke row is no evidence'
+        )
 
 
 @pytest.mark.parametrize('nb', REPROS, ids=str)
 def test_unknown_parameter(nb, tmp_path):
     "papermill only prints a notice: the notebook itself refuses, and nothing is half-written."
-    done = papermill(nb, tmp_path, sigma_m=.3, **own_out(nb, tmp_path))
+    done = papermill(nb, tmp_path, sigma_m=0.3, **own_out(nb, tmp_path))
     assert done.returncode == 1 and 'BadInput' in done.stderr and 'sigma_m' in done.stderr
     assert not list(tmp_path.rglob('*.json'))

@@ -1,4 +1,5 @@
 "A precision changes what the network computes in and nothing else; float32 is untouched; what is fast is measured."
+
 import json
 import shutil
 import subprocess
@@ -18,25 +19,28 @@ from ambient_nb.losses import TwoRegimeLoss
 from ambient_nb.networks import PRESETS, make_net
 from ambient_nb.training import TrainConfig, Trainer, at_precision, bound_gradients, ema_beta, fit, snapshot_path
 
-TINY = replace(PRESETS['tiny'], model_channels=8, dropout=.1)
-CONFIG = TrainConfig(net=TINY, iters=12, batch=16, sigma_n=.4, weight_decay=.01)
+TINY = replace(PRESETS['tiny'], model_channels=8, dropout=0.1)
+CONFIG = TrainConfig(net=TINY, iters=12, batch=16, sigma_n=0.4, weight_decay=0.01)
 IMAGES = digits()[0].take(range(40))
 
 
 def test_float32_is_bit_for_bit_the_plain_step():
     "Against a step written out here, which knows nothing of precision."
     trainer = Trainer(CONFIG, IMAGES)
-    net, ema = (EDMPrecond(make_net(TINY, 8, 1, seed=0), .5) for _ in range(2))
-    optimizer = torch.optim.Adam(net.parameters(), lr=CONFIG.lr, weight_decay=.01, fused=True)
+    net, ema = (EDMPrecond(make_net(TINY, 8, 1, seed=0), 0.5) for _ in range(2))
+    optimizer = torch.optim.Adam(net.parameters(), lr=CONFIG.lr, weight_decay=0.01, fused=True)
     for it in range(12):
         draws, _ = trainer.batch()
         with torch.random.fork_rng([]):
             torch.manual_seed(seed_of(0, 'dropout', it))
-            loss = TwoRegimeLoss(.4)(net, *draws).mean()
-        optimizer.param_groups[0]['lr'] = CONFIG.lr * (it > 0)   # the ramp starts at 0 images
-        optimizer.zero_grad(); loss.backward(); optimizer.step()
+            loss = TwoRegimeLoss(0.4)(net, *draws).mean()
+        optimizer.param_groups[0]['lr'] = CONFIG.lr * (it > 0)  # the ramp starts at 0 images
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
         with torch.no_grad():
-            for p, q in zip(ema.parameters(), net.parameters()): p.lerp_(q, 1 - ema_beta(16, it * 16, CONFIG.ema_kimg * 1000))
+            for p, q in zip(ema.parameters(), net.parameters()):
+                p.lerp_(q, 1 - ema_beta(16, it * 16, CONFIG.ema_kimg * 1000))
         assert trainer.step().item() == (loss.detach() / 64).item()
     for ours, plain in ((trainer.net, net), (trainer.ema, ema)):
         assert all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), plain.state_dict().values()))
@@ -45,56 +49,76 @@ def test_float32_is_bit_for_bit_the_plain_step():
 def dtypes_in(D) -> set:
     "What the convolutions of one forward pass compute in."
     seen = set()
-    hooks = [m.register_forward_hook(lambda m, given, out: seen.add(out.dtype)) for m in D.modules() if isinstance(m, torch.nn.Conv2d)]
+    hooks = [
+        m.register_forward_hook(lambda m, given, out: seen.add(out.dtype))
+        for m in D.modules()
+        if isinstance(m, torch.nn.Conv2d)
+    ]
     out = D(torch.zeros(2, 1, 8, 8), torch.ones(2))
-    for h in hooks: h.remove()
+    for h in hooks:
+        h.remove()
     assert out.dtype == torch.float32
     return seen
 
 
 def test_bf16_is_the_networks_alone():
     D = EDMPrecond(make_net(TINY))
-    assert dtypes_in(D) == {torch.float32} and dtypes_in(at_precision(D, 'bf16')) == {torch.bfloat16} and dtypes_in(at_precision(D, 'fp32')) == {torch.float32}
+    assert (
+        dtypes_in(D) == {torch.float32}
+        and dtypes_in(at_precision(D, 'bf16')) == {torch.bfloat16}
+        and dtypes_in(at_precision(D, 'fp32')) == {torch.float32}
+    )
     trainer = Trainer(replace(CONFIG, precision='bf16'), IMAGES)
     assert dtypes_in(trainer.net) == {torch.bfloat16} and dtypes_in(trainer.ema) == {torch.float32}
     trainer.step()
-    assert {t.dtype for t in trainer.state().values()} == {torch.float32} == {p.grad.dtype for p in trainer.net.parameters()}
+    assert (
+        {t.dtype for t in trainer.state().values()}
+        == {torch.float32}
+        == {p.grad.dtype for p in trainer.net.parameters()}
+    )
 
 
 def test_bf16_trains_for_200_steps():
-    config = TrainConfig(net=TINY, iters=200, batch=32, lr=2e-3, sigma_n=.3, sigma_data=.75)
+    config = TrainConfig(net=TINY, iters=200, batch=32, lr=2e-3, sigma_n=0.3, sigma_data=0.75)
     losses = {p: torch.tensor(l) for p, l in speed.loss_curves(config, IMAGES).items()}
     assert all(l.isfinite().all() for l in losses.values())
     last = {p: l[-50:] for p, l in losses.items()}
-    assert last['bf16'].mean() < .7 * losses['bf16'][:10].mean() and not torch.equal(losses['bf16'], losses['fp32'])
+    assert last['bf16'].mean() < 0.7 * losses['bf16'][:10].mean() and not torch.equal(losses['bf16'], losses['fp32'])
     assert abs(last['bf16'].mean() - last['fp32'].mean()) < last['fp32'].std()
 
 
 def test_a_bf16_run_resumes_bit_for_bit(tmp_path):
-    class Killed(Exception): pass
+    class Killed(Exception):
+        pass
 
     def kill(trainer, line):
-        if trainer.it == 8: raise Killed
+        if trainer.it == 8:
+            raise Killed
+
     config = replace(CONFIG, precision='bf16')
-    fit(config, IMAGES, tmp_path/'straight', device='cpu', tick=4)
-    with pytest.raises(Killed): fit(config, IMAGES, tmp_path/'killed', device='cpu', tick=4, save_every=0, hooks=[kill])
-    fit(config, IMAGES, tmp_path/'killed', device='cpu', tick=4)
-    a, b = (load_checkpoint(snapshot_path(tmp_path/name, 12))[0] for name in ('straight', 'killed'))
+    fit(config, IMAGES, tmp_path / 'straight', device='cpu', tick=4)
+    with pytest.raises(Killed):
+        fit(config, IMAGES, tmp_path / 'killed', device='cpu', tick=4, save_every=0, hooks=[kill])
+    fit(config, IMAGES, tmp_path / 'killed', device='cpu', tick=4)
+    a, b = (load_checkpoint(snapshot_path(tmp_path / name, 12))[0] for name in ('straight', 'killed'))
     assert all(torch.equal(a[k], b[k]) for k in a)
-    with pytest.raises(BadInput, match='of another one'): fit(CONFIG, IMAGES, tmp_path/'killed', device='cpu')
+    with pytest.raises(BadInput, match='of another one'):
+        fit(CONFIG, IMAGES, tmp_path / 'killed', device='cpu')
 
 
 def test_gradients_are_bounded():
     p, untouched = torch.nn.Parameter(torch.zeros(4)), torch.nn.Parameter(torch.zeros(1))
-    p.grad = torch.tensor([float('nan'), float('inf'), -float('inf'), -.5])
+    p.grad = torch.tensor([float('nan'), float('inf'), -float('inf'), -0.5])
     bound_gradients([p, untouched])
-    assert p.grad.tolist() == [0, 1e5, -1e5, -.5] and untouched.grad is None
+    assert p.grad.tolist() == [0, 1e5, -1e5, -0.5] and untouched.grad is None
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize('precision', ['bf16', 'fp16'])
 def test_sixteen_bits_on_a_gpu(precision):
-    losses = speed.loss_curves(TrainConfig(net=TINY, iters=200, batch=32, lr=2e-3, sigma_data=.75), IMAGES, ('fp32', precision), 'cuda')
+    losses = speed.loss_curves(
+        TrainConfig(net=TINY, iters=200, batch=32, lr=2e-3, sigma_data=0.75), IMAGES, ('fp32', precision), 'cuda'
+    )
     a, b = (torch.tensor(losses[p][-50:]) for p in ('fp32', precision))
     assert b.isfinite().all() and abs(a.mean() - b.mean()) < a.std()
 
@@ -102,9 +126,14 @@ def test_sixteen_bits_on_a_gpu(precision):
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which('g++') is None, reason='torch.compile needs a C++ compiler on a CPU')
 def test_compiled_is_the_same_network():
-    plain, compiled = (Trainer(replace(CONFIG, net=replace(TINY, dropout=0.), compile=c), IMAGES) for c in (False, True))
-    torch.compiler.reset(); frames = torch._dynamo.utils.counters['frames']; before = frames['ok']
-    for _ in range(5): torch.testing.assert_close(plain.step(), compiled.step(), rtol=1e-4, atol=1e-5)
+    plain, compiled = (
+        Trainer(replace(CONFIG, net=replace(TINY, dropout=0.0), compile=c), IMAGES) for c in (False, True)
+    )
+    torch.compiler.reset()
+    frames = torch._dynamo.utils.counters['frames']
+    before = frames['ok']
+    for _ in range(5):
+        torch.testing.assert_close(plain.step(), compiled.step(), rtol=1e-4, atol=1e-5)
     assert frames['ok'] > before, 'nothing was compiled'
     assert plain.state().keys() == compiled.state().keys()
 
@@ -118,23 +147,51 @@ def test_auto_measures_once_and_says_what():
     assert speed.choose_precision('bf16', **given) == speed.Choice('bf16', {})
 
 
-@pytest.mark.parametrize('ms, wanted', [(dict(fp32=10., bf16=5.), 'bf16'), (dict(fp32=10., bf16=9.6), 'fp32'), (dict(fp32=5., bf16=10.), 'fp32')])
+@pytest.mark.parametrize(
+    'ms, wanted',
+    [(dict(fp32=10.0, bf16=5.0), 'bf16'), (dict(fp32=10.0, bf16=9.6), 'fp32'), (dict(fp32=5.0, bf16=10.0), 'fp32')],
+)
 def test_auto_takes_the_fastest_and_float32_in_a_draw(monkeypatch, ms, wanted):
     monkeypatch.setattr(speed, 'step_times', lambda *given: ms)
     assert speed.choose_precision('auto', TINY, device='cpu').precision == wanted
 
 
-@pytest.mark.parametrize('wrong', [
-    lambda: TrainConfig(precision='half'), lambda: TrainConfig(precision='auto'), lambda: TrainConfig(compile='yes'), lambda: at_precision(EDMPrecond(make_net(TINY)), 'fp8'),
-    lambda: at_precision(EDMPrecond(make_net(TINY)), 'fp16'), lambda: Trainer(replace(CONFIG, precision='fp16'), IMAGES), lambda: speed.choose_precision('fp16', device='cpu'),
-    lambda: speed.choose_precision('bfloat16'), lambda: speed.choose_precision(net='huge'), lambda: speed.choose_precision(batch=0), lambda: speed.choose_precision(rounds=0)])
+@pytest.mark.parametrize(
+    'wrong',
+    [
+        lambda: TrainConfig(precision='half'),
+        lambda: TrainConfig(precision='auto'),
+        lambda: TrainConfig(compile='yes'),
+        lambda: at_precision(EDMPrecond(make_net(TINY)), 'fp8'),
+        lambda: at_precision(EDMPrecond(make_net(TINY)), 'fp16'),
+        lambda: Trainer(replace(CONFIG, precision='fp16'), IMAGES),
+        lambda: speed.choose_precision('fp16', device='cpu'),
+        lambda: speed.choose_precision('bfloat16'),
+        lambda: speed.choose_precision(net='huge'),
+        lambda: speed.choose_precision(batch=0),
+        lambda: speed.choose_precision(rounds=0),
+    ],
+)
 def test_refused(wrong):
-    with pytest.raises(BadInput): wrong()
+    with pytest.raises(BadInput):
+        wrong()
 
 
-@pytest.mark.parametrize('wrong', [dict(nets='tiny,huge'), dict(batch=0), dict(rounds='x'), dict(edm_repo='nowhere'), dict(device='cuda:99'), dict(dry_run='maybe'), dict(net='tiny')])
+@pytest.mark.parametrize(
+    'wrong',
+    [
+        dict(nets='tiny,huge'),
+        dict(batch=0),
+        dict(rounds='x'),
+        dict(edm_repo='nowhere'),
+        dict(device='cuda:99'),
+        dict(dry_run='maybe'),
+        dict(net='tiny'),
+    ],
+)
 def test_the_bench_refuses(wrong):
-    with pytest.raises(BadInput, match=next(iter(wrong))): speed.plan_bench(**wrong)
+    with pytest.raises(BadInput, match=next(iter(wrong))):
+        speed.plan_bench(**wrong)
 
 
 def test_quick_is_the_quick_profiles_network():
@@ -144,32 +201,39 @@ def test_quick_is_the_quick_profiles_network():
 
 def test_operations_and_memory():
     tiny = replace(TINY, channel_mult=(1,))
-    convolutions = 2 * 64 * 9 * (8 + 8 + 2 * 8 * 8 * 3 + (16 * 8 + 8 * 8) * 2)        # first and last, three blocks of 8, two of 16 to 8
-    others = 2 * 64 * (2 * 16 * 8 + 4 * 8 * 8) + 2 * 2 * 64 * 64 * 8                  # two skips, qkv and proj, attention over 64 pixels
-    linear = 2 * (8 * 32 + 32 * 32 + 5 * 32 * 8)                                      # the embedding's two layers, one in each block
+    convolutions = (
+        2 * 64 * 9 * (8 + 8 + 2 * 8 * 8 * 3 + (16 * 8 + 8 * 8) * 2)
+    )  # first and last, three blocks of 8, two of 16 to 8
+    others = (
+        2 * 64 * (2 * 16 * 8 + 4 * 8 * 8) + 2 * 2 * 64 * 64 * 8
+    )  # two skips, qkv and proj, attention over 64 pixels
+    linear = 2 * (8 * 32 + 32 * 32 + 5 * 32 * 8)  # the embedding's two layers, one in each block
     assert speed.count_flops(tiny, (1, 8, 8), training=False) == convolutions + others + linear
-    assert 120e9 < speed.count_flops('ddpmpp-32', (3, 32, 32)) < 127e9, 'below the 127 GFLOP of a network that resamples before it convolves'
+    assert 120e9 < speed.count_flops('ddpmpp-32', (3, 32, 32)) < 127e9, (
+        'below the 127 GFLOP of a network that resamples before it convolves'
+    )
 
     def twice():
         a = torch.zeros(2**20)
         a = a + 1
         del a
         torch.zeros(2**18)
-    assert abs(speed.peak_memory(twice) - 8) < .01
+
+    assert abs(speed.peak_memory(twice) - 8) < 0.01
 
 
 def test_turns():
     done = []
-    times = speed.alternate({'a': lambda: done.append('a'), 'b': lambda: done.append('b')}, 3, least=0.)
+    times = speed.alternate({'a': lambda: done.append('a'), 'b': lambda: done.append('b')}, 3, least=0.0)
     assert done == ['a', 'b'] * 4 and times.shape == (3, 2) and (times >= 0).all().all()
 
 
 def test_ratios_are_taken_round_by_round():
     row = dict(net='tiny', task='training', precision='fp32')
-    rows = [dict(row, who='ours', seconds=[1., 2., 4.]), dict(row, who='edm', seconds=[2., 6., 4.])]
-    assert speed.ratios(rows) == [(1.5, 2., 2.5), (1., 1., 1.)]
-    bf16 = dict(row, who='ours', precision='bf16', seconds=[.5, 1., 2.])
-    assert speed.ratios([rows[0], bf16])[1] == (2., 2., 2.), 'without EDM, our float32 is the baseline'
+    rows = [dict(row, who='ours', seconds=[1.0, 2.0, 4.0]), dict(row, who='edm', seconds=[2.0, 6.0, 4.0])]
+    assert speed.ratios(rows) == [(1.5, 2.0, 2.5), (1.0, 1.0, 1.0)]
+    bf16 = dict(row, who='ours', precision='bf16', seconds=[0.5, 1.0, 2.0])
+    assert speed.ratios([rows[0], bf16])[1] == (2.0, 2.0, 2.0), 'without EDM, our float32 is the baseline'
 
 
 RIVAL = {  # a clone's outside, with our own network inside: no foreign code
@@ -188,24 +252,28 @@ class EDMLoss:
 ''',
     'generate.py': '''
 def edm_sampler(net, latents, num_steps): return net(latents, 80.)
-'''}
+''',
+}
 
 
 def test_beside_a_rival(tmp_path):
     "In a process of its own: the clone's modules have names that others use."
     for name, text in RIVAL.items():
-        (tmp_path/'edm'/name).parent.mkdir(parents=True, exist_ok=True); (tmp_path/'edm'/name).write_text(text)
+        (tmp_path / 'edm' / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / 'edm' / name).write_text(text)
     code = f'''
 import torch; torch.set_num_threads(1)
 from ambient_nb import speed
-rows = speed.run_bench(speed.plan_bench(device='cpu', edm_repo={str(tmp_path/'edm')!r}, out={str(tmp_path)!r}))
+rows = speed.run_bench(speed.plan_bench(device='cpu', edm_repo={str(tmp_path / 'edm')!r}, out={str(tmp_path)!r}))
 assert 'images/s' in speed.bench_table(rows)
 import matplotlib; speed.bench_figure(rows)
 '''
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    rows = load_json(tmp_path/'bench_edm.json')['rows']
-    assert {(r['task'], r['who'], r['precision']) for r in rows} == {(t, w, p) for t in ('training', 'sampling') for w, p in (('ours', 'fp32'), ('ours', 'bf16'), ('edm', 'fp32'))}
+    rows = load_json(tmp_path / 'bench_edm.json')['rows']
+    assert {(r['task'], r['who'], r['precision']) for r in rows} == {
+        (t, w, p) for t in ('training', 'sampling') for w, p in (('ours', 'fp32'), ('ours', 'bf16'), ('edm', 'fp32'))
+    }
     assert all(len(r['seconds']) == 2 and min(r['seconds']) > 0 and r['mib'] > 0 and r['flops'] > 0 for r in rows)
     assert all(r['gap'] == 0 for r in rows if r['who'] == 'edm'), 'both got the same weights'
     assert str(tmp_path) not in json.dumps(rows)
@@ -213,9 +281,10 @@ import matplotlib; speed.bench_figure(rows)
 
 def test_the_kept_rows():
     "What the pages say of speed is what was measured: both computed the same, and the issue's aims on a CPU are met where they are said to be."
-    rows = load_json(NBS/'results'/'bench_edm.json')['rows']
+    rows = load_json(NBS / 'results' / 'bench_edm.json')['rows']
     assert all(r['gap'] <= 1e-5 for r in rows if r['who'] == 'edm')
     best = {}
     for r, (_, middle, _) in zip(rows, speed.ratios(rows)):
-        if r['who'] == 'ours': best[r['net'], r['task']] = max(best.get((r['net'], r['task']), 0), middle)
+        if r['who'] == 'ours':
+            best[r['net'], r['task']] = max(best.get((r['net'], r['task']), 0), middle)
     assert best['ddpmpp-32', 'training'] >= 1.6 and best['ddpmpp-32', 'sampling'] >= 1.6 and min(best.values()) >= 1

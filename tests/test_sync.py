@@ -2,6 +2,7 @@
 
 That every notebook runs, its third side, is test_notebooks.py.
 """
+
 import subprocess
 import sys
 from pathlib import Path
@@ -14,18 +15,27 @@ BIN = Path(sys.executable).parent
 
 def contents(folder: Path, *globs: str) -> dict[str, bytes]:
     "File name -> bytes."
-    return {str(p.relative_to(folder)): p.read_bytes() for g in globs for p in folder.glob(g) if p.is_file() and '__pycache__' not in p.parts}
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for g in globs
+        for p in folder.glob(g)
+        if p.is_file() and '__pycache__' not in p.parts
+    }
 
 
-@pytest.mark.parametrize('command, globs', [
-    (['nbdev_clean'], ['nbs/**/*.ipynb']),
-    (['nbdev_export'], ['ambient_nb/**/*']),
-    (['python', 'tools/derive.py'], ['README.md', 'CITATION.cff', 'pyproject.toml', '_quarto.yml', 'nbs/images/*']),
-], ids=lambda v: v[-1] if isinstance(v, list) else None)
+@pytest.mark.parametrize(
+    'command, globs',
+    [
+        (['nbdev_clean'], ['nbs/**/*.ipynb']),
+        (['nbdev_export'], ['ambient_nb/**/*']),
+        (['python', 'tools/derive.py'], ['README.md', 'CITATION.cff', 'pyproject.toml', '_quarto.yml', 'nbs/images/*']),
+    ],
+    ids=lambda v: v[-1] if isinstance(v, list) else None,
+)
 def test_a_second_run_changes_nothing(command, globs, tmp_path):
-    tree = copy(tmp_path/'tree')
+    tree = copy(tmp_path / 'tree')
     before = contents(tree, *globs)
-    done = subprocess.run([BIN/command[0], *command[1:]], cwd=tree, capture_output=True, text=True)
+    done = subprocess.run([BIN / command[0], *command[1:]], cwd=tree, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     after = contents(tree, *globs)
     assert sorted(k for k in before.keys() | after.keys() if before.get(k) != after.get(k)) == [], 'run `make prepare`'

@@ -1,4 +1,5 @@
 """Preconditioning, classes and the source of the fixed noise as settings of a run."""
+
 import pytest, torch
 from dataclasses import replace
 from ambient_nb.augment import DRAWS, AugmentPipe
@@ -16,25 +17,34 @@ IMAGES = digits()[0].take(range(32))
 
 
 @pytest.mark.parametrize('precond', PRECONDS)
-@pytest.mark.parametrize('sigma_n', (0., .4))
+@pytest.mark.parametrize('sigma_n', (0.0, 0.4))
 def test_every_preconditioning_learns_and_samples(precond, sigma_n, tmp_path):
     config = replace(CONFIG, precond=precond, sigma_n=sigma_n)
-    folder = fit(config, IMAGES, tmp_path/'run', device='cpu')
-    D, start, (draws, _) = load_denoiser(folder, 40, config, (1, 8, 8)), make_denoiser(config, (1, 8, 8)), Trainer(config, IMAGES).batch()
+    folder = fit(config, IMAGES, tmp_path / 'run', device='cpu')
+    D, start, (draws, _) = (
+        load_denoiser(folder, 40, config, (1, 8, 8)),
+        make_denoiser(config, (1, 8, 8)),
+        Trainer(config, IMAGES).batch(),
+    )
     assert type(D) is PRECONDS[precond] and make_loss(config).weight is WEIGHTS[precond]
-    with torch.no_grad(): assert make_loss(config)(D, *draws).sum() < make_loss(config)(start, *draws).sum()
+    with torch.no_grad():
+        assert make_loss(config)(D, *draws).sum() < make_loss(config)(start, *draws).sum()
     assert sample(D, range(4), (1, 8, 8), steps=6).isfinite().all()
 
 
 def test_the_law_is_the_preconditionings():
     u = torch.randn(20_000, generator=torch.Generator().manual_seed(0))
     medians = {p: make_law(replace(CONFIG, precond=p)).sigma(u).median().item() for p in PRECONDS}
-    assert medians['edm'] == pytest.approx(.301, rel=.05) and medians['ve'] == pytest.approx(2**.5, rel=.05)   # exp(-1.2); geometric mean of .02 and 100
-    assert medians['vp'] == pytest.approx(make_denoiser(replace(CONFIG, precond='vp'), (1, 8, 8)).schedule.sigma(.5).item(), rel=.05)
-    assert make_law(replace(CONFIG, P_mean=0.)).share_above(1.) == .5
+    assert medians['edm'] == pytest.approx(0.301, rel=0.05) and medians['ve'] == pytest.approx(
+        2**0.5, rel=0.05
+    )  # exp(-1.2); geometric mean of .02 and 100
+    assert medians['vp'] == pytest.approx(
+        make_denoiser(replace(CONFIG, precond='vp'), (1, 8, 8)).schedule.sigma(0.5).item(), rel=0.05
+    )
+    assert make_law(replace(CONFIG, P_mean=0.0)).share_above(1.0) == 0.5
 
 
-def copies(config): # the noisy copies of the next batch, and what they are made of
+def copies(config):  # the noisy copies of the next batch, and what they are made of
     trainer = Trainer(config, IMAGES)
     (y, noise, *_), _ = trainer.batch()
     rows = order(len(IMAGES), config.seed, 0, config.batch)
@@ -42,42 +52,51 @@ def copies(config): # the noisy copies of the next batch, and what they are made
 
 
 def test_noise_before_augmentation_moves_with_the_image():
-    config = replace(CONFIG, sigma_n=.5, augment=.5)
+    config = replace(CONFIG, sigma_n=0.5, augment=0.5)
     y, noise, x, fixed = copies(replace(config, noise='before'))
-    params = AugmentPipe(p=.5).params(stream((DRAWS,), config.seed, 'augment', start=0, count=config.batch), x.shape)
-    torch.testing.assert_close(y + .5 * noise, AugmentPipe(p=.5).transform(x + .5 * fixed, params))
+    params = AugmentPipe(p=0.5).params(stream((DRAWS,), config.seed, 'augment', start=0, count=config.batch), x.shape)
+    torch.testing.assert_close(y + 0.5 * noise, AugmentPipe(p=0.5).transform(x + 0.5 * fixed, params))
     again, after, _, _ = copies(config)
-    assert torch.equal(again, y) and torch.equal(after, fixed) and not torch.allclose(noise, fixed, atol=.1)
+    assert torch.equal(again, y) and torch.equal(after, fixed) and not torch.allclose(noise, fixed, atol=0.1)
 
 
 def test_without_augmentation_the_order_does_not_matter():
-    a, b = (copies(replace(CONFIG, sigma_n=.5, noise=n))[1] for n in ('after', 'before'))
+    a, b = (copies(replace(CONFIG, sigma_n=0.5, noise=n))[1] for n in ('after', 'before'))
     assert torch.equal(a, b)
 
 
 def test_fresh_noise_is_new_at_each_look_and_does_not_depend_on_cuts():
-    fresh = replace(CONFIG, sigma_n=.5, noise='fresh')
+    fresh = replace(CONFIG, sigma_n=0.5, noise='fresh')
     small, large = Trainer(replace(fresh, batch=32), IMAGES), Trainer(replace(fresh, batch=64), IMAGES)
-    first = small.batch()[0][1]; small.it = 1; second = small.batch()[0][1]
+    first = small.batch()[0][1]
+    small.it = 1
+    second = small.batch()[0][1]
     assert torch.equal(torch.cat([first, second]), large.batch()[0][1])
     by_image = lambda noise, start: noise[order(len(IMAGES), 0, start, 32).argsort()]
-    assert not torch.allclose(by_image(first, 0), by_image(second, 32), atol=.1)
-    assert abs(torch.cat([first, second]).std() - 1) < .05
+    assert not torch.allclose(by_image(first, 0), by_image(second, 32), atol=0.1)
+    assert abs(torch.cat([first, second]).std() - 1) < 0.05
 
 
 def test_classes_reach_the_network():
     config = replace(CONFIG, label_dim=10)
     trainer = Trainer(config, IMAGES)
     draws, kwargs = trainer.batch()
-    assert torch.equal(kwargs['labels'].argmax(1), IMAGES.labels[order(len(IMAGES), 0, 0, 32)]) and (kwargs['labels'].sum(1) == 1).all()
-    for _ in range(20): trainer.step()
+    assert (
+        torch.equal(kwargs['labels'].argmax(1), IMAGES.labels[order(len(IMAGES), 0, 0, 32)])
+        and (kwargs['labels'].sum(1) == 1).all()
+    )
+    for _ in range(20):
+        trainer.step()
     x, labels = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.eye(10)
-    assert not torch.allclose(trainer.net(x, 1., labels[:2]), trainer.net(x, 1., labels[2:4]), atol=1e-4)
+    assert not torch.allclose(trainer.net(x, 1.0, labels[:2]), trainer.net(x, 1.0, labels[2:4]), atol=1e-4)
 
 
 def test_what_is_refused():
     for setting in (dict(precond='ddim'), dict(noise='never'), dict(label_dim=-1)):
-        with pytest.raises(BadInput, match=next(iter(setting))): TrainConfig(**setting)
-    with pytest.raises(BadInput, match='label_dim.*at least'): one_hot(IMAGES, 3)
-    with pytest.raises(BadInput, match='no labels'): one_hot(replace(IMAGES, labels=None), 10)
-    assert isinstance(make_denoiser(TrainConfig(precond='vp', sigma_data=9.), (1, 8, 8)), VPPrecond)
+        with pytest.raises(BadInput, match=next(iter(setting))):
+            TrainConfig(**setting)
+    with pytest.raises(BadInput, match='label_dim.*at least'):
+        one_hot(IMAGES, 3)
+    with pytest.raises(BadInput, match='no labels'):
+        one_hot(replace(IMAGES, labels=None), 10)
+    assert isinstance(make_denoiser(TrainConfig(precond='vp', sigma_data=9.0), (1, 8, 8)), VPPrecond)

@@ -1,4 +1,5 @@
 "The project as its tests see it: lists derived from what is there."
+
 import configparser
 import json
 import re
@@ -6,14 +7,27 @@ import shutil
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-NBS = ROOT/'nbs'
-ASIDE = shutil.ignore_patterns('.*venv*', '.git', 'runs', '_proc', '_docs', '__pycache__', '*.egg-info', '.*_cache', '.ipynb_checkpoints', '.hypothesis', 'build', 'dist')
+NBS = ROOT / 'nbs'
+ASIDE = shutil.ignore_patterns(
+    '.*venv*',
+    '.git',
+    'runs',
+    '_proc',
+    '_docs',
+    '__pycache__',
+    '*.egg-info',
+    '.*_cache',
+    '.ipynb_checkpoints',
+    '.hypothesis',
+    'build',
+    'dist',
+)
 
 
 def settings() -> configparser.SectionProxy:
     "settings.ini, interpolated."
     parser = configparser.ConfigParser()
-    parser.read(ROOT/'settings.ini', encoding='utf-8')
+    parser.read(ROOT / 'settings.ini', encoding='utf-8')
     return parser['DEFAULT']
 
 
@@ -35,7 +49,7 @@ def is_parameterized(nb: Path) -> bool:
 
 def cells(nb: Path) -> list[dict]:
     "Its cells, `source` as one string."
-    content = json.loads((NBS/nb).read_text(encoding='utf-8'))
+    content = json.loads((NBS / nb).read_text(encoding='utf-8'))
     return [c | dict(source=''.join(c['source'])) for c in content['cells']]
 
 
@@ -44,6 +58,9 @@ def rooms() -> dict[str, str]:
     found = {}
     for nb in notebooks():
         place = re.match(r'\d\d[a-z]?(?=_)', nb.name)
-        module = next((m[1] for c in cells(nb) if (m := re.search(r'^#\|\s*default_exp\s+(\w+)', c['source'], re.M))), None)
-        if module: found[module] = place[0] if place else None
+        module = next(
+            (m[1] for c in cells(nb) if (m := re.search(r'^#\|\s*default_exp\s+(\w+)', c['source'], re.M))), None
+        )
+        if module:
+            found[module] = place[0] if place else None
     return found

@@ -2,6 +2,7 @@
 
 Run by `make readme`; tests/test_sync.py holds that a second run leaves no diff.
 """
+
 import configparser
 import re
 from pathlib import Path
@@ -10,60 +11,74 @@ import nbformat
 from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).resolve().parents[1]
-NBS = ROOT/'nbs'
+NBS = ROOT / 'nbs'
 SETTINGS = configparser.ConfigParser()
-SETTINGS.read(ROOT/'settings.ini', encoding='utf-8')
+SETTINGS.read(ROOT / 'settings.ini', encoding='utf-8')
 S = SETTINGS['DEFAULT']
 GIT, DOCS = S['git_url'], S['doc_host'] + S['doc_baseurl']
 
 
-def write_fields(name: str, # file under the root, with one `key<sep>value` a line
-                 fields: dict[str, str], # line start -> value after it
-                ) -> None:
+def write_fields(
+    name: str,  # file under the root, with one `key<sep>value` a line
+    fields: dict[str, str],  # line start -> value after it
+) -> None:
     "Set top-level fields of a text file, each of which must be there exactly once."
-    path = ROOT/name
+    path = ROOT / name
     text = path.read_text(encoding='utf-8')
     for key, value in fields.items():
         text, found = re.subn(rf'^{re.escape(key)}.*$', lambda _: f'{key}{value}', text, flags=re.M)
-        if found != 1: raise SystemExit(f'{name}: expected one line that starts with {key!r}, found {found}')
+        if found != 1:
+            raise SystemExit(f'{name}: expected one line that starts with {key!r}, found {found}')
     path.write_text(text, encoding='utf-8')
 
 
-def section(nb: Path) -> str: # Learn, Understand, Reference or Reproduce
+def section(nb: Path) -> str:  # Learn, Understand, Reference or Reproduce
     "Where a notebook stands in the sidebar."
-    if nb.name == S['readme_nb'] or nb.parent.name == 'tutorials': return 'Learn'
-    if re.match(r'\d\d', nb.name): return 'Reference'
-    if re.match(r'(repro|bench|train|gpu)_', nb.name): return 'Reproduce'
+    if nb.name == S['readme_nb'] or nb.parent.name == 'tutorials':
+        return 'Learn'
+    if re.match(r'\d\d', nb.name):
+        return 'Reference'
+    if re.match(r'(repro|bench|train|gpu)_', nb.name):
+        return 'Reproduce'
     return 'Understand'
 
 
-def sidebar() -> str: # YAML, indented to stand under `contents:`
+def sidebar() -> str:  # YAML, indented to stand under `contents:`
     "Every notebook, once, by section and name."
-    found = sorted(nb.relative_to(NBS) for nb in NBS.rglob('*.ipynb') if not any(p[0] in '._' for p in nb.relative_to(NBS).parts))
+    found = sorted(
+        nb.relative_to(NBS) for nb in NBS.rglob('*.ipynb') if not any(p[0] in '._' for p in nb.relative_to(NBS).parts)
+    )
     found.sort(key=lambda nb: nb.name != S['readme_nb'])
     lines = []
     for name in ('Learn', 'Understand', 'Reference', 'Reproduce'):
         members = [nb for nb in found if section(nb) == name]
-        if members: lines += [f'      - section: {name}', '        contents:', *(f'          - {nb.as_posix()}' for nb in members)]
+        if members:
+            lines += [
+                f'      - section: {name}',
+                '        contents:',
+                *(f'          - {nb.as_posix()}' for nb in members),
+            ]
     return '\n'.join(lines) + '\n'
 
 
 def write_sidebar() -> None:
     "Fill the marked part of _quarto.yml."
-    path = ROOT/'_quarto.yml'
+    path = ROOT / '_quarto.yml'
     start, end = '      # sidebar: written by tools/derive.py\n', '      # end of sidebar\n'
     head, rest = path.read_text(encoding='utf-8').split(start)
     path.write_text(head + start + sidebar() + end + rest.split(end)[1], encoding='utf-8')
 
 
-def badges() -> str: # one line of markdown
+def badges() -> str:  # one line of markdown
     "Tests, docs and licence, from the identity in settings.ini."
-    return (f'[![test]({GIT}/actions/workflows/test.yml/badge.svg)]({GIT}/actions/workflows/test.yml) '
-            f'[![docs]({GIT}/actions/workflows/docs.yml/badge.svg)]({DOCS}) '
-            f'[![licence: Apache-2.0](https://img.shields.io/badge/licence-Apache--2.0-blue.svg)]({GIT}/blob/{S["branch"]}/LICENSE)')
+    return (
+        f'[![test]({GIT}/actions/workflows/test.yml/badge.svg)]({GIT}/actions/workflows/test.yml) '
+        f'[![docs]({GIT}/actions/workflows/docs.yml/badge.svg)]({DOCS}) '
+        f'[![licence: Apache-2.0](https://img.shields.io/badge/licence-Apache--2.0-blue.svg)]({GIT}/blob/{S["branch"]}/LICENSE)'
+    )
 
 
-def relink(text: str) -> str: # the same markdown, seen from the root
+def relink(text: str) -> str:  # the same markdown, seen from the root
     "Point relative links outside code blocks to nbs/."
     prose_and_code = re.split(r'(^```.*?^```)', text, flags=re.M | re.S)
     prose_and_code[::2] = [re.sub(r'\]\((?![a-z]+:|#|/)([^)]+)\)', r'](nbs/\1)', part) for part in prose_and_code[::2]]
@@ -72,26 +87,35 @@ def relink(text: str) -> str: # the same markdown, seen from the root
 
 def write_readme() -> None:
     "The index notebook as markdown: its hidden cells and directives dropped, its figures under nbs/images/."
-    nb = nbformat.read(NBS/S['readme_nb'], 4)
+    nb = nbformat.read(NBS / S['readme_nb'], 4)
     nb.metadata['language_info'] = dict(name='python')
     nb.cells = [c for c in nb.cells if not re.search(r'^#\|\s*(hide|default_exp)\b', c.source, re.M)]
     for c in nb.cells:
-        if re.search(r'^#\|\s*echo:\s*false', c.source, re.M): c.metadata['transient'] = dict(remove_source=True)
+        if re.search(r'^#\|\s*echo:\s*false', c.source, re.M):
+            c.metadata['transient'] = dict(remove_source=True)
         c.source = re.sub(r'^#\|.*\n?', '', c.source, flags=re.M)
     nb.cells[0].source = re.sub(r'^(# .*\n)', lambda m: f'{m[1]}\n{badges()}\n', nb.cells[0].source, count=1)
     text, resources = MarkdownExporter().from_notebook_node(nb, dict(output_files_dir='images', unique_key='index'))
-    for stale in (NBS/'images').glob('index_*'): stale.unlink()
+    for stale in (NBS / 'images').glob('index_*'):
+        stale.unlink()
     for name, content in resources['outputs'].items():
-        (NBS/name).parent.mkdir(exist_ok=True)
-        (NBS/name).write_bytes(content)
+        (NBS / name).parent.mkdir(exist_ok=True)
+        (NBS / name).write_bytes(content)
     text = relink(re.sub(r'<style.*?</style>\n?', '', text, flags=re.S))
     text = re.sub(r'[ \t]+$', '', text, flags=re.M)
-    (ROOT/'README.md').write_text(re.sub(r'\n{3,}', '\n\n', text).strip() + '\n', encoding='utf-8')
+    (ROOT / 'README.md').write_text(re.sub(r'\n{3,}', '\n\n', text).strip() + '\n', encoding='utf-8')
 
 
 if __name__ == '__main__':
-    write_fields('pyproject.toml', {'version = ': f'"{S["version"]}"', 'Repository = ': f'"{GIT}"', 'Documentation = ': f'"{DOCS}"',
-                                    'Changelog = ': f'"{GIT}/blob/{S["branch"]}/CHANGELOG.md"'})
+    write_fields(
+        'pyproject.toml',
+        {
+            'version = ': f'"{S["version"]}"',
+            'Repository = ': f'"{GIT}"',
+            'Documentation = ': f'"{DOCS}"',
+            'Changelog = ': f'"{GIT}/blob/{S["branch"]}/CHANGELOG.md"',
+        },
+    )
     write_fields('CITATION.cff', {'version: ': S['version'], 'repository-code: ': f'"{GIT}"', 'url: ': f'"{DOCS}"'})
     write_sidebar()
     write_readme()

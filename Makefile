@@ -39,7 +39,8 @@ test-slow: $(VENV)/.ready-dev ## the same and the slow ones
 lab: $(VENV)/.ready-lab ## JupyterLab in nbs/
 	$(BIN)/jupyter lab --notebook-dir nbs
 
-prepare: $(VENV)/.ready-dev ## export, clean, README: before each commit
+prepare: $(VENV)/.ready-dev ## format, export, clean, README: before each commit
+	$(BIN)/ruff format -q nbs tests tools
 	$(BIN)/nbdev_export
 	$(BIN)/nbdev_clean
 	$(BIN)/python tools/derive.py

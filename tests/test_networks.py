@@ -10,7 +10,7 @@ from ambient_nb.networks import PRESETS, make_net
 GOLDEN = Path(__file__).parent / 'golden' / 'networks.json'
 TINY = replace(PRESETS['tiny'], attn_resolutions=(8, 4))
 NCSN = dict(embedding_type='fourier', channel_mult_noise=2, encoder_type='residual', resample_filter=(1, 3, 3, 1))
-CASES = {  # name: config, resolution, channels, classes, augmentation labels; all equal to NVlabs/edm's to 1e-5 when written
+CASES = {  # name: config, resolution, channels, classes, augmentation labels; NVlabs/edm's were equal to 1e-5
     'ddpmpp': (PRESETS['tiny'], 8, 1, 0, 0),
     'ddpmpp-labels': (TINY, 8, 3, 10, 9),
     'ncsnpp': (replace(TINY, **NCSN), 8, 3, 0, 9),

@@ -1,4 +1,4 @@
-"Closed-form denoisers: what a sampler makes of them, and large sets in every way they are cut; the rest is beside the code."
+"Closed-form denoisers: what a sampler makes of them, and large sets however they are cut; the rest is beside the code."
 
 import statistics
 import time

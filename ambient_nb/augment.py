@@ -14,22 +14,14 @@ import torch.nn.functional as F
 from .core import BadInput, check_float
 
 # %% ../nbs/06_augment.ipynb #ad945b26
-VALUES = dict(
-    xflip=1,
-    yflip=1,
-    rotate_int=1,
-    translate_int=2,
-    scale=1,
-    rotate_frac=1,
-    aniso=3,
-    translate_frac=2,
-    brightness=1,
-    contrast=1,
-    lumaflip=1,
-    hue=1,
-    saturation=1,
-)  # transform: how many numbers it needs beside its coin
+# transform: how many numbers it needs beside its coin; geometry, then colour
+VALUES = dict(xflip=1, yflip=1, rotate_int=1, translate_int=2, scale=1, rotate_frac=1, aniso=3, translate_frac=2)
+VALUES |= dict(brightness=1, contrast=1, lumaflip=1, hue=1, saturation=1)
+
+# %% ../nbs/06_augment.ipynb #61fc8280
 DRAWS = sum(VALUES.values()) + len(VALUES)  # normal numbers per image
+
+# %% ../nbs/06_augment.ipynb #44b7c89b
 PAIRED = 'rotate_int', 'translate_int', 'rotate_frac', 'aniso', 'translate_frac', 'hue'  # those with two labels
 
 # %% ../nbs/06_augment.ipynb #a64cff0b
@@ -47,13 +39,11 @@ def matrix(
     like: torch.Tensor,  # (B,): its length, dtype and device
 ) -> torch.Tensor:  # (B,3,3) or (B,4,4)
     "A batch of matrices from their entries."
-    return torch.stack(
-        [
-            torch.stack([torch.as_tensor(v, dtype=like.dtype, device=like.device).expand(len(like)) for v in row], 1)
-            for row in rows
-        ],
-        1,
-    )
+
+    def entry(v):
+        return torch.as_tensor(v, dtype=like.dtype, device=like.device).expand(len(like))
+
+    return torch.stack([torch.stack([entry(v) for v in row], 1) for row in rows], 1)
 
 # %% ../nbs/06_augment.ipynb #db8e1bcd
 def turn(
@@ -86,42 +76,27 @@ def inverse_matrix(
 ) -> torch.Tensor:  # (B,3,3)
     "All geometric transforms as one matrix from output to input pixels."
     size, angle, along = params['scale'].exp2().reciprocal(), params['rotate_frac'], params['aniso'][:, 1]
-    longer, move = params['aniso'][:, 0].exp2(), params['translate_frac'] * params['scale'].new_tensor(shape[:-3:-1])
-    return (
-        stretch(size, size)
-        @ turn(angle)
-        @ turn(-along)
-        @ stretch(1 / longer, longer)
-        @ turn(along)
-        @ shift(-move[:, 0], -move[:, 1])
-    )
+    longer = params['aniso'][:, 0].exp2()
+    move = params['translate_frac'] * params['scale'].new_tensor(shape[:-3:-1])
+    turned = stretch(size, size) @ turn(angle)
+    squeezed = turned @ turn(-along) @ stretch(1 / longer, longer) @ turn(along)
+    return squeezed @ shift(-move[:, 0], -move[:, 1])
 
 # %% ../nbs/06_augment.ipynb #a81819cd
 SYM6 = (
-    0.015404109327027373,
-    0.0034907120842174702,
-    -0.11799011114819057,
-    -0.048311742585633,
-    0.4910559419267466,
-    0.787641141030194,
-    0.3379294217276218,
-    -0.07263752278646252,
-    -0.021060292512300564,
-    0.04472490177066578,
-    0.0017677118642428036,
-    -0.007800708325034148,
+    *(0.015404109327027373, 0.0034907120842174702, -0.11799011114819057, -0.048311742585633),
+    *(0.4910559419267466, 0.787641141030194, 0.3379294217276218, -0.07263752278646252),
+    *(-0.021060292512300564, 0.04472490177066578, 0.0017677118642428036, -0.007800708325034148),
 )  # Daubechies' 12-tap symlet
 
-
+# %% ../nbs/06_augment.ipynb #7c9d81b2
 def doubling(
     n: int,  # pixels
     like: torch.Tensor,  # its dtype and device
 ) -> torch.Tensor:  # (2n,n)
     "The matrix that doubles the resolution of a row of pixels."
-    taps = torch.tensor(SYM6, dtype=like.dtype, device=like.device)
-    return F.conv_transpose1d(
-        torch.eye(n, dtype=like.dtype, device=like.device)[:, None], taps[None, None], stride=2, padding=5
-    )[:, 0].T
+    taps, eye = (torch.as_tensor(v, dtype=like.dtype, device=like.device) for v in (SYM6, torch.eye(n)))
+    return F.conv_transpose1d(eye[:, None], taps[None, None], stride=2, padding=5)[:, 0].T
 
 # %% ../nbs/06_augment.ipynb #b4224a47
 def warp(
@@ -139,21 +114,13 @@ def warp(
     up_y, up_x = doubling(images.shape[2], images), doubling(images.shape[3], images)
     down_y, down_x = (doubling(n + 2 * rim, images)[:, rim:-rim] for n in (height, width))
     one = inverse.new_ones(len(inverse))
+    half, double = stretch(0.5 * one, 0.5 * one), stretch(2 * one, 2 * one)
     inverse = shift(one * (left - right) / 2, one * (top - bottom) / 2) @ inverse  # from the centre of the padded image
-    inverse = (
-        shift(-0.5 * one, -0.5 * one)
-        @ stretch(2 * one, 2 * one)
-        @ inverse
-        @ stretch(0.5 * one, 0.5 * one)
-        @ shift(0.5 * one, 0.5 * one)
-    )  # in half pixels
-    inverse = (
-        stretch(one / len(up_x), one / len(up_y))
-        @ stretch(2 * one, 2 * one)
-        @ inverse
-        @ stretch(one * len(down_x) / 2, one * len(down_y) / 2)
-    )  # to [-1,1]
-    grid = F.affine_grid(inverse[:, :2], [len(images), images.shape[1], len(down_y), len(down_x)], align_corners=False)
+    inverse = shift(-0.5 * one, -0.5 * one) @ double @ inverse @ half @ shift(0.5 * one, 0.5 * one)  # in half pixels
+    from_px = stretch(one / len(up_x), one / len(up_y)) @ double
+    to_px = stretch(one * len(down_x) / 2, one * len(down_y) / 2)
+    grid = (from_px @ inverse @ to_px)[:, :2]  # in [-1,1]
+    grid = F.affine_grid(grid, [len(images), images.shape[1], len(down_y), len(down_x)], align_corners=False)
     moved = F.grid_sample(up_y @ images @ up_x.T, grid, mode='bilinear', padding_mode='zeros', align_corners=False)
     return down_y.T @ moved @ down_x
 
@@ -181,20 +148,19 @@ def move_pixels(
 
         right, up = params['translate_int'].unbind(1)
         x, y = mirrored(width, right * width).long(), mirrored(height, -up * height).long()
-        images = images.gather(3, x[:, None, None, :].expand(images.shape)).gather(
-            2, y[:, None, :, None].expand(images.shape)
-        )
+        images = images.gather(3, x[:, None, None, :].expand(images.shape))
+        images = images.gather(2, y[:, None, :, None].expand(images.shape))
     return images
 
 # %% ../nbs/06_augment.ipynb #cf839ce9
 def colour_matrix(params: dict) -> torch.Tensor:  # (B,4,4), from the params of `AugmentPipe`
     "All colour transforms as one matrix, applied in the order of the list."
-    w, eye = params['brightness'], torch.eye(4, dtype=params['brightness'].dtype, device=params['brightness'].device)
-    v = torch.tensor([1, 1, 1, 0], dtype=w.dtype, device=w.device) / math.sqrt(3)
-    grey, plane = v.outer(v), torch.diag(torch.tensor([1, 1, 1, 0], dtype=w.dtype, device=w.device)) - v.outer(v)
-    cross = torch.tensor(
-        [[0, -1, 1, 0], [1, 0, -1, 0], [-1, 1, 0, 0], [0, 0, 0, 0]], dtype=w.dtype, device=w.device
-    ) / math.sqrt(3)
+    w = params['brightness']
+    constant = dict(dtype=w.dtype, device=w.device)
+    v = torch.tensor([1, 1, 1, 0], **constant) / math.sqrt(3)
+    eye, grey = torch.eye(4, **constant), v.outer(v)
+    plane = torch.diag(torch.tensor([1, 1, 1, 0], **constant)) - grey
+    turned = torch.tensor([[0, -1, 1, 0], [1, 0, -1, 0], [-1, 1, 0, 0], [0, 0, 0, 0]], **constant) / math.sqrt(3)
     last = eye - grey - plane  # the homogeneous coordinate
 
     def col(name):
@@ -203,7 +169,7 @@ def colour_matrix(params: dict) -> torch.Tensor:  # (B,4,4), from the params of 
     brighten = matrix((1, 0, 0, w), (0, 1, 0, w), (0, 0, 1, w), (0, 0, 0, 1), like=w)
     contrast = (grey + plane) * col('contrast').exp2() + last
     flip = eye - 2 * grey * col('lumaflip')
-    hue = grey + plane * col('hue').cos() + cross * col('hue').sin() + last
+    hue = grey + plane * col('hue').cos() + turned * col('hue').sin() + last
     saturate = grey + plane * col('saturation').exp2() + last
     return saturate @ hue @ flip @ contrast @ brighten
 
@@ -253,9 +219,8 @@ class AugmentPipe:
     def __post_init__(self):
         for f in fields(self):
             is_share, is_size = f.name in ('p', 'aniso_rotate_prob'), f.name.endswith(('_std', '_max'))
-            check_float(
-                f.name, getattr(self, f.name), 0, 1 if is_share else float('inf'), open_lo=is_size, open_hi=not is_share
-            )
+            most = 1 if is_share else float('inf')
+            check_float(f.name, getattr(self, f.name), 0, most, open_lo=is_size, open_hi=not is_share)
 
     @property
     def active(self) -> list:  # names, in the order they are applied
@@ -291,10 +256,8 @@ class AugmentPipe:
             elif name in ('rotate_frac', 'hue'):
                 w = signed(z) * math.pi * getattr(self, f'{name}_max')
             elif name == 'aniso':
-                w = torch.stack(
-                    [z[:, 0] * self.aniso_std, signed(z[:, 1]) * math.pi * (uniform(z[:, 2]) < self.aniso_rotate_prob)],
-                    1,
-                )
+                is_turned = uniform(z[:, 2]) < self.aniso_rotate_prob
+                w = torch.stack([z[:, 0] * self.aniso_std, signed(z[:, 1]) * math.pi * is_turned], 1)
             else:
                 w = z * getattr(self, f'{name}_std')
             params[name] = (w * (uniform(coin) < getattr(self, name) * self.p)[:, None]).squeeze(1)
@@ -329,14 +292,12 @@ class AugmentPipe:
         "Do it: whole pixels first, then geometry, then colour."
         params = {name: w.to(images.device) for name, w in params.items()}
         images = move_pixels(images, params)
-        geometry = torch.cat(
-            [params[name].reshape(len(images), -1) for name in ('scale', 'rotate_frac', 'aniso', 'translate_frac')], 1
-        )
+        fractional = [params[name] for name in ('scale', 'rotate_frac', 'aniso', 'translate_frac')]
+        geometry = torch.cat([w.reshape(len(images), -1) for w in fractional], 1)
         rows = geometry.any(1).nonzero()[:, 0]  # the others keep their bits
         if len(rows):
-            images = images.index_copy(
-                0, rows, warp(images[rows], inverse_matrix({k: v[rows] for k, v in params.items()}, images.shape))
-            )
+            inverse = inverse_matrix({name: w[rows] for name, w in params.items()}, images.shape)
+            images = images.index_copy(0, rows, warp(images[rows], inverse))
         colour = torch.stack([params[name] for name in ('brightness', 'contrast', 'lumaflip', 'hue', 'saturation')], 1)
         return apply_colour(images, colour_matrix(params)) if colour.any() else images
 

@@ -6,7 +6,8 @@
 __all__ = ['Damaged', 'save_json', 'load_json', 'save_checkpoint', 'load_tensors', 'load_checkpoint']
 
 # %% ../nbs/10_checkpoints.ipynb #25245d94
-import hashlib, json
+import hashlib
+import json
 from pathlib import Path
 from safetensors.torch import load, save
 from .core import content_hash, write_atomic
@@ -22,7 +23,10 @@ class Damaged(RuntimeError):
         cure: str = 'Delete it to have it made again.',  # what to do about it
     ):
         super().__init__(f'{path} is damaged ({why}). {cure}')
-        self.path = path
+        self.path, self.why, self.cure = path, why, cure
+
+    def __reduce__(self):  # so that it arrives as itself from a worker process
+        return Damaged, (self.path, self.why, self.cure)
 
 # %% ../nbs/10_checkpoints.ipynb #9acbe8a0
 def save_json(

@@ -46,6 +46,14 @@ def refused(
         return str(e)
     raise AssertionError(f'{getattr(f, "__name__", f)} was not refused')
 
+# %% ../nbs/00_core.ipynb #84c57b9e
+def _number(value) -> float:  # NaN where it is none
+    "A value as a float."
+    try:
+        return float('nan') if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return float('nan')
+
 # %% ../nbs/00_core.ipynb #bf9465f5
 def check_int(
     name: str,  # the parameter's name, for the error
@@ -54,14 +62,11 @@ def check_int(
     hi: int | None = None,  # largest allowed, None for no limit
 ) -> int:  # the value as an int; BadInput otherwise
     "A whole number within bounds."
-    allowed = f'a whole number from {lo} to {hi:,}' if hi is not None else f'a whole number of at least {lo}'
-    try:
-        whole = float(value) == int(float(value)) and not isinstance(value, bool)
-    except (TypeError, ValueError, OverflowError):
-        whole = False
-    if not whole or int(float(value)) < lo or (hi is not None and int(float(value)) > hi):
-        raise BadInput(name, value, allowed)
-    return int(float(value))
+    number = _number(value)
+    if not number.is_integer() or number < lo or (hi is not None and number > hi):
+        bounds = f'from {lo} to {hi:,}' if hi is not None else f'of at least {lo}'
+        raise BadInput(name, value, f'a whole number {bounds}')
+    return int(number)
 
 # %% ../nbs/00_core.ipynb #7732c171
 def check_float(
@@ -74,20 +79,14 @@ def check_float(
     open_hi: bool = True,  # exclude `hi` itself
 ) -> float:  # the value as a float; BadInput otherwise
     "A finite number within bounds."
-    allowed = f"a finite number {'>' if open_lo else '>='} {lo:g}" + (
-        f" and {'<' if open_hi else '<='} {hi:g}" if hi < float('inf') else ''
-    )
-    try:
-        number = float('nan') if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        number = float('nan')
-    fits = (
-        np.isfinite(number)
-        and (number > lo if open_lo else number >= lo)
-        and (number < hi if open_hi else number <= hi)
-    )
-    if not fits:
-        raise BadInput(name, value, allowed)
+    number = _number(value)
+    above = number > lo if open_lo else number >= lo
+    below = number < hi if open_hi else number <= hi
+    if not (np.isfinite(number) and above and below):
+        bounds = f'{">" if open_lo else ">="} {lo:g}'
+        if hi < float('inf'):
+            bounds += f' and {"<" if open_hi else "<="} {hi:g}'
+        raise BadInput(name, value, f'a finite number {bounds}')
     return number
 
 # %% ../nbs/00_core.ipynb #3041de65
@@ -198,28 +197,22 @@ NUMERICS = 1  # version of the numbers; part of every cache key
 # %% ../nbs/00_core.ipynb #f24e9ad0
 def canonical(obj) -> str:  # JSON with sorted keys
     "The one text form of a config: dataclasses as dicts, sorted keys, no spaces; NaN is refused."
-    return json.dumps(
-        obj,
-        sort_keys=True,
-        separators=(',', ':'),
-        allow_nan=False,
-        default=lambda o: asdict(o) if is_dataclass(o) else str(o),
-    )
+    plain = lambda o: asdict(o) if is_dataclass(o) else str(o)
+    return json.dumps(obj, sort_keys=True, separators=(',', ':'), allow_nan=False, default=plain)
 
 # %% ../nbs/00_core.ipynb #858867a3
 def content_hash(obj) -> str:  # 16 hex digits
     "A short name for a config, equal exactly when the config is."
     return hashlib.sha256(canonical(obj).encode()).hexdigest()[:16]
 
-# %% ../nbs/00_core.ipynb #72209f56
+# %% ../nbs/00_core.ipynb #663225c3
 def file_sha(path: Path) -> str:  # 64 hex digits
     "SHA-256 of a file's bytes."
+    digest = hashlib.sha256()
     with open(path, 'rb') as f:
-        return (
-            hashlib.file_digest(f, 'sha256').hexdigest()
-            if hasattr(hashlib, 'file_digest')
-            else hashlib.sha256(f.read()).hexdigest()
-        )
+        while part := f.read(2**20):
+            digest.update(part)
+    return digest.hexdigest()
 
 # %% ../nbs/00_core.ipynb #5bc819a3
 def write_atomic(
@@ -256,11 +249,11 @@ def writable_dir(
 # %% ../nbs/00_core.ipynb #b3b8a46b
 def commit() -> str | None:  # hex, with '+' when the tree has uncommitted changes; None outside git
     "The commit of the tree this package runs from."
+    folder = str(Path(ambient_nb.__file__).parent)
 
     def git(*args):
-        return subprocess.run(
-            ['git', '-C', str(Path(ambient_nb.__file__).parent), *args], capture_output=True, text=True, check=True
-        ).stdout.strip()
+        done = subprocess.run(['git', '-C', folder, *args], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
 
     try:
         return git('rev-parse', 'HEAD') + ('+' if git('status', '--porcelain') else '')
@@ -271,16 +264,12 @@ def commit() -> str | None:  # hex, with '+' when the tree has uncommitted chang
 def provenance(device: torch.device | str = 'cpu') -> dict:  # JSON-able: versions, hardware, commit
     "What ran a number: recorded beside it, never part of a cache key."
     device = torch.device(device)
-    hardware = (
-        torch.cuda.get_device_name(device)
-        if device.type == 'cuda'
-        else f'{platform.machine()} CPU, {torch.get_num_threads()} threads of {os.cpu_count()}'
-    )
+    cpu = f'{platform.machine()} CPU, {torch.get_num_threads()} threads of {os.cpu_count()}'
     return dict(
         python=platform.python_version(),
         torch=torch.__version__,
         numpy=np.__version__,
-        hardware=hardware,
+        hardware=torch.cuda.get_device_name(device) if device.type == 'cuda' else cpu,
         system=platform.system(),
         commit=commit(),
     )
@@ -296,13 +285,5 @@ def progress(
     "A progress bar, silent under AMBIENT_NB_PROGRESS=0."
     from tqdm.auto import tqdm
 
-    return tqdm(
-        items,
-        total=total,
-        desc=desc,
-        initial=start,
-        disable=os.environ.get('AMBIENT_NB_PROGRESS') == '0',
-        mininterval=0.5,
-        leave=False,
-        file=sys.stderr,
-    )
+    silent, look = os.environ.get('AMBIENT_NB_PROGRESS') == '0', dict(mininterval=0.5, leave=False, file=sys.stderr)
+    return tqdm(items, total=total, desc=desc, initial=start, disable=silent, **look)

@@ -33,10 +33,11 @@ class Precond(nn.Module):
         sigma_max: float = math.inf,  # and the largest
     ):
         super().__init__()
-        self.model, self.sigma_min = net, check_float('sigma_min', sigma_min, 0)
-        self.sigma_max = (
-            sigma_max if sigma_max == math.inf else check_float('sigma_max', sigma_max, self.sigma_min, open_lo=True)
-        )
+        self.model = net
+        self.sigma_min = check_float('sigma_min', sigma_min, 0)
+        if sigma_max != math.inf:
+            sigma_max = check_float('sigma_max', sigma_max, self.sigma_min, open_lo=True)
+        self.sigma_max = sigma_max
 
     def coefficients(self, sigma: torch.Tensor) -> Coefficients:  # levels > 0 of any shape -> four of the same
         "The four coefficients at some levels."
@@ -51,8 +52,9 @@ class Precond(nn.Module):
 
     @staticmethod
     def with_mask(
-        x: torch.Tensor, mask: torch.Tensor | None
-    ) -> torch.Tensor:  # (B,C,H,W) and the mask of `forward` -> (B,C+k,H,W)
+        x: torch.Tensor,  # (B,C,H,W)
+        mask: torch.Tensor | None,  # that of `forward`
+    ) -> torch.Tensor:  # (B,C+k,H,W)
         "What the network is shown: the image, and behind it which pixels of it are seen."
         if mask is None:
             return x
@@ -66,8 +68,7 @@ class Precond(nn.Module):
         sigma: torch.Tensor,  # (B,) or a number, > 0
         labels: torch.Tensor | None = None,  # (B,label_dim) one-hot, or None
         augment_labels: torch.Tensor | None = None,  # (B,augment_dim), or None
-        mask: torch.Tensor
-        | None = None,  # (B or 1,k,H,W) which pixels of x are seen, for a network with k more input channels, or None
+        mask: torch.Tensor | None = None,  # (B or 1,k,H,W) which pixels of x are seen; for a network with k more inputs
     ) -> torch.Tensor:  # (B,C,H,W) float32, the posterior mean it believes in
         "Denoise."
         x = x.to(torch.float32)
@@ -145,7 +146,8 @@ class iDDPMPrecond(Precond):
 
     def nearest(self, sigma):  # levels -> their numbers j, same shape
         "The number of the nearest level; never that of 0."
-        return (sigma.flatten()[:, None] - self.u[:-1].to(sigma)).abs().argmin(1).reshape(sigma.shape)
+        apart = sigma.flatten()[:, None] - self.u[:-1].to(sigma)
+        return apart.abs().argmin(1).reshape(sigma.shape)
 
     def round_sigma(self, sigma):
         sigma = torch.as_tensor(sigma)

@@ -67,11 +67,10 @@ def blurred(
 ) -> torch.Tensor:  # (B,C,H,W)
     "Gaussian blur with edges that wrap around."
     height, width = x.shape[-2:]
-    squared = (
-        torch.fft.fftfreq(height, dtype=torch.float64)[:, None] ** 2
-        + torch.fft.rfftfreq(width, dtype=torch.float64) ** 2
-    )
-    return torch.fft.irfft2(torch.fft.rfft2(x) * torch.exp(-2 * math.pi**2 * s**2 * squared).to(x), s=(height, width))
+    along_h = torch.fft.fftfreq(height, dtype=torch.float64)[:, None]
+    along_w = torch.fft.rfftfreq(width, dtype=torch.float64)
+    damping = torch.exp(-2 * math.pi**2 * s**2 * (along_h**2 + along_w**2)).to(x)
+    return torch.fft.irfft2(torch.fft.rfft2(x) * damping, s=(height, width))
 
 # %% ../nbs/04a_measurements.ipynb #a13a4e5f
 @dataclass(frozen=True)

@@ -59,10 +59,8 @@ class MixtureDenoiser:
         variances: torch.Tensor,  # (K,) >= 0 where components are round, or covariances (K,d,d)
         weights: torch.Tensor | None = None,  # (K,) > 0, made to sum to 1; None for equal ones
     ):
-        self.means, variances = (
-            torch.as_tensor(means, dtype=torch.float64),
-            torch.as_tensor(variances, dtype=torch.float64),
-        )
+        self.means = torch.as_tensor(means, dtype=torch.float64)
+        variances = torch.as_tensor(variances, dtype=torch.float64)
         if self.means.ndim < 2 or not self.means.numel() or not self.means.isfinite().all():
             raise BadInput('means', tuple(self.means.shape), 'finite, of shape (K,…) with K >= 1')
         K, d = self.means.flatten(1).shape
@@ -103,10 +101,10 @@ class MixtureDenoiser:
         "Denoise; float64 inside, the dtype of `x` outside."
         logs, shifts = self.components(x, sigma)
         r = logs.softmax(1)[..., None]
-        shifts = r * shifts
-        shift = (
-            shifts.sum(1) if self.vectors is None else torch.einsum('bke,kde->bd', shifts, self.vectors.to(x.device))
-        )
+        if self.vectors is None:
+            shift = (r * shifts).sum(1)
+        else:
+            shift = torch.einsum('bke,kde->bd', r * shifts, self.vectors.to(x.device))
         return ((r * self.means.flatten(1).to(x.device)).sum(1) + shift).reshape(x.shape).to(x.dtype)
 
 # %% ../nbs/07a_oracles.ipynb #5fddacdf
@@ -120,28 +118,28 @@ class EmpiricalDenoiser:
     def __init__(
         self,
         images: torch.Tensor,  # (N,C,H,W) in [-1,1], float; not copied when large
-        labels: torch.Tensor
-        | None = None,  # (N,) whole numbers >= 0, the class of each; None for a denoiser without classes
+        labels: torch.Tensor | None = None,  # (N,) whole numbers >= 0, the class of each; None for no classes
         chunk: int = 8192,  # training images in a matrix product
     ):
         if images.ndim != 4 or not len(images) or not images.is_floating_point():
             raise BadInput('images', f'{images.dtype} {tuple(images.shape)}', 'float, of shape (N,C,H,W) with N >= 1')
         self.shape, self.chunk = images.shape[1:], check_int('chunk', chunk, 1)
-        self.images = images.flatten(1) if images.dtype in (torch.float32, torch.float64) else images.flatten(1).float()
+        flat = images.flatten(1)
+        self.images = flat if flat.dtype in (torch.float32, torch.float64) else flat.float()
         self.half_norms = torch.cat([part.double().square().sum(1) / 2 for part in self.images.split(self.chunk)])
         if not self.half_norms.isfinite().all():
             raise BadInput('images', 'NaN or infinite', 'finite')
         self.reach = (2 * self.half_norms.max()).sqrt()  # the largest norm
         self.small = self.images.double() if self.images.numel() <= EXACT else None
-        self.classes = None if labels is None else torch.as_tensor(labels, device=images.device)
-        if labels is not None and (
-            tuple(self.classes.shape) != (len(images),) or self.classes.is_floating_point() or self.classes.min() < 0
-        ):
-            raise BadInput(
-                'labels',
-                f'{self.classes.dtype} {tuple(self.classes.shape)}',
-                f'({len(images)},) whole numbers >= 0, one class for each image',
-            )
+        self.classes = None if labels is None else self.check_classes(torch.as_tensor(labels, device=images.device))
+
+    def check_classes(self, classes):  # (N,)
+        "Classes, one for each image."
+        n, shape = len(self.images), tuple(classes.shape)
+        if shape != (n,) or classes.is_floating_point() or classes.min() < 0:
+            allowed = f'({n},) whole numbers >= 0, one class for each image'
+            raise BadInput('labels', f'{classes.dtype} {shape}', allowed)
+        return classes
 
     def outside(
         self,
@@ -166,17 +164,12 @@ class EmpiricalDenoiser:
     ) -> tuple:  # numbers of the images that need float64, and (B,N) exponents of the others or None
         "Which images need float64, from one product in the precision of the data."
         narrow = flat.to(self.images.dtype)
-        exponents = (
-            torch.cat([narrow @ part.T for part in self.images.split(self.chunk)], 1)
-            .double()
-            .sub_(self.half_norms)
-            .div_(variance)
-        )
+        products = torch.cat([narrow @ part.T for part in self.images.split(self.chunk)], 1)
+        exponents = products.double().sub_(self.half_norms).div_(variance)
         if outside is not None:
             exponents.masked_fill_(outside, -math.inf)
-        off = (
-            (flat.shape[1] + 2) * torch.finfo(narrow.dtype).eps * flat.norm(dim=1, keepdim=True) * self.reach / variance
-        )
+        gamma = (flat.shape[1] + 2) * torch.finfo(narrow.dtype).eps
+        off = gamma * flat.norm(dim=1, keepdim=True) * self.reach / variance
         best = exponents.detach().topk(min(len(self.half_norms), max(1, EXACT // (flat.numel() or 1))), 1)
         in_play = best.values[:, :1] - 2 * off - math.log(len(self.half_norms) * 1e16)
         picked = best.indices[best.values >= in_play].unique()
@@ -189,10 +182,13 @@ class EmpiricalDenoiser:
         flat: torch.Tensor,  # (B,d) float64 noisy images
         variance: torch.Tensor,  # (B,1) float64, sigma^2
         outside: torch.Tensor | None = None,  # (B,N) of `outside`
-    ) -> tuple:  # numbers of some images, those in float64, their weights (B,k); weights of all others (B,N), or None where they are 0
-        "Posterior probabilities, split by the precision they need."
-        picked, crowd = (slice(None), None) if self.small is not None else self.screen(flat, variance, outside)
-        near = self.small if self.small is not None else self.images[picked].double()
+    ) -> tuple:  # numbers of some images, these in float64, their weights (B,k); the weights of all others (B,N)
+        "Posterior probabilities, split by the precision they need; None for others whose weights are 0."
+        if self.small is not None:
+            picked, crowd, near = slice(None), None, self.small
+        else:
+            picked, crowd = self.screen(flat, variance, outside)
+            near = self.images[picked].double()
         exponents = (flat @ near.T - self.half_norms[picked]) / variance
         if outside is not None:
             exponents = exponents.masked_fill(outside[:, picked], -math.inf)
@@ -203,11 +199,10 @@ class EmpiricalDenoiser:
         total = few.sum(1, True) + many.sum(1, True, dtype=torch.float64)
         return picked, near, few / total, many / total.to(many.dtype)
 
-    def blocks(
-        self, x, sigma, labels
-    ):  # noisy images, levels and classes -> arguments of `posterior`, a block of rows at a time
+    def blocks(self, x, sigma, labels):  # as in `weights` -> arguments of `posterior`, a block of rows at a time
         "Cut the batch so that memory does not grow with it."
-        flat, outside, rows = x.flatten(1).double(), self.outside(labels), max(1, PAIRS // len(self.half_norms))
+        flat, outside = x.flatten(1).double(), self.outside(labels)
+        rows = max(1, PAIRS // len(self.half_norms))
         variance = bcast(sigma, flat).expand(len(flat), 1) ** 2
         if not (variance > 0).all():
             raise BadInput('sigma', variance.min().sqrt().item(), 'above 0')

@@ -13,6 +13,11 @@ import torch
 from .core import BadInput, check_float, check_int
 
 # %% ../nbs/03_schedules.ipynb #bdaa2d9e
+def _down_to_zero(sigmas: torch.Tensor) -> torch.Tensor:  # (n,) -> (n+1,)
+    "Levels and the final zero."
+    return torch.cat([sigmas, sigmas.new_zeros(1)])
+
+# %% ../nbs/03_schedules.ipynb #ac455195
 def edm_sigmas(
     steps: int,  # number of levels before the final zero, >= 2
     sigma_min: float = 0.002,  # last level before zero, > 0
@@ -20,14 +25,13 @@ def edm_sigmas(
     rho: float = 7.0,  # > 0; 7 spends most steps at low noise
 ) -> torch.Tensor:  # (steps+1,), float64, falling, ends in 0
     "The noise levels that EDM's sampler visits."
-    steps, sigma_max = check_int('steps', steps, 2), check_float('sigma_max', sigma_max, 0, open_lo=True)
-    sigma_min, rho = (
-        check_float('sigma_min', sigma_min, 0, sigma_max, open_lo=True),
-        check_float('rho', rho, 0, open_lo=True),
-    )
+    steps = check_int('steps', steps, 2)
+    sigma_max = check_float('sigma_max', sigma_max, 0, open_lo=True)
+    sigma_min = check_float('sigma_min', sigma_min, 0, sigma_max, open_lo=True)
+    rho = check_float('rho', rho, 0, open_lo=True)
+    start, end = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
     ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
-    sigmas = (sigma_max ** (1 / rho) + ramp * (sigma_min ** (1 / rho) - sigma_max ** (1 / rho))) ** rho
-    return torch.cat([sigmas, torch.zeros(1, dtype=torch.float64)])
+    return _down_to_zero((start + ramp * (end - start)) ** rho)
 
 # %% ../nbs/03_schedules.ipynb #b231c3f1
 @dataclass(frozen=True)
@@ -46,7 +50,9 @@ class LogNormal:
 
     def share_above(self, sigma: float) -> float:  # in [0,1]
         "P(level >= sigma): the share of training that a threshold at sigma leaves above it."
-        return 1.0 if sigma <= 0 else 0.5 * math.erfc((math.log(sigma) - self.P_mean) / (self.P_std * math.sqrt(2)))
+        if sigma <= 0:
+            return 1.0
+        return 0.5 * math.erfc((math.log(sigma) - self.P_mean) / (self.P_std * math.sqrt(2)))
 
 # %% ../nbs/03_schedules.ipynb #859769dc
 def _float64(value) -> torch.Tensor:  # tensors as they are, numbers in float64
@@ -76,9 +82,8 @@ class VPSchedule:
 
     def time(self, sigma) -> torch.Tensor:  # levels -> times, any shape
         "When a level is reached."
-        return (
-            (self.beta_min**2 + 2 * self.beta_d * (1 + _float64(sigma).square()).log()).sqrt() - self.beta_min
-        ) / self.beta_d
+        grown = (1 + _float64(sigma).square()).log()
+        return ((self.beta_min**2 + 2 * self.beta_d * grown).sqrt() - self.beta_min) / self.beta_d
 
     @classmethod
     def between(
@@ -88,18 +93,13 @@ class VPSchedule:
         epsilon_s: float = 1e-3,  # in (0,1)
     ) -> 'VPSchedule':  # BadInput where none exists
         "The schedule that passes through two levels."
-        sigma_max, e = (
-            check_float('sigma_max', sigma_max, 0, open_lo=True),
-            check_float('epsilon_s', epsilon_s, 0, 1, open_lo=True),
-        )
+        sigma_max = check_float('sigma_max', sigma_max, 0, open_lo=True)
+        e = check_float('epsilon_s', epsilon_s, 0, 1, open_lo=True)
         low, high = math.log1p(sigma_min**2), math.log1p(sigma_max**2)
         least, most = (math.sqrt(math.expm1(high * k)) for k in (e**2, e))
         if not least <= sigma_min < most:
-            raise BadInput(
-                'sigma_min',
-                sigma_min,
-                f'from {least:.3g} to {most:.3g}, the levels that VP can have at time {e:g} when it ends at {sigma_max:g}',
-            )
+            reach = f'the levels that VP can have at time {e:g} when it ends at {sigma_max:g}'
+            raise BadInput('sigma_min', sigma_min, f'from {least:.3g} to {most:.3g}, {reach}')
         beta_d = 2 * (high - low / e) / (1 - e)
         return cls(beta_d, max(high - beta_d / 2, 0.0))
 
@@ -145,19 +145,12 @@ def vp_sigmas(
     epsilon_s: float = 1e-3,  # time of the last level, in (0,1)
 ) -> torch.Tensor:  # (steps+1,), float64, falling, ends in 0
     "The noise levels of the VP sampler: even steps in time."
-    own, steps = VPSchedule(), check_int('steps', steps, 2)
-    schedule = (
-        own
-        if sigma_min is None and sigma_max is None
-        else VPSchedule.between(
-            own.sigma(epsilon_s).item() if sigma_min is None else sigma_min,
-            own.sigma(1).item() if sigma_max is None else sigma_max,
-            epsilon_s,
-        )
-    )
-    return torch.cat(
-        [schedule.sigma(torch.linspace(1, epsilon_s, steps, dtype=torch.float64)), torch.zeros(1, dtype=torch.float64)]
-    )
+    schedule, steps = VPSchedule(), check_int('steps', steps, 2)
+    if sigma_min is not None or sigma_max is not None:
+        low = schedule.sigma(epsilon_s).item() if sigma_min is None else sigma_min
+        high = schedule.sigma(1).item() if sigma_max is None else sigma_max
+        schedule = VPSchedule.between(low, high, epsilon_s)
+    return _down_to_zero(schedule.sigma(torch.linspace(1, epsilon_s, steps, dtype=torch.float64)))
 
 # %% ../nbs/03_schedules.ipynb #4e5ef869
 def ve_sigmas(
@@ -166,11 +159,10 @@ def ve_sigmas(
     sigma_max: float = 100.0,  # first level
 ) -> torch.Tensor:  # (steps+1,), float64, falling, ends in 0
     "The noise levels of the VE sampler: a geometric sequence."
-    steps, sigma_max = check_int('steps', steps, 2), check_float('sigma_max', sigma_max, 0, open_lo=True)
+    steps = check_int('steps', steps, 2)
+    sigma_max = check_float('sigma_max', sigma_max, 0, open_lo=True)
     ratio = check_float('sigma_min', sigma_min, 0, sigma_max, open_lo=True) / sigma_max
-    return torch.cat(
-        [sigma_max * ratio ** torch.linspace(0, 1, steps, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)]
-    )
+    return _down_to_zero(sigma_max * ratio ** torch.linspace(0, 1, steps, dtype=torch.float64))
 
 # %% ../nbs/03_schedules.ipynb #297cfb28
 def iddpm_levels(
@@ -179,12 +171,11 @@ def iddpm_levels(
     C_2: float = 0.008,  # offset of the cosine, > 0
 ) -> torch.Tensor:  # (M+1,), float64, falling, ends in 0
     "The noise levels that iDDPM knows."
-    M, C_1, C_2 = (
-        check_int('M', M, 2),
-        check_float('C_1', C_1, 0, 1, open_lo=True),
-        check_float('C_2', C_2, 0, open_lo=True),
-    )
-    alphas, u = [math.sin(math.pi / 2 * j / M / (C_2 + 1)) ** 2 for j in range(M + 1)], [0.0]
+    M = check_int('M', M, 2)
+    C_1 = check_float('C_1', C_1, 0, 1, open_lo=True)
+    C_2 = check_float('C_2', C_2, 0, open_lo=True)
+    alphas = [math.sin(math.pi / 2 * j / M / (C_2 + 1)) ** 2 for j in range(M + 1)]
+    u = [0.0]
     for j in range(M, 0, -1):
         u.append(math.sqrt((u[-1] ** 2 + 1) / max(alphas[j - 1] / alphas[j], C_1) - 1))
     return torch.tensor(u[::-1], dtype=torch.float64)
@@ -202,13 +193,10 @@ def iddpm_sigmas(
     u = iddpm_levels(M, C_1, C_2)[:-1]
     u = u[(u >= check_float('sigma_min', sigma_min, 0)) & (u <= check_float('sigma_max', sigma_max, 0, open_lo=True))]
     if len(u) < 2:
-        raise BadInput(
-            'sigma_max', sigma_max, f'such that iDDPM has two levels or more between sigma_min={sigma_min:g} and it'
-        )
-    picked = (
-        (torch.linspace(0, len(u) - 1, check_int('steps', steps, 2, len(u)), dtype=torch.float64) + 0.5).floor().long()
-    )
-    return torch.cat([u[picked], torch.zeros(1, dtype=torch.float64)])
+        allowed = f'such that iDDPM has two levels or more between sigma_min={sigma_min:g} and it'
+        raise BadInput('sigma_max', sigma_max, allowed)
+    places = torch.linspace(0, len(u) - 1, check_int('steps', steps, 2, len(u)), dtype=torch.float64)
+    return _down_to_zero(u[(places + 0.5).floor().long()])
 
 # %% ../nbs/03_schedules.ipynb #61e2c3c0
 DISCRETIZATIONS = dict(vp=vp_sigmas, ve=ve_sigmas, iddpm=iddpm_sigmas, edm=edm_sigmas)
@@ -228,9 +216,8 @@ class VPLaw:
 
     def sigma(self, u: torch.Tensor) -> torch.Tensor:  # standard normal draws -> levels, any shape
         "Levels from standard normal draws."
-        return VPSchedule(self.beta_d, self.beta_min).sigma(
-            self.epsilon_t + (1 - self.epsilon_t) * torch.special.ndtr(u)
-        )
+        t = self.epsilon_t + (1 - self.epsilon_t) * torch.special.ndtr(u)
+        return VPSchedule(self.beta_d, self.beta_min).sigma(t)
 
     def share_above(self, sigma: float) -> float:  # in [0,1]
         "P(level >= sigma)."
@@ -246,9 +233,8 @@ class VELaw:
     sigma_max: float = 100.0  # largest level
 
     def __post_init__(self):
-        check_float(
-            'sigma_min', self.sigma_min, 0, check_float('sigma_max', self.sigma_max, 0, open_lo=True), open_lo=True
-        )
+        most = check_float('sigma_max', self.sigma_max, 0, open_lo=True)
+        check_float('sigma_min', self.sigma_min, 0, most, open_lo=True)
 
     def sigma(self, u: torch.Tensor) -> torch.Tensor:  # standard normal draws -> levels, any shape
         "Levels from standard normal draws."
@@ -256,11 +242,10 @@ class VELaw:
 
     def share_above(self, sigma: float) -> float:  # in [0,1]
         "P(level >= sigma)."
-        return (
-            1.0
-            if sigma <= 0
-            else min(max(math.log(self.sigma_max / sigma) / math.log(self.sigma_max / self.sigma_min), 0.0), 1.0)
-        )
+        if sigma <= 0:
+            return 1.0
+        share = math.log(self.sigma_max / sigma) / math.log(self.sigma_max / self.sigma_min)
+        return min(max(share, 0.0), 1.0)
 
 # %% ../nbs/03_schedules.ipynb #9801bef0
 @dataclass(frozen=True)

@@ -26,28 +26,24 @@ class Estimate:
 
     def __post_init__(self):
         check_choice('over', self.over, ('images', 'seeds'))
-        numbers = [self.value] if self.lo is None and self.hi is None else [self.lo, self.value, self.hi]
+        numbers = [self.lo, self.value, self.hi] if (self.lo, self.hi) != (None, None) else [self.value]
         if None in numbers or not np.isfinite(numbers).all() or numbers != sorted(numbers):
-            raise BadInput(
-                'Estimate', (self.value, self.lo, self.hi), 'finite numbers with lo <= value <= hi, or both bounds None'
-            )
+            allowed = 'finite numbers with lo <= value <= hi, or both bounds None'
+            raise BadInput('Estimate', (self.value, self.lo, self.hi), allowed)
 
     def __format__(self, spec: str) -> str:  # "54.1 [51.0, 57.2]"; a spec such as ".1%" is applied to each number
         half = (self.hi - self.lo) / 2 if self.lo is not None else 0
-        spec = spec or (f'.{max(0, 1 - int(np.floor(np.log10(half))))}f' if half else '.3g')
-        return format(self.value, spec) + (f' [{self.lo:{spec}}, {self.hi:{spec}}]' if self.lo is not None else '')
+        digits = max(0, 1 - int(np.floor(np.log10(half)))) if half else 0
+        spec = spec or (f'.{digits}f' if half else '.3g')
+        bounds = f' [{self.lo:{spec}}, {self.hi:{spec}}]' if self.lo is not None else ''
+        return f'{self.value:{spec}}{bounds}'
 
     def __str__(self) -> str:
         return format(self)
 
     def __rmul__(self, factor: float) -> 'Estimate':  # 100 * share is a percentage
-        return Estimate(
-            factor * self.value,
-            *((None, None) if self.lo is None else sorted((factor * self.lo, factor * self.hi))),
-            self.n,
-            self.over,
-            self.level,
-        )
+        bounds = (None, None) if self.lo is None else sorted((factor * self.lo, factor * self.hi))
+        return Estimate(factor * self.value, *bounds, self.n, self.over, self.level)
 
     def to_dict(self) -> dict:  # JSON-able
         return asdict(self)
@@ -65,10 +61,13 @@ def wilson(
     "A share with Wilson's score interval."
     n = check_int('n', n, 1)
     k = check_int('k', k, 0, n)
-    z, p = NormalDist().inv_cdf((1 + check_float('level', level, 0, 1, open_lo=True)) / 2), k / n
-    centre, half = p + z**2 / (2 * n), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    lo, hi = (centre - half) / (1 + z**2 / n), (centre + half) / (1 + z**2 / n)
-    return Estimate(p, float(lo) if k else 0.0, float(hi) if k < n else 1.0, n, level=level)
+    p = k / n
+    z = NormalDist().inv_cdf((1 + check_float('level', level, 0, 1, open_lo=True)) / 2)
+    centre = p + z**2 / (2 * n)
+    half = z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    lo = float((centre - half) / (1 + z**2 / n)) if k else 0.0
+    hi = float((centre + half) / (1 + z**2 / n)) if k < n else 1.0
+    return Estimate(p, lo, hi, n, level=level)
 
 # %% ../nbs/01_stats.ipynb #8fec76a2
 def bootstrap(
@@ -83,11 +82,11 @@ def bootstrap(
     values = np.asarray(values, dtype=np.float64)
     if values.ndim == 0 or len(values) == 0 or not np.isfinite(values).all():
         raise BadInput('values', f'an array of shape {values.shape}', 'at least one row, all finite')
-    n, tail = len(values), (1 - check_float('level', level, 0, 1, open_lo=True)) / 2
-    draws = [
-        float(statistic(values[torch.randint(n, (n,), generator=generator).numpy()]))
-        for _ in range(check_int('n_boot', n_boot, 10))
-    ]
+    n, draws = len(values), []
+    tail = (1 - check_float('level', level, 0, 1, open_lo=True)) / 2
+    for _ in range(check_int('n_boot', n_boot, 10)):
+        rows = torch.randint(n, (n,), generator=generator).numpy()
+        draws.append(float(statistic(values[rows])))
     value = float(statistic(values))
     lo, hi = np.quantile(draws, [tail, 1 - tail])
     return Estimate(value, min(float(lo), value), max(float(hi), value), n, level=level)
@@ -100,7 +99,8 @@ def over_seeds(
     "A mean over seeds with Student's t interval, k-1 degrees of freedom."
     from scipy.special import stdtrit
 
-    values, level = np.atleast_1d(np.asarray(values, dtype=np.float64)), check_float('level', level, 0, 1, open_lo=True)
+    level = check_float('level', level, 0, 1, open_lo=True)
+    values = np.atleast_1d(np.asarray(values, dtype=np.float64))
     if values.ndim != 1 or len(values) == 0 or not np.isfinite(values).all():
         raise BadInput('values', values.tolist(), 'a list of at least one finite number, one per seed')
     k, mean = len(values), float(values.mean())
@@ -116,7 +116,8 @@ def paired(
     level: float = 0.95,  # coverage aimed at, in (0, 1)
 ) -> Estimate:  # the mean of a - b, over seeds
     "The difference of two methods, seed by seed."
-    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    a = np.asarray(a, dtype=np.float64)
+    b = np.asarray(b, dtype=np.float64)
     if a.shape != b.shape:
         raise BadInput('b', b.shape, f'of shape {a.shape}, one value for each of the seeds of a')
     return over_seeds(a - b, level)

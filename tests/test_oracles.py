@@ -1,13 +1,13 @@
-"Closed-form denoisers against integrals, brute force in float64, and one another."
+"Closed-form denoisers: what a sampler makes of them, and large sets however they are cut; the rest is beside the code."
 
 import statistics
 import time
 
 import pytest
 import torch
-from ambient_nb.core import BadInput, rng
+from ambient_nb.core import rng
 from ambient_nb.data import digits, read_zip, to_float
-from ambient_nb.oracles import EXACT, EmpiricalDenoiser, GaussianDenoiser, MixtureDenoiser
+from ambient_nb.oracles import EXACT, EmpiricalDenoiser, GaussianDenoiser
 from ambient_nb.sampling import heun
 from ambient_nb.schedules import edm_sigmas
 
@@ -29,19 +29,6 @@ def covariance(d, name='cov'):
     return a @ a.T / d + 0.05 * torch.eye(d, dtype=F64)
 
 
-def test_gaussian_is_the_regression_of_clean_on_noisy():
-    C, mean = covariance(6), normal(6, name='mean')
-    x = normal(5, 6)
-    expected = mean + (x - mean) @ torch.linalg.solve(C + 0.49 * torch.eye(6, dtype=F64), C)
-    torch.testing.assert_close(GaussianDenoiser(mean, C)(x, 0.7), expected, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(
-        GaussianDenoiser(mean.reshape(1, 2, 3), C)(x.reshape(5, 1, 2, 3), torch.full((5,), 0.7, dtype=F64)),
-        expected.reshape(5, 1, 2, 3),
-        rtol=1e-12,
-        atol=1e-12,
-    )
-
-
 def test_heun_reproduces_a_gaussian():
     "Mean and covariance; what is left falls with the square of the steps, as Heun's error does."
     C, mean, errors = covariance(5), normal(5, name='mean'), []
@@ -54,75 +41,6 @@ def test_heun_reproduces_a_gaussian():
         errors.append(((last.x.T.cov() - C).norm() / C.norm()).item())
     assert errors[1] < 5e-3 and errors[0] > 3.5 * errors[1]
     assert (last.x.mean(0) - mean).norm() < 0.03 * mean.norm()  # the start at sigma 80 is not centred on the mean
-
-
-@pytest.mark.parametrize('sigma', [0.05, 0.3, 1.0, 5.0])
-def test_mixture_is_the_integral(sigma):
-    means, variances, weights = (-1.0, 0.3, 1.2), (0.04, 0.01, 0.09), (0.3, 0.5, 0.2)
-    x, x0 = torch.linspace(-2.5, 2.5, 101, dtype=F64)[:, None], torch.linspace(-4, 4, 40_001, dtype=F64)
-    prior = sum(w / v**0.5 * torch.exp(-((x0 - m) ** 2) / (2 * v)) for m, v, w in zip(means, variances, weights))
-    joint = prior * torch.softmax(-((x - x0) ** 2) / (2 * sigma**2), 1)
-    got = MixtureDenoiser([[m] for m in means], variances, weights)(x, sigma)
-    torch.testing.assert_close(got[:, 0], (joint * x0).sum(1) / joint.sum(1), rtol=1e-9, atol=1e-9)
-
-
-def test_mixture_of_one_is_a_gaussian():
-    C, mean, x = covariance(4), normal(4, name='mean'), 3 * normal(7, 4)
-    torch.testing.assert_close(
-        MixtureDenoiser(mean[None], C[None])(x, 0.6), GaussianDenoiser(mean, C)(x, 0.6), rtol=1e-12, atol=1e-12
-    )
-    torch.testing.assert_close(
-        MixtureDenoiser(mean[None], [0.3])(x, 0.6),
-        GaussianDenoiser(mean, 0.3 * torch.eye(4))(x, 0.6),
-        rtol=1e-6,
-        atol=1e-6,
-    )
-
-
-def test_covariances_and_variances_agree():
-    means, x = normal(3, 4, name='means'), normal(6, 4)
-    round_ones = torch.tensor([0.1, 0.2, 0.3], dtype=F64)
-    full = round_ones[:, None, None] * torch.eye(4, dtype=F64)
-    torch.testing.assert_close(
-        MixtureDenoiser(means, round_ones, [1, 2, 3])(x, 0.5),
-        MixtureDenoiser(means, full, [1, 2, 3])(x, 0.5),
-        rtol=1e-12,
-        atol=1e-12,
-    )
-
-
-@pytest.mark.parametrize('sigma', [0.002, 0.3, 2.0, 80.0])
-def test_empirical_is_a_mixture_of_points(sigma):
-    x = X[:5].double() + sigma * normal(5, 1, 8, 8)
-    images = X[:100].double()
-    torch.testing.assert_close(
-        EmpiricalDenoiser(images)(x, sigma), MixtureDenoiser(images, torch.zeros(100))(x, sigma), rtol=1e-9, atol=1e-9
-    )
-
-
-def test_double_tweedie_identity():
-    "notation A.4 T3: the denoiser of the clean law from the one of the noisy copies."
-    sigma_n, means, variances, weights = 0.7, [[-1.0], [0.8]], torch.tensor([0.05, 0.2], dtype=F64), [0.4, 0.6]
-    clean, copies, x = (
-        MixtureDenoiser(means, variances, weights),
-        MixtureDenoiser(means, variances + sigma_n**2, weights),
-        torch.linspace(-6, 6, 241, dtype=F64)[:, None],
-    )
-    for sigma in (0.8, 1.0, 2.0, 5.0):
-        a = 1 - sigma_n**2 / sigma**2
-        assert ((copies(x, (sigma**2 - sigma_n**2) ** 0.5) - (1 - a) * x) / a - clean(x, sigma)).abs().max() < 1e-12
-
-
-def test_ve_and_vp_forms_agree():
-    "notation B.4: softmax over alpha x_i at VP level sqrt(1 - alpha^2), or over x_i at VE level sqrt(1 - alpha^2) / alpha."
-    images = X[:80].double()
-    for alpha in (0.999, 0.9, 0.5, 0.05):
-        noise = (1 - alpha**2) ** 0.5
-        x = alpha * images[:6] + noise * normal(6, 1, 8, 8)
-        w = torch.softmax(-(x[:, None] - alpha * images).flatten(2).square().sum(2) / (2 * noise**2), 1)
-        torch.testing.assert_close(
-            EmpiricalDenoiser(images)(x / alpha, noise / alpha).flatten(1), w @ images.flatten(1), rtol=1e-9, atol=1e-9
-        )
 
 
 LARGE = torch.nn.functional.interpolate(
@@ -193,39 +111,6 @@ def test_gradients_pass_through():
                 D(x + 0.01 * direction, sigma).square().sum() - D(x - 0.01 * direction, sigma).square().sum()
             ) / 0.02
         assert abs((slope * direction).sum() - numeric) < 0.01 * abs(numeric) + 1e-4
-
-
-BAD = [
-    ('cov', lambda: GaussianDenoiser(torch.zeros(2), torch.eye(3))),
-    ('cov', lambda: GaussianDenoiser(torch.zeros(2), -torch.eye(2))),
-    ('cov', lambda: GaussianDenoiser(torch.zeros(2), torch.full((2, 2), float('nan')))),
-    ('cov', lambda: GaussianDenoiser(torch.zeros(2), torch.tensor([[1.0, 0.5], [0.0, 1.0]]))),
-    ('mean', lambda: GaussianDenoiser(torch.tensor([0.0, float('inf')]), torch.eye(2))),
-    ('means', lambda: MixtureDenoiser([], [])),
-    ('means', lambda: MixtureDenoiser([[float('nan')]], [1.0])),
-    ('variances', lambda: MixtureDenoiser([[0.0]], [-1.0])),
-    ('variances', lambda: MixtureDenoiser([[0.0]], [1.0, 2.0])),
-    ('weights', lambda: MixtureDenoiser([[0.0]], [1.0], [0.0])),
-    ('weights', lambda: MixtureDenoiser([[0.0]], [1.0], [0.5, 0.5])),
-    ('images', lambda: EmpiricalDenoiser(X[:0])),
-    ('images', lambda: EmpiricalDenoiser(X[0])),
-    ('images', lambda: EmpiricalDenoiser(X / 0)),
-    ('images', lambda: EmpiricalDenoiser(X.to(torch.uint8))),
-    ('chunk', lambda: EmpiricalDenoiser(X, chunk=0)),
-    ('labels', lambda: EmpiricalDenoiser(X, torch.zeros(3, dtype=torch.int64))),
-    ('labels', lambda: EmpiricalDenoiser(X, torch.zeros(1000))),
-    ('labels', lambda: EmpiricalDenoiser(X, -torch.ones(1000, dtype=torch.int64))),
-    ('labels', lambda: EmpiricalDenoiser(X[:3], torch.arange(3))(X[:1], 1.0, torch.eye(5)[4:])),
-    ('labels', lambda: EmpiricalDenoiser(X[:3], torch.arange(3))(X[:1], 1.0, torch.tensor([1]))),
-    ('sigma', lambda: EmpiricalDenoiser(X[:3])(X[:1], 0.0)),
-    ('sigma', lambda: EmpiricalDenoiser(X[:3])(X[:2], torch.ones(3))),
-]
-
-
-@pytest.mark.parametrize('name, bad', BAD)
-def test_bad_input(name, bad):
-    with pytest.raises(BadInput, match=f'^{name}='):
-        bad()
 
 
 @pytest.mark.slow

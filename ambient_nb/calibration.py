@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from .core import BadInput, check_choice, check_float, check_int
 from .memorization import is_memorized
-from .neighbours import nearest
+from .neighbours import nearest_exact as nearest
 from .stats import Estimate, wilson
 
 # %% ../nbs/14b_calibration.ipynb #618f6af5

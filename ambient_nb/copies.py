@@ -17,7 +17,7 @@ from .core import progress
 from .data import to_float
 from .features import Encoder, PixelEncoder
 from .memorization import is_memorized
-from .neighbours import nearest
+from .neighbours import nearest_exact as nearest
 from .sources import Pictures, features
 from .stats import Estimate, wilson
 

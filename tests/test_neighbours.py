@@ -1,4 +1,4 @@
-"The fast search: how often it looks, in how many parts, without faiss, on a GPU, on real images. The rest stands in its notebook."
+"The fast search: how often it looks, in how many parts, without faiss, on a GPU, on real images."
 
 import sys
 import time

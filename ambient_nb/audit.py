@@ -65,7 +65,7 @@ class Audit:
         return f'Audit: {self.verdict}'
 
     def _repr_html_(self):
-        return f'<style>{report.STYLE}</style><div class="audit" style="padding:8px">{verdict_html(self)}{numbers_html(self)}{pairs_html(self, self.rows().head(6))}</div>'
+        return f'<style>{report.CSS}</style><div class="audit" style="padding:8px">{verdict_html(self)}{numbers_html(self)}{pairs_html(self, self.rows().head(6))}</div>'
 
     @property
     def sets(self) -> dict[str, Pictures]:  # by the names that `audit` gives them
@@ -249,7 +249,7 @@ def numbers_html(audit: Audit) -> str:  # HTML
         )
 
     tested = [name for name in audit.sets if name != 'train']
-    return report.table(
+    return report.html_table(
         ['', *tested, 'what it is'],
         [[name, *(cell(name, m[s]) for s in tested), m['id']] for name, m in audit.metrics.items()],
     )
@@ -357,7 +357,7 @@ def audit_html(audit: Audit) -> str:  # a whole HTML document
         ),
         numbers_html(audit),
         '<h2>What was compared</h2>',
-        report.table(
+        report.html_table(
             ['set', 'source', 'images', 'size', 'SHA-256 of the pictures'],
             [
                 [name, p.source, f'{len(p):,}', 'x'.join(map(str, p.pixels.shape[1:])), p.sha]

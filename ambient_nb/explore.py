@@ -55,7 +55,7 @@ class Explorer:
             control.observe(self.update, 'value')
         self.widget = widgets.VBox(
             [
-                widgets.HTML(f'<style>{report.STYLE}</style>'),
+                widgets.HTML(f'<style>{report.CSS}</style>'),
                 self.verdict,
                 widgets.HBox([self.threshold, self.order, self.set, self.page]),
                 self.grid,
@@ -110,4 +110,4 @@ class Explorer:
 
     def _repr_html_(self):  # the panel as it stands, for a printed page
         lines = self.lines().iloc[(self.page.value - 1) * self.shown :][: self.shown]
-        return f'<style>{report.STYLE}</style><div class="audit" style="padding:8px">{verdict_html(self.audit)}{pairs_html(self.audit, lines)}<h2>Chosen</h2>{self.detail_html()}</div>'
+        return f'<style>{report.CSS}</style><div class="audit" style="padding:8px">{verdict_html(self.audit)}{pairs_html(self.audit, lines)}<h2>Chosen</h2>{self.detail_html()}</div>'

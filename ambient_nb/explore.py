@@ -9,8 +9,9 @@ __all__ = ['ORDERS', 'Explorer']
 import ipywidgets as widgets
 import pandas as pd
 from . import report
-from .audit import Audit, pairs_html, verdict_html
+from .audit import Audit
 from .core import check_int
+from .pages import pairs_html, verdict_html
 
 # %% ../nbs/19_explore.ipynb #31df3a7c
 ORDERS = {
@@ -30,8 +31,8 @@ class Explorer:
         *,
         shown: int = 12,  # samples on a page
     ):
-        self.original, self.audit, self.shown, self.chosen = audit, audit, check_int('shown', shown, 1, 96), None
-        tested = [name for name in audit.sets if name != 'train']
+        self.original = self.audit = audit
+        self.shown, self.chosen = check_int('shown', shown, 1, 96), None
         self.threshold = widgets.FloatSlider(
             audit.threshold,
             min=0.01,
@@ -41,27 +42,16 @@ class Explorer:
             readout_format='.2f',
             continuous_update=False,
         )
-        self.order, self.set = (
-            widgets.Dropdown(options=list(ORDERS), description='order'),
-            widgets.Dropdown(options=tested, description='images'),
-        )
+        self.order = widgets.Dropdown(options=list(ORDERS), description='order')
+        self.set = widgets.Dropdown(options=audit.tested, description='images')
         self.page = widgets.BoundedIntText(1, min=1, max=1, description='page')
-        self.verdict, self.grid, self.detail = (
-            widgets.HTML(),
-            widgets.Box(layout=widgets.Layout(flex_flow='row wrap')),
-            widgets.HTML(),
-        )
-        for control in (self.threshold, self.order, self.set, self.page):
+        self.verdict, self.detail = widgets.HTML(), widgets.HTML()
+        self.grid = widgets.Box(layout=widgets.Layout(flex_flow='row wrap'))
+        controls = [self.threshold, self.order, self.set, self.page]
+        for control in controls:
             control.observe(self.update, 'value')
-        self.widget = widgets.VBox(
-            [
-                widgets.HTML(f'<style>{report.STYLE}</style>'),
-                self.verdict,
-                widgets.HBox([self.threshold, self.order, self.set, self.page]),
-                self.grid,
-                self.detail,
-            ]
-        )
+        style = widgets.HTML(f'<style>{report.CSS}</style>')
+        self.widget = widgets.VBox([style, self.verdict, widgets.HBox(controls), self.grid, self.detail])
         self.update()
 
     def __repr__(self):
@@ -71,13 +61,14 @@ class Explorer:
         df, by = self.audit.rows(self.set.value), ORDERS[self.order.value]
         return df if by is None else df.sort_values(by[0], ascending=by[1], kind='stable')
 
+    def visible(self) -> pd.DataFrame:  # the lines on the page
+        return self.lines().iloc[(self.page.value - 1) * self.shown :][: self.shown]
+
     def update(self, change=None):  # after a control was moved
         self.audit = self.original.at(self.threshold.value)
-        lines = self.lines()
-        self.page.max = -(-len(lines) // self.shown)
-        visible = lines.iloc[(self.page.value - 1) * self.shown :][: self.shown]
+        self.page.max = -(-len(self.audit.sets[self.set.value]) // self.shown)
         self.verdict.value = f'<div class="audit">{verdict_html(self.audit)}</div>'
-        self.grid.children = tuple(self.tile(r) for r in visible.itertuples())
+        self.grid.children = tuple(self.tile(r) for r in self.visible().itertuples())
 
     def tile(self, r):  # one sample and the button that chooses it
         button = widgets.Button(
@@ -87,12 +78,8 @@ class Explorer:
             tooltip=r.name,
         )
         button.on_click(lambda _: self.choose(r.sample))
-        return widgets.VBox(
-            [
-                widgets.HTML(f'<div class="audit">{report.picture(self.audit.sets[r.set].pixels[r.sample])}</div>'),
-                button,
-            ]
-        )
+        image = report.picture(self.audit.sets[r.set].pixels[r.sample])
+        return widgets.VBox([widgets.HTML(f'<div class="audit">{image}</div>'), button])
 
     def choose(self, sample: int):  # its number in the set that is looked at
         self.chosen = (self.set.value, check_int('sample', sample, 0, len(self.audit.sets[self.set.value]) - 1))
@@ -102,12 +89,13 @@ class Explorer:
         if self.chosen is None:
             return '<p class="soft">Click a number to see what is near that sample.</p>'
         of, i = self.chosen
-        p, near = self.audit.sets[of], self.audit.neighbours(i, of, k=min(8, len(self.audit.train)))
-        pictures = [report.picture(p.pixels[i], p.names[i])] + [
-            report.picture(self.audit.train.pixels[r.position], f'{r.name}, d {r.d:.3g}') for r in near.itertuples()
-        ]
+        p, train = self.audit.sets[of], self.audit.train
+        near = self.audit.neighbours(i, of, k=min(8, len(train)))
+        pictures = [report.picture(p.pixels[i], p.names[i])]
+        pictures += [report.picture(train.pixels[r.position], f'{r.name}, d {r.d:.3g}') for r in near.itertuples()]
         return report.card(pictures, f'{of} image {i} and its nearest training images, from left to right')
 
     def _repr_html_(self):  # the panel as it stands, for a printed page
-        lines = self.lines().iloc[(self.page.value - 1) * self.shown :][: self.shown]
-        return f'<style>{report.STYLE}</style><div class="audit" style="padding:8px">{verdict_html(self.audit)}{pairs_html(self.audit, lines)}<h2>Chosen</h2>{self.detail_html()}</div>'
+        body = verdict_html(self.audit) + pairs_html(self.audit, self.visible())
+        body += f'<h2>Chosen</h2>{self.detail_html()}'
+        return f'<style>{report.CSS}</style><div class="audit" style="padding:8px">{body}</div>'

@@ -24,11 +24,8 @@ def same_kind(
 ) -> int:  # k, from 1 to N; BadInput otherwise
     "Can these be compared?"
     if queries.shape[1:] != base.shape[1:] or queries.dtype != base.dtype:
-        raise BadInput(
-            'queries',
-            f'{queries.dtype} {tuple(queries.shape)}',
-            f'{base.dtype} of shape (Q, {", ".join(map(str, base.shape[1:]))})',
-        )
+        wanted = f'{base.dtype} of shape (Q, {", ".join(map(str, base.shape[1:]))})'
+        raise BadInput('queries', f'{queries.dtype} {tuple(queries.shape)}', wanted)
     if queries.is_floating_point() and not (queries.isfinite().all() and base.isfinite().all()):
         raise BadInput('queries', 'not finite', 'finite features')
     return check_int('k', k, 1, len(base))
@@ -42,22 +39,24 @@ def nearest(
     chunk: int = 512,  # queries at a time
 ) -> tuple[torch.Tensor, torch.Tensor]:  # distances (Q,k) float64, rising; positions (Q,k)
     "The k nearest of `base` to each query, in Euclidean distance."
-    k, N, b = same_kind(queries, base, k), len(base), base.flatten(1).double()
-    norms, numbers, found = b.square().sum(1), torch.arange(len(base), device=base.device), []
+    k, N = same_kind(queries, base, k), len(base)
+    b = base.flatten(1).double()
+    norms = b.square().sum(1)
+    numbers = torch.arange(N, device=base.device)
+    found = []
     for q in queries.flatten(1).double().split(chunk):
         squared = q.square().sum(1, keepdim=True) - 2 * q @ b.T + norms
         if queries.is_floating_point():
-            near = (
-                squared.topk(min(N, k + 14), largest=False).indices.sort(dim=1).values
-            )  # in order of position, which the stable sort keeps for ties
+            # candidates in order of position, which the stable sort keeps for ties
+            near = squared.topk(min(N, k + 14), largest=False).indices.sort(dim=1).values
             exact = (q[:, None] - b[near]).square().sum(2).sort(dim=1, stable=True)
             found.append((exact.values[:, :k], near.gather(1, exact.indices[:, :k])))
         else:
-            keys = (
-                (squared.long() * N + numbers).topk(k, largest=False).values
-            )  # distance first, then position, in one whole number
+            # distance first, then position, in one whole number
+            keys = (squared.long() * N + numbers).topk(k, largest=False).values
             found.append((keys.div(N, rounding_mode='floor').double(), keys % N))
-    return torch.cat([d for d, _ in found]).sqrt(), torch.cat([i for _, i in found])
+    distances, positions = zip(*found)
+    return torch.cat(distances).sqrt(), torch.cat(positions)
 
 # %% ../nbs/14_memorization.ipynb #8ff13926
 def is_memorized(
@@ -96,19 +95,19 @@ def per_sample(
     if len(train) < 2:
         raise BadInput('train', f'{len(train)} images', 'at least two images: the 1/3 rule needs a second neighbour')
     distances, positions = nearest(generated, train)
-    rms = (distances / generated[0].numel() ** 0.5).numpy()
+    d1, d2 = (distances / generated[0].numel() ** 0.5).numpy().T
     best, where = similarity(encoder(generated), encoder(train))
     return pd.DataFrame(
         dict(
             sample=np.arange(len(generated)),
-            d1=rms[:, 0],
-            d2=rms[:, 1],
-            ratio=np.divide(rms[:, 0], rms[:, 1], out=np.zeros(len(rms)), where=rms[:, 0] > 0),
+            d1=d1,
+            d2=d2,
+            ratio=np.divide(d1, d2, out=np.zeros(len(d1)), where=d1 > 0),
             nearest=positions[:, 0].numpy(),
             nearest2=positions[:, 1].numpy(),
             similarity=best.numpy(),
             most_similar=where.numpy(),
-            memorized=is_memorized(rms[:, 0], rms[:, 1]),
+            memorized=is_memorized(d1, d2),
         )
     )
 
@@ -140,16 +139,18 @@ def summarize(
     def share(hits):
         return wilson(int(hits.sum()), len(df))
 
-    out = dict(memorized=share(is_memorized(df.d1, df.d2)))
-    out |= {f'sim>{t:g}': share(df.similarity > t) for t in thresholds}
-    out['sim>null99'] = share(df.similarity > null.similarity.quantile(0.99))
-    out['similarity_mean'] = bootstrap(
-        df.similarity.to_numpy(), np.mean, n_boot=200, generator=rng(0, 'similarity_mean')
-    )
-    out['distance_median'] = bootstrap(df.d1.to_numpy(), np.median, n_boot=200, generator=rng(0, 'distance_median'))
-    return out
+    def resampled(name, values, statistic):
+        return bootstrap(values.to_numpy(), statistic, n_boot=200, generator=rng(0, name))
 
-# %% ../nbs/14_memorization.ipynb #ddc694a3
+    return dict(
+        memorized=share(is_memorized(df.d1, df.d2)),
+        **{f'sim>{t:g}': share(df.similarity > t) for t in thresholds},
+        **{'sim>null99': share(df.similarity > null.similarity.quantile(0.99))},
+        similarity_mean=resampled('similarity_mean', df.similarity, np.mean),
+        distance_median=resampled('distance_median', df.d1, np.median),
+    )
+
+# %% ../nbs/14_memorization.ipynb #cda202ff
 PIXEL_METRICS = dict(
     memorized='d1/d2 < 1/3, RMS distance over uint8 pixels',
     distance_median='median RMS distance to the nearest training image, uint8 pixels',
@@ -157,19 +158,15 @@ PIXEL_METRICS = dict(
     error_ratio='held-out over training denoising error, mean over levels',
 )
 
-
+# %% ../nbs/14_memorization.ipynb #ddc694a3
 def metric_id(
     metric: str,  # a key of `summarize`, or 'frechet'
     encoder: Encoder,  # whose space the similarity and the Fréchet distance live in
 ) -> str:
     "What a number is a number of."
-    known = metric in (*PIXEL_METRICS, 'frechet', 'similarity_mean') or metric.startswith('sim>')
-    if not known:
-        raise BadInput(
-            'metric',
-            metric,
-            'one of ' + ', '.join([*PIXEL_METRICS, 'frechet', 'similarity_mean', 'sim>THRESHOLD', 'sim>null99']),
-        )
+    known = [*PIXEL_METRICS, 'frechet', 'similarity_mean']
+    if metric not in known and not metric.startswith('sim>'):
+        raise BadInput('metric', metric, 'one of ' + ', '.join([*known, 'sim>THRESHOLD', 'sim>null99']))
     return f'{metric}: {PIXEL_METRICS[metric]}' if metric in PIXEL_METRICS else f'{metric} @ {encoder.id}'
 
 # %% ../nbs/14_memorization.ipynb #480e7a15

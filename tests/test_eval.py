@@ -1,17 +1,15 @@
-"Laws of the evaluation rooms: intervals that cover, distances that agree with others', copies that are found."
+"Laws of the evaluation rooms: intervals that cover, features that repeat, distances that agree with others'."
 
 import json
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
 from ambient_nb.core import BadInput, rng
-from ambient_nb.data import digits, subset
+from ambient_nb.data import digits
 from ambient_nb.features import DigitsEncoder, PixelEncoder, encoder_for, train_digits_encoder
 from ambient_nb.fidelity import frechet, frechet_estimate, frechet_gaussians
-from ambient_nb.memorization import is_memorized, metric_id, nearest, per_sample, save_table, similarity, summarize
 from ambient_nb.stats import Estimate, bootstrap, over_seeds, paired, wilson
 
 
@@ -22,11 +20,6 @@ def normal(*shape, name='x'):
 @pytest.fixture(scope='module')
 def shipped():
     return DigitsEncoder()
-
-
-@pytest.fixture(scope='module')
-def train():
-    return subset(digits()[0], 300)[0].pixels
 
 
 @pytest.fixture(scope='module')
@@ -92,9 +85,6 @@ def test_identity_follows_weights_and_reference(shipped):
     assert shipped.id == DigitsEncoder().id != DigitsEncoder(train_digits_encoder(1, steps=2)).id
     assert PixelEncoder(pool).id == PixelEncoder(pool.take(range(1000))).id != PixelEncoder(held).id
     assert encoder_for('digits', held).id == shipped.id and encoder_for('cifar10', held).name == 'pixels'
-    assert metric_id('sim>0.9', shipped) != metric_id('sim>0.9', PixelEncoder(held)) and metric_id(
-        'memorized', shipped
-    ) == metric_id('memorized', PixelEncoder(held))
 
 
 def test_training_an_encoder_repeats_itself():
@@ -168,96 +158,6 @@ def test_frechet_refuses():
             frechet(a, b)
 
 
-# memorization
-
-
-@pytest.mark.parametrize('k', [1, 2, 5])
-def test_nearest_equals_brute_force_with_ties_and_copies(k):
-    g = rng(0, 'knn')
-    base = torch.randint(0, 256, (400, 3, 6, 6), dtype=torch.uint8, generator=g)
-    base[300:] = base[:100]
-    queries = torch.cat([base[[7, 307, 150]], torch.randint(0, 256, (60, 3, 6, 6), dtype=torch.uint8, generator=g)])
-    whole = (queries.flatten(1).long()[:, None] - base.flatten(1).long()).square().sum(2)
-    order = torch.from_numpy(np.argsort(whole.numpy(), axis=1, kind='stable')[:, :k])
-    for chunk in (7, 512):
-        d, i = nearest(queries, base, k, chunk=chunk)
-        assert torch.equal(i, order) and torch.equal(d, whole.gather(1, order).double().sqrt())
-    assert (d[:3, 0] == 0).all() and i[:3, 0].tolist() == [7, 7, 150]
-
-
-def test_one_third_rule():
-    d1, d2 = np.array([0.0, 0.0, 1.0, 1.0, 2.0]), np.array([0.0, 5.0, 3.0, 3.01, 3.0])
-    assert is_memorized(d1, d2).tolist() == [True, True, False, True, False]
-
-
-def test_distances_are_rms_in_byte_units(shipped, train):
-    q = train[:1].clone()
-    q[0, 0, 0, 0] += 16
-    assert per_sample(q, train, shipped).d1[0] == pytest.approx(16 / 8)
-
-
-@pytest.mark.parametrize('copies', [1, 30, 150])
-def test_planted_copies_are_all_found(shipped, train, heldout, copies):
-    df = per_sample(torch.cat([train[:copies], heldout[: 300 - copies]]), train, shipped)
-    out = summarize(df, per_sample(heldout[300:], train, shipped))
-    assert out['memorized'].value == copies / 300 and out['memorized'].lo <= copies / 300 <= out['memorized'].hi
-    assert (
-        (df.d1[:copies] == 0).all()
-        and (df.nearest[:copies] == np.arange(copies)).all()
-        and (df.similarity[:copies] > 1 - 1e-6).all()
-    )
-
-
-def test_copies_of_a_doubled_training_image_count(shipped, train):
-    assert per_sample(train[:5], torch.cat([train, train[:5]]), shipped).memorized.all()
-
-
-def test_null_is_near_zero(shipped, train, heldout):
-    null = per_sample(heldout, train, shipped)
-    out = summarize(null, null)
-    assert out['memorized'].value < 0.01 and out['sim>null99'].value == pytest.approx(0.01, abs=0.003)
-    assert set(out) == {
-        'memorized',
-        'sim>0.9',
-        'sim>0.95',
-        'sim>0.99',
-        'sim>null99',
-        'similarity_mean',
-        'distance_median',
-    }
-
-
-def test_similarity_equals_numpy():
-    a, b = normal(30, 5), normal(40, 5, name='y')
-    whole = (a / np.linalg.norm(a, axis=1, keepdims=True)) @ (b / np.linalg.norm(b, axis=1, keepdims=True)).T
-    sim, where = similarity(torch.from_numpy(a), torch.from_numpy(b), chunk=7)
-    assert np.allclose(sim, whole.max(1), atol=1e-12) and (where.numpy() == whole.argmax(1)).all()
-
-
-def test_a_stored_table_gives_the_summary_again(tmp_path, shipped, train, heldout):
-    df, null = (per_sample(x, train, shipped) for x in (torch.cat([train[:20], heldout[:80]]), heldout[80:]))
-    for name, read in (('t.parquet', pd.read_parquet), ('t.csv', pd.read_csv)):
-        assert summarize(read(save_table(df, tmp_path / name)), null) == summarize(df, null)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ['t.csv', 't.parquet']
-    with pytest.raises(BadInput):
-        save_table(df, tmp_path / 't.xlsx')
-
-
-def test_memorization_refuses(shipped, train, heldout):
-    for call in (
-        lambda: nearest(heldout, train, k=0),
-        lambda: nearest(heldout, train, k=301),
-        lambda: nearest(heldout.float(), train),
-        lambda: nearest(heldout[:, :, :4], train),
-        lambda: nearest(torch.full((2, 3), torch.nan), torch.ones(4, 3)),
-        lambda: similarity(torch.full((2, 3), torch.inf), torch.ones(4, 3)),
-        lambda: per_sample(heldout, train[:1], shipped),
-        lambda: per_sample(heldout.float(), train, shipped),
-    ):
-        with pytest.raises(BadInput):
-            call()
-
-
 # laws that came with the fixes
 
 
@@ -284,17 +184,9 @@ def test_frechet_of_colour_pixels_is_fast():
     assert time.process_time() - start < 1
 
 
-def test_nearest_features_are_exact():
-    base = torch.from_numpy(normal(500, 64)).float()
-    base[400:450] = base[:50]
-    d, i = nearest(base[:50], base)
-    assert (d == 0).all() and i.tolist() == [[k, 400 + k] for k in range(50)]
-
-
-def test_evaluation_refuses_the_rest(shipped, train):
+def test_evaluation_refuses_the_rest():
     x = normal(20, 3)
     for call in (
-        lambda: per_sample(train[:0], train, shipped),
         lambda: frechet_estimate(x, x, level=2.0, generator=rng(0)),
         lambda: frechet_gaussians(np.zeros(2), np.eye(2), np.zeros(3), np.eye(3)),
     ):

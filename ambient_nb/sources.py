@@ -16,8 +16,10 @@ import numpy as np
 import torch
 from .core import BadInput, canonical, check_int, content_hash, progress, runs_dir, writable_dir, write_atomic
 from .data import Images
-from .datamake import PLAIN, fit, open_tree, read_arrays
+from .datamake import PLAIN, to_square
 from .features import Encoder
+from .readers import read_arrays
+from .trees import open_tree
 
 # %% ../nbs/14c_sources.ipynb #ec8e4c89
 def decode(
@@ -175,7 +177,7 @@ def read_pictures(
                 raise BadInput('size', size, f'at most {min(w, h)}, the smaller side of {picture} in {called}')
             if size is not None and (w, h) != (size, size):
                 image, w, h, done = (
-                    Image.fromarray(fit(image, picture, 'center', size)),
+                    Image.fromarray(to_square(image, picture, 'center', size)),
                     size,
                     size,
                     [*done, f'resized to {size}x{size}'],

@@ -21,15 +21,14 @@ def frechet_gaussians(
 ) -> float:  # >= 0
     "The squared Fréchet distance between two Gaussians."
     if mu_a.shape != mu_b.shape or cov_a.shape != cov_b.shape:
-        raise BadInput(
-            'mu_b, cov_b',
-            (mu_b.shape, cov_b.shape),
-            f'of shapes {mu_a.shape} and {cov_a.shape}, as the other Gaussian has',
-        )
+        allowed = f'of shapes {mu_a.shape} and {cov_a.shape}, as the other Gaussian has'
+        raise BadInput('mu_b, cov_b', (mu_b.shape, cov_b.shape), allowed)
     values, vectors = np.linalg.eigh(cov_a)
     root = vectors * np.sqrt(values.clip(min=0)) @ vectors.T
     middle = np.linalg.eigvalsh(root @ cov_b @ root).clip(min=0)
-    return float(max(((mu_a - mu_b) ** 2).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * np.sqrt(middle).sum(), 0.0))
+    shift = ((mu_a - mu_b) ** 2).sum()
+    apart = shift + np.trace(cov_a) + np.trace(cov_b)
+    return float(max(apart - 2 * np.sqrt(middle).sum(), 0.0))
 
 # %% ../nbs/13_fidelity.ipynb #0d745b8a
 def as_features(
@@ -42,7 +41,7 @@ def as_features(
         raise BadInput(name, f'an array of shape {x.shape}', 'finite features of shape (N,d) with N >= 2')
     return x
 
-# %% ../nbs/13_fidelity.ipynb #c989c310
+# %% ../nbs/13_fidelity.ipynb #11bd2d7d
 def frechet(
     a,  # (N,d) features
     b,  # (M,d) features of the other set
@@ -53,13 +52,15 @@ def frechet(
     if d != b.shape[1]:
         raise BadInput('b', f'{b.shape[1]} features', f'{d} features, as the other set has')
     if max(len(a), len(b)) > d:
-        mu_a, mu_b = a.mean(0), b.mean(0)
-        cov_a, cov_b = (np.cov(x, rowvar=False).reshape(d, -1) for x in (a, b))
-        return frechet_gaussians(mu_a, cov_a, mu_b, cov_b)
+        cov_a = np.cov(a, rowvar=False).reshape(d, -1)
+        cov_b = np.cov(b, rowvar=False).reshape(d, -1)
+        return frechet_gaussians(a.mean(0), cov_a, b.mean(0), cov_b)
     shift = a.mean(0) - b.mean(0)
-    a, b = ((x - x.mean(0)) / np.sqrt(len(x) - 1) for x in (a, b))
+    a = (a - a.mean(0)) / np.sqrt(len(a) - 1)
+    b = (b - b.mean(0)) / np.sqrt(len(b) - 1)
+    apart = (shift**2).sum() + (a**2).sum() + (b**2).sum()
     overlap = np.linalg.svd(a @ b.T, compute_uv=False).sum()
-    return float(max((shift**2).sum() + (a**2).sum() + (b**2).sum() - 2 * overlap, 0.0))
+    return float(max(apart - 2 * overlap, 0.0))
 
 # %% ../nbs/13_fidelity.ipynb #2420a3a0
 def resampled(
@@ -100,7 +101,7 @@ def frechet_estimate(
     draws = [frechet(resampled(a, generator), resampled(b, generator)) for _ in range(n_boot)]
     return centred_interval(value, draws, len(a), level, floor=0.0)
 
-# %% ../nbs/13_fidelity.ipynb #54b1da84
+# %% ../nbs/13_fidelity.ipynb #244aac6c
 def extrapolated(
     a: np.ndarray,  # (N,d) features
     b: np.ndarray,  # (M,d) features
@@ -108,7 +109,8 @@ def extrapolated(
     generator: torch.Generator,  # shuffles them
 ) -> float:  # may be negative
     "Distances of whole sets, halves, thirds …, read off at infinitely many images."
-    a, b = (x[torch.randperm(len(x), generator=generator).numpy()] for x in (a, b))
+    a = a[torch.randperm(len(a), generator=generator).numpy()]
+    b = b[torch.randperm(len(b), generator=generator).numpy()]
     cuts = range(1, parts + 1)
     means = [np.mean([frechet(a[i::k], b[i::k]) for i in range(k)]) for k in cuts]
     slope, at_zero = np.polyfit(cuts, means, 1)
@@ -145,7 +147,8 @@ def squared_between(
 ) -> torch.Tensor:  # (N,M)
     "Squared distances by a matrix product, about the mean of `b`."
     a, b = a - b.mean(0), b - b.mean(0)
-    return (a.square().sum(1, keepdim=True) - 2 * a @ b.T + b.square().sum(1)).clamp(min=0)
+    length_a, length_b = a.square().sum(1, keepdim=True), b.square().sum(1)
+    return (length_a - 2 * a @ b.T + length_b).clamp(min=0)
 
 # %% ../nbs/13_fidelity.ipynb #10588c17
 def balls(
@@ -164,7 +167,7 @@ def balls(
     coverage = inside.any(0).double().mean()
     return np.array([precision, recall, density, coverage])
 
-# %% ../nbs/13_fidelity.ipynb #dfabc227
+# %% ../nbs/13_fidelity.ipynb #586d0fda
 def halves(
     statistic,  # (rows of a, rows of b) -> array of numbers
     n: int,  # images of a
@@ -181,14 +184,16 @@ def halves(
     def half(size):
         return torch.randperm(size, generator=generator)[: size // 2]
 
+    n_half = check_int('n_half', n_half, 10)
     values = np.atleast_1d(statistic(torch.arange(n), torch.arange(m)))
-    draws = [np.atleast_1d(statistic(half(n), half(m))) for _ in range(check_int('n_half', n_half, 10))]
+    draws = [np.atleast_1d(statistic(half(n), half(m))) for _ in range(n_half)]
     tails = (1 - level) / 2, (1 + level) / 2
     low, high = np.quantile(draws - np.mean(draws, 0), tails, axis=0)
-    low, high = (values + low.clip(max=0)).clip(*bounds), (values + high.clip(min=0)).clip(*bounds)
-    return [Estimate(*map(float, numbers), n, level=level) for numbers in zip(values, low, high)]
+    low = (values + low.clip(max=0)).clip(*bounds)
+    high = (values + high.clip(min=0)).clip(*bounds)
+    return [Estimate(*map(float, e), n, level=level) for e in zip(values, low, high)]
 
-# %% ../nbs/13_fidelity.ipynb #18f2f30e
+# %% ../nbs/13_fidelity.ipynb #7fef3d8c
 def prdc(
     generated,  # (N,d) features
     real,  # (M,d) features of held-out images
@@ -199,14 +204,17 @@ def prdc(
     generator: torch.Generator,  # draws the halves
 ) -> dict[str, Estimate]:  # precision, recall, density, coverage, over images
     "Precision, recall, density and coverage."
-    a, b = torch.from_numpy(as_features('generated', generated)), torch.from_numpy(as_features('real', real))
+    a = torch.from_numpy(as_features('generated', generated))
+    b = torch.from_numpy(as_features('real', real))
     if a.shape[1] != b.shape[1]:
         raise BadInput('real', f'{b.shape[1]} features', f'{a.shape[1]} features, as the other set has')
     k = check_int('k', k, 1, min(len(a), len(b)) // 2 - 1)
-    aa, bb, ab = squared_between(a, a), squared_between(b, b), squared_between(a, b)
+    aa, bb = squared_between(a, a), squared_between(b, b)
+    ab = squared_between(a, b)
 
     def of(rows, columns):
-        return balls(bb[columns][:, columns], aa[rows][:, rows], ab[rows][:, columns], k)
+        within_b, within_a = bb[columns][:, columns], aa[rows][:, rows]
+        return balls(within_b, within_a, ab[rows][:, columns], k)
 
     top = dict(precision=1.0, recall=1.0, density=np.inf, coverage=1.0)
     bounds = 0.0, np.array(list(top.values()))

@@ -32,7 +32,7 @@ def without_shared(
         paths = {name: parts[1:] for name, parts in paths.items()}
     return paths
 
-# %% ../nbs/02a_readers.ipynb #91159c52
+# %% ../nbs/02a_readers.ipynb #ef24f147
 def of_split(
     paths: dict,  # name -> its parts, without shared folders
     split: str,  # 'train', 'val' or 'test'
@@ -42,7 +42,8 @@ def of_split(
     if not paths or not heads <= SPLITS:
         return paths
     part = 'test' if split == 'val' and 'val' not in heads else split
-    return without_shared({name: parts[1:] for name, parts in paths.items() if parts[0] == part})
+    mine = {name: parts[1:] for name, parts in paths.items() if parts[0] == part}
+    return without_shared(mine)
 
 # %% ../nbs/02a_readers.ipynb #a2ce5553
 def folder_classes(
@@ -69,7 +70,7 @@ def json_classes(
     labels = parse_labels(text, names, str(tree.src)) or [None] * len(names)
     return dict(zip(names, labels)), json.loads(text).get('classes')
 
-# %% ../nbs/02a_readers.ipynb #ed772660
+# %% ../nbs/02a_readers.ipynb #e44497f6
 IMAGE_FILES = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.tif', '.tiff')
 
 
@@ -82,7 +83,8 @@ def read_images(
     paths = of_split(without_shared(paths), split)
     stored = 'dataset.json' in tree.names
     label, classes = json_classes(tree, list(paths)) if stored else folder_classes(paths, str(tree.src))
-    return [Entry(n, label[n], lambda n=n: picture_of(tree.read(n))) for n in paths], classes
+    entries = [Entry(n, label[n], lambda n=n: picture_of(tree.read(n))) for n in paths]
+    return entries, classes
 
 # %% ../nbs/02a_readers.ipynb #5574c4bc
 class SafeUnpickler(pickle.Unpickler):
@@ -113,7 +115,7 @@ def read_batch(
     except Exception as e:
         raise BadInput('src', f'{tree.src}: {name}', f'a CIFAR-10 batch ({e})') from None
 
-# %% ../nbs/02a_readers.ipynb #e887ac08
+# %% ../nbs/02a_readers.ipynb #a6c53eb0
 def batch_entries(
     tree: Tree,  # CIFAR-10 as published
     name: str,  # of a batch
@@ -124,9 +126,13 @@ def batch_entries(
     if pixels.dtype != np.uint8 or pixels.shape != (len(labels), 3072):
         allowed = f'bytes of shape ({len(labels)}, 3072), not {pixels.dtype} {pixels.shape}'
         raise BadInput('src', f'{tree.src}: {name}', allowed)
-    files = [f.decode() for f in batch.get('filenames', [])] or [f'{i:05d}' for i in range(len(labels))]
+    files = [f.decode() for f in batch.get('filenames', [])]
+    files = files or [f'{i:05d}' for i in range(len(labels))]
     pictures = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    return [Entry(f'{short}/{f}', int(k), partial(picture_of, p)) for f, k, p in zip(files, labels, pictures)]
+    return [
+        Entry(f'{short}/{file}', int(k), partial(picture_of, picture))
+        for file, k, picture in zip(files, labels, pictures)
+    ]
 
 # %% ../nbs/02a_readers.ipynb #c2cd9b49
 def read_cifar(
@@ -155,7 +161,7 @@ def annotated(
     rows = csv.reader(io.StringIO(tree.read(listed).decode()), delimiter='\t')
     return {folder + row[0]: row[1] for row in rows}
 
-# %% ../nbs/02a_readers.ipynb #72d9abd4
+# %% ../nbs/02a_readers.ipynb #20223345
 def read_tiny(
     tree: Tree,  # tiny-imagenet-200, unpacked or its zip
     split: str,  # 'train' or 'val'
@@ -166,8 +172,11 @@ def read_tiny(
     classes = sorted(set(found.values()) | set(held.values()))
     if lost := sorted(set(held) - set(tree.names)) if split == 'val' else []:
         raise BadInput('src', str(tree.src), f'a tree with every picture of val_annotations.txt; {lost[0]} is missing')
-    wanted = sorted((found if split == 'train' else held).items())
-    return [Entry(n, classes.index(k), lambda n=n: picture_of(tree.read(n))) for n, k in wanted], classes
+    entries = [
+        Entry(n, classes.index(k), lambda n=n: picture_of(tree.read(n)))
+        for n, k in sorted((found if split == 'train' else held).items())
+    ]
+    return entries, classes
 
 # %% ../nbs/02a_readers.ipynb #f6052840
 def read_table(
@@ -201,7 +210,7 @@ def cell_picture(
     value = cell.as_py()
     return picture_of(value['bytes'] if isinstance(value, dict) else value)
 
-# %% ../nbs/02a_readers.ipynb #55a793ad
+# %% ../nbs/02a_readers.ipynb #beeb2ec2
 def read_parquet(
     tree: Tree,  # parquet files
     split: str,  # 'train', 'val' or 'test'
@@ -210,7 +219,8 @@ def read_parquet(
 ]:  # in the order of files and rows; names of the classes where labels are words
     "Pictures in parquet files."
     names, entries = [n for n in tree.names if n.endswith('.parquet')], []
-    for name in [n for n in names if n.split('/')[-1].startswith(split)] or names:
+    mine = [n for n in names if n.split('/')[-1].startswith(split)]
+    for name in mine or names:
         cells, labels = read_table(tree, name)
         entries += [Entry(f'{name}: row {i}', k, partial(cell_picture, cells[i])) for i, k in enumerate(labels)]
     if not entries or not all(isinstance(e.label, str) for e in entries):
@@ -231,7 +241,7 @@ def pictures_last(
         raise ValueError(f'pictures of one or three channels, not {u.shape}')
     return u[..., 0] if u.ndim == 4 and u.shape[-1] == 1 else u
 
-# %% ../nbs/02a_readers.ipynb #ca73caa2
+# %% ../nbs/02a_readers.ipynb #1da40651
 def load_arrays(
     tree: Tree,
     name: str,  # of an .npy or .npz file
@@ -239,11 +249,13 @@ def load_arrays(
     "The arrays of a NumPy file."
     try:
         loaded = np.load(io.BytesIO(tree.read(name)), allow_pickle=False)
-        return {k: loaded[k] for k in loaded.files} if name.endswith('.npz') else dict(images=loaded)
+        if name.endswith('.npz'):
+            return {k: loaded[k] for k in loaded.files}
+        return dict(images=loaded)
     except Exception as e:
         raise BadInput('src', f'{tree.src}: {name}', f'a NumPy file without pickled objects ({e})') from None
 
-# %% ../nbs/02a_readers.ipynb #34f9ab70
+# %% ../nbs/02a_readers.ipynb #9c8438c0
 def read_arrays(
     tree: Tree,  # one .npy or .npz file
     split: str,  # not used: arrays have no parts
@@ -259,9 +271,12 @@ def read_arrays(
         u = pictures_last(pictures[0])
     except ValueError as e:
         raise BadInput('src', where, str(e)) from None
-    numbers = (a.tolist() for a in arrays.values() if a.ndim == 1 and len(a) == len(u) and a.dtype.kind in 'iu')
-    labels = next(numbers, [None] * len(u))
-    return [Entry(f'{name}: {i}', k, partial(picture_of, a)) for i, (k, a) in enumerate(zip(labels, u))], None
+
+    def are_labels(a):
+        return a.ndim == 1 and len(a) == len(u) and a.dtype.kind in 'iu'
+
+    labels = next((a.tolist() for a in arrays.values() if are_labels(a)), [None] * len(u))
+    return [Entry(f'{name}: {i}', labels[i], partial(picture_of, u[i])) for i in range(len(u))], None
 
 # %% ../nbs/02a_readers.ipynb #c98e8687
 def layout(tree: Tree) -> Callable:  # one of the readers

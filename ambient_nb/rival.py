@@ -50,7 +50,7 @@ def edm_arguments(
     options = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(net).items() if k not in ours_only}
     return dict(options, model_type='DhariwalUNet' if net.family == 'adm' else 'SongUNet')
 
-# %% ../nbs/11b_rival.ipynb #d05fae8d
+# %% ../nbs/11b_rival.ipynb #62aec957
 def edm_denoiser(
     networks,  # their module
     case: Case,
@@ -63,14 +63,17 @@ def edm_denoiser(
     ours = EDMPrecond(make_net(case.net, side, channels)).to(device)
     for name, p in ours.named_parameters():
         if name.endswith('weight') and p.ndim > 1:
-            p.data.copy_(torch.randn(p.shape, generator=rng(0, 'rival', name)) / p[0].numel() ** 0.5)
+            drawn = torch.randn(p.shape, generator=rng(0, 'rival', name))
+            p.data.copy_(drawn / p[0].numel() ** 0.5)
     theirs.load_state_dict(ours.state_dict())
-    x, sigma = stream(case.shape, 0, 'rival', start=0, count=2).to(device), torch.tensor([0.5, 2.0], device=device)
+    x = stream(case.shape, 0, 'rival', start=0, count=2).to(device)
+    sigma = torch.tensor([0.5, 2.0], device=device)
     with torch.no_grad():
         mine, other = (D.eval()(x, sigma) for D in (ours, theirs))
-    return theirs, float((mine - other).norm() / other.norm())
+    gap = (mine - other).norm() / other.norm()
+    return theirs, float(gap)
 
-# %% ../nbs/11b_rival.ipynb #8423cdfd
+# %% ../nbs/11b_rival.ipynb #5bc8f2bc
 def edm_training(
     net: nn.Module,  # their denoiser
     ema: nn.Module,  # its average
@@ -80,12 +83,15 @@ def edm_training(
 ):  # () -> None
     "A step of NVlabs/edm's training loop, without its data loading."
     net.train().requires_grad_(True)
-    optimizer, beta = torch.optim.Adam(net.parameters(), lr=1e-3), ema_beta(case.batch, 10**6, 500_000)
-    pixels = torch.randint(256, (case.batch, *case.shape), generator=rng(0, 'speed'), dtype=torch.uint8).to(device)
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+    beta = ema_beta(case.batch, 10**6, 500_000)
+    shape = (case.batch, *case.shape)
+    pixels = torch.randint(256, shape, generator=rng(0, 'speed'), dtype=torch.uint8).to(device)
 
     def train():
         optimizer.zero_grad(set_to_none=True)
-        (loss(net, pixels.to(torch.float32) / 127.5 - 1).sum() / case.batch).backward()
+        losses = loss(net, pixels.to(torch.float32) / 127.5 - 1)
+        (losses.sum() / case.batch).backward()
         for p in net.parameters():
             if p.grad is not None:
                 torch.nan_to_num(p.grad, nan=0.0, posinf=1e5, neginf=-1e5, out=p.grad)
@@ -95,7 +101,7 @@ def edm_training(
 
     return train
 
-# %% ../nbs/11b_rival.ipynb #73325e00
+# %% ../nbs/11b_rival.ipynb #718a0b26
 def edm_rival(
     repo: Path | str,  # a clone of NVlabs/edm
     case: Case,
@@ -113,4 +119,5 @@ def edm_rival(
         with torch.no_grad():
             generate.edm_sampler(ema, noise, num_steps=2)
 
-    return dict(training=edm_training(theirs, ema, losses.EDMLoss(), case, device), sampling=sample), gap
+    train = edm_training(theirs, ema, losses.EDMLoss(), case, device)
+    return dict(training=train, sampling=sample), gap

@@ -39,9 +39,13 @@ def alternate(
             torch.cuda.synchronize(device)
         return (clock() - begun) / calls
 
-    is_long = {name: seconds(work) >= least for name, work in works.items()}
-    calls = {name: 1 if is_long[name] else math.ceil(least / max(seconds(work), 1e-6)) for name, work in works.items()}
-    return pd.DataFrame([{name: seconds(work, calls[name]) for name, work in works.items()} for _ in range(rounds)])
+    warm = {name: seconds(work) for name, work in works.items()}
+    calls = dict.fromkeys(works, 1)
+    for name, work in works.items():
+        if warm[name] < least:
+            calls[name] = math.ceil(least / max(seconds(work), 1e-6))
+    times = [{name: seconds(work, calls[name]) for name, work in works.items()} for _ in range(rounds)]
+    return pd.DataFrame(times)
 
 # %% ../nbs/11a_speed.ipynb #29247461
 def matrix_work(
@@ -114,7 +118,7 @@ class Case:
 # %% ../nbs/11a_speed.ipynb #f9d7e4d6
 QUICK = Case(replace(PRESETS['tiny'], model_channels=16, channel_mult=(1, 4)), (1, 8, 8), 128)
 
-# %% ../nbs/11a_speed.ipynb #1249a48e
+# %% ../nbs/11a_speed.ipynb #49985284
 def case_of(
     name: str,  # 'quick' or a name in PRESETS
     device: torch.device,  # larger batches on a GPU
@@ -122,13 +126,13 @@ def case_of(
 ) -> Case:
     "The images and the batch that go with a network's name."
     check_choice('nets', name, ('quick', *PRESETS))
-    is_small = name in ('quick', 'tiny')
-    small, large = (128, 128) if is_small else (4, 256) if name.endswith('32') else (1, 64)
-    batch = batch or (large if device.type == 'cuda' else small)
-    if is_small:
-        return replace(QUICK, net=QUICK.net if name == 'quick' else PRESETS[name], batch=batch)
+    if name in ('quick', 'tiny'):
+        net = QUICK.net if name == 'quick' else PRESETS[name]
+        return replace(QUICK, net=net, batch=batch or QUICK.batch)
     side = int(name[-2:])
-    return Case(PRESETS[name], (3, side, side), batch)
+    small, large = (4, 256) if side == 32 else (1, 64)
+    default = large if device.type == 'cuda' else small
+    return Case(PRESETS[name], (3, side, side), batch or default)
 
 # %% ../nbs/11a_speed.ipynb #f5526562
 def trainer_of(
@@ -179,7 +183,8 @@ def precisions_on(device: torch.device) -> tuple:  # names in PRECISIONS
 @lru_cache(maxsize=None)
 def step_times(case: Case, device: torch.device, rounds: int) -> dict:  # precision -> ms
     "Median milliseconds of a training step, by precision."
-    times = alternate({p: trainer_of(case, p, device).step for p in precisions_on(device)}, rounds, device, least=0.0)
+    steps = {p: trainer_of(case, p, device).step for p in precisions_on(device)}
+    times = alternate(steps, rounds, device, least=0.0)
     return {p: 1e3 * float(t) for p, t in times.median().items()}
 
 # %% ../nbs/11a_speed.ipynb #4a62a0d1
@@ -199,8 +204,10 @@ def choose_precision(
         return Choice(precision, {})
     if isinstance(net, str):
         net = PRESETS[check_choice('net', net, PRESETS)]
-    ms = step_times(Case(net, tuple(shape), check_int('batch', batch, 1)), device, check_int('rounds', rounds, 1))
-    return Choice(next(p for p in ms if ms[p] <= 1.05 * min(ms.values())), dict(ms))
+    case = Case(net, tuple(shape), check_int('batch', batch, 1))
+    ms = step_times(case, device, check_int('rounds', rounds, 1))
+    good = [p for p in ms if ms[p] <= 1.05 * min(ms.values())]
+    return Choice(good[0], dict(ms))
 
 # %% ../nbs/11a_speed.ipynb #8633e955
 def loss_curves(

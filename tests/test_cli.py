@@ -10,7 +10,7 @@ from ambient_nb.cli import as_typed, main
 from ambient_nb.core import BadInput, check_flag
 from ambient_nb.data import read_zip
 from ambient_nb.plans import plan
-from ambient_nb.speed import plan_bench
+from ambient_nb.bench import plan_bench
 from ambient_nb.theory import plan_theory
 
 

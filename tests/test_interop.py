@@ -1,7 +1,6 @@
-"""Weights from elsewhere: EDM's pickles read as data, hostile ones refused; the hub's layout and diffusers. No foreign code: the pickles are written here."""
+"EDM's pickles read as data, hostile ones refused. No foreign code: the pickles are written here."
 
 import io
-import json
 import os
 import pickle
 import subprocess
@@ -13,38 +12,15 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
+from nets import NETS, PARAMS, loud, model_of
 from torch import nn
 
-from ambient_nb import hub, interop
+from ambient_nb import interop
 from ambient_nb.checkpoints import Damaged
 from ambient_nb.core import BadInput, rng
-from ambient_nb.denoisers import PRECONDS
-from ambient_nb.hub import Card, extra, load_hub, save_hub
-from ambient_nb.interop import (
-    ModelConfig,
-    build,
-    convert,
-    load_model,
-    load_weights,
-    read_edm_pickle,
-    read_pickle,
-    save_model,
-)
-from ambient_nb.networks import PRESETS, NetConfig, make_net
-from ambient_nb.sampling import sample
-from ambient_nb.stats import Estimate, wilson
+from ambient_nb.interop import convert, read_edm_pickle, read_pickle
+from ambient_nb.models import load_model
 
-NETS = {
-    'ddpmpp': replace(PRESETS['ddpmpp-32'], model_channels=8, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(8,)),
-    'ncsnpp': replace(PRESETS['ncsnpp-32'], model_channels=8, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(8,)),
-    'adm': replace(PRESETS['adm-64'], model_channels=16, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(8,)),
-}
-PARAMS = {
-    'edm': dict(sigma_data=0.4),
-    'vp': dict(beta_d=15.0, beta_min=0.2, M=900, epsilon_t=1e-4),
-    've': dict(sigma_min=0.03, sigma_max=70.0),
-    'iddpm': dict(C_1=0.002, C_2=0.007, M=500),
-}
 SONG_ONLY = 'embedding_type', 'channel_mult_noise', 'encoder_type', 'decoder_type', 'resample_filter'
 
 
@@ -109,45 +85,10 @@ class AugmentPipe(nn.Module):
         self.p, self.xflip = 0.12, 1e8
 
 
-def model_of(family='ddpmpp', precond='edm', res=16, **changes) -> ModelConfig:
-    return ModelConfig(
-        **{
-            **dict(
-                net=NETS[family],
-                img_resolution=res,
-                channels=3,
-                label_dim=10,
-                augment_dim=9,
-                extra_out=3 * (precond == 'iddpm'),
-                precond=precond,
-                params=PARAMS[precond],
-            ),
-            **changes,
-        }
-    )
-
-
-@torch.no_grad()
-def loud(config):
-    "A denoiser all of whose parts speak, made without the code under test."
-    net = make_net(
-        config.net,
-        config.img_resolution,
-        config.channels,
-        config.label_dim,
-        config.augment_dim,
-        extra_out=config.extra_out,
-    )
-    D = PRECONDS[config.precond](net, **config.params).eval().requires_grad_(False)
-    for name, p in D.named_parameters():
-        p.copy_(torch.randn(p.shape, generator=rng(0, 'loud', name)) * (p[0].numel() ** -0.5 if p.ndim > 1 else 0.2))
-    return D
-
-
-def edm(config, drop=(), **more):
+def edm(config, **more):
     "A denoiser with the marks EDM leaves on it: its arguments, with NumPy numbers among them."
     D, net = loud(config), {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config.net).items()}
-    for k in ('family', 'gated', 'keep_skips', *(SONG_ONLY if config.net.family == 'adm' else ()), *drop):
+    for k in ('family', 'gated', 'keep_skips', *(SONG_ONLY if config.net.family == 'adm' else ())):
         net.pop(k)
     D.model._init_kwargs = dict(
         net,
@@ -213,24 +154,6 @@ def test_convert_keeps_the_denoiser(tmp_path, family, precond):
     )
     for sigma in (0.05, 1.0, 30.0):
         assert torch.equal(D(x * (1 + sigma), sigma, labels, told), loud(config)(x * (1 + sigma), sigma, labels, told))
-
-
-def test_arguments_left_out_take_the_defaults_of_edm(tmp_path):
-    "The constructor's, not those of our NetConfig: dropout .1, four levels' worth of channel_mult, and so on."
-    config = model_of()
-    net = replace(config.net, dropout=0.1, channel_mult_emb=4)
-    found, _, _ = read_edm_pickle(
-        write(
-            tmp_path / 'n.pkl',
-            network(config, drop=('dropout', 'channel_mult_emb', 'embedding_type', 'resample_filter')),
-        )
-    )
-    assert found.net == net and NetConfig().dropout != 0.1
-
-
-def test_a_forks_option_is_named(tmp_path):
-    with pytest.raises(BadInput, match='mask_channels=1 .* fork'):
-        convert(write(tmp_path / 'n.pkl', network(mask_channels=1)), tmp_path / 'm.safetensors')
 
 
 def test_tensors_that_do_not_fit_the_settings_are_named_and_nothing_is_written(tmp_path):
@@ -374,48 +297,6 @@ def test_pickles_of_something_else(tmp_path):
         read_edm_pickle(tmp_path / 'nothing.pkl')
 
 
-def test_another_architecture_is_named_by_its_first_key():
-    tensors = loud(model_of()).state_dict()
-
-    def error(config):
-        with pytest.raises(BadInput) as e:
-            load_weights(build(config), tensors)
-        return str(e.value)
-
-    wide = error(model_of(net=replace(NETS['ddpmpp'], channel_mult_emb=2)))
-    assert "'model.map_layer0.weight'" in wide and '(16, 8)' in wide and '(32, 8)' in wide
-    assert "'model.enc.32x32_conv.weight'" in error(model_of(res=32)) and 'none of that name' in error(model_of(res=32))
-    channels = error(replace(model_of(), channels=1))
-    assert "'model.enc.16x16_conv.weight'" in channels and '(8, 1, 3, 3)' in channels and '(8, 3, 3, 3)' in channels
-    more = error(model_of(label_dim=0))
-    assert "tensors='model.map_label.weight'" in more and 'has for this key none of that name' in more
-
-
-def test_models_on_disk(tmp_path):
-    config = model_of()
-    D = loud(config)
-    save_model(tmp_path / 'm.safetensors', config, D.state_dict(), dict(note='kept'))
-    back, meta = load_model(tmp_path / 'm.safetensors')
-    assert (
-        meta['model'] == config
-        and meta['note'] == 'kept'
-        and not any(p.requires_grad for p in back.parameters())
-        and not back.training
-    )
-    with pytest.raises(BadInput, match=r'shape=\(3, 32, 32\).*\(3, 16, 16\)'):
-        load_model(tmp_path / 'm.safetensors', shape=(3, 32, 32))
-    with pytest.raises(BadInput, match='x='):
-        back(torch.zeros(1, 1, 16, 16), 1.0)
-    with pytest.raises(BadInput, match='ends in .safetensors'):
-        save_model(tmp_path / 'm.pt', config, {})
-    with pytest.raises(BadInput, match='json beside it'):
-        load_model(tmp_path / 'other.safetensors')
-    blob = (tmp_path / 'm.safetensors').read_bytes()
-    (tmp_path / 'm.safetensors').write_bytes(blob[:-4])
-    with pytest.raises(Damaged, match='m.safetensors'):
-        load_model(tmp_path / 'm.safetensors')
-
-
 # The command
 
 
@@ -452,149 +333,3 @@ def test_command_says_no_in_one_line(tmp_path, content, dst, code, says):
         and len(done.stderr.strip().splitlines()) == 1
     )
     assert [f.name for f in tmp_path.iterdir()] == ['n.pkl']
-
-
-# Out
-
-CARD = Card(
-    'Digits',
-    data='The first 300 digits of scikit-learn.',
-    data_sha='0f' * 32,
-    weights='EMA with a half-life of 500 kimg.',
-    licence='apache-2.0',
-    sampling='Heun, 18 steps.',
-    metrics={'fd-digits': Estimate(3.21, 3.0, 3.5, 1000)},
-    memorization={'memorized': wilson(120, 1000)},
-    rule='Nearest below a third of second nearest.',
-)
-
-
-def test_hub_round_trip(tmp_path):
-    config = model_of(precond='edm')
-    D = loud(config)
-    folder = save_hub(tmp_path / 'hub', config, D.state_dict(), card=CARD)
-    assert sorted(f.name for f in folder.iterdir()) == ['README.md', 'config.json', 'model.safetensors']
-    back, card = load_hub(folder, shape=(3, 16, 16))
-    x = torch.randn(2, 3, 16, 16, generator=rng(0, 'x'))
-    assert card == CARD and torch.equal(back(x, 2.0), D(x, 2.0))
-
-
-def test_card_says_what_it_must(tmp_path):
-    "Data, EMA, metrics with intervals, licence, sampling; and memorization, measured or not."
-    text = hub.card_text(CARD, model_of())
-    head, _, body = text.removeprefix('---\n').partition('---\n')
-    assert 'license: apache-2.0' in head and '0f' * 32 in body and '500 kimg' in body and 'Heun, 18 steps.' in body
-    assert '| fd-digits | 3.21 [3, 3.5] | 95% over 1,000 images |' in body
-    assert '## Memorization\n\nNearest below a third' in body and '| memorized | 0.12 [0.1013, 0.1416] |' in body
-    assert '## Memorization\n\nNot measured.' in hub.card_text(replace(CARD, memorization={}, rule=''), model_of())
-
-
-@pytest.mark.parametrize(
-    'change, says',
-    [
-        (dict(metrics=dict(fid=1.8)), 'an Estimate'),
-        (dict(memorization=dict(share=0.1)), 'an Estimate'),
-        (dict(data_sha='0f'), '64 hex'),
-        (dict(rule=''), 'rule'),
-        (dict(licence=' '), 'licence'),
-    ],
-)
-def test_a_card_without_facts_is_refused(change, says):
-    with pytest.raises(BadInput, match=says):
-        replace(CARD, **change)
-
-
-def test_hub_folders_that_are_none(tmp_path):
-    config = model_of()
-    folder = save_hub(tmp_path / 'hub', config, loud(config).state_dict(), card=CARD)
-    with pytest.raises(BadInput, match="'user/name'"):
-        load_hub(tmp_path / 'nothing')
-    with pytest.raises(BadInput, match='a folder with config.json'):
-        load_hub(tmp_path)
-    (tmp_path / 'foreign').mkdir()
-    (tmp_path / 'foreign' / 'config.json').write_text('{"_class_name": "UNet2DModel"}')
-    with pytest.raises(BadInput, match='another library'):
-        load_hub(tmp_path / 'foreign')
-    with pytest.raises(BadInput, match=r'\(3, 16, 16\)'):
-        load_hub(folder, shape=(1, 8, 8))
-    with pytest.raises(BadInput, match='none of that name'):
-        save_hub(tmp_path / 'other', config, {'model.w': torch.zeros(1)}, card=CARD)
-    blob = (folder / 'model.safetensors').read_bytes()
-    (folder / 'model.safetensors').write_bytes(blob[: len(blob) // 2])
-    with pytest.raises(Damaged, match='model.safetensors'):
-        load_hub(folder)
-    (folder / 'config.json').write_text((folder / 'config.json').read_text().replace('"channels": 3', '"channels": 1'))
-    with pytest.raises(Damaged, match='config.json'):
-        load_hub(folder)
-
-
-def test_a_hub_id_is_downloaded_without_code(tmp_path):
-    config = model_of()
-    folder = save_hub(tmp_path / 'hub', config, loud(config).state_dict(), card=CARD)
-    asked = []
-
-    def snapshot_download(repo, allow_patterns):
-        asked.append((repo, allow_patterns))
-        return str(folder)
-
-    with patch.dict(sys.modules, huggingface_hub=types.SimpleNamespace(snapshot_download=snapshot_download)):
-        assert load_hub('someone/digits')[1] == CARD
-    assert asked == [('someone/digits', ['config.json', 'model.safetensors', 'README.md'])]
-    with patch.dict(sys.modules, huggingface_hub=None), pytest.raises(ImportError, match=r'ambient_nb\[sd\]'):
-        load_hub('someone/digits')
-
-
-def test_diffusers_missing_names_the_extra():
-    with (
-        patch.dict(sys.modules, diffusers=None),
-        pytest.raises(ImportError, match=r"the extra 'sd': pip install ambient_nb\[sd\]"),
-    ):
-        extra('diffusers', 'sd')
-
-
-@pytest.fixture(scope='module')
-def diffusers(torch_fidelity, tmp_path_factory):
-    "diffusers, offline, its cache in a temporary folder; importable also where torchvision's compiled operators do not fit the torch beside them."
-    os.environ.update(HF_HOME=str(tmp_path_factory.mktemp('hf')), HF_HUB_OFFLINE='1')
-    return pytest.importorskip('diffusers', reason="diffusers is not installed (extra 'sd')")
-
-
-@pytest.mark.parametrize('family, precond', [('ddpmpp', 'edm'), ('ncsnpp', 've'), ('adm', 'iddpm')])
-def test_stock_diffusers_samples_the_same_images(diffusers, tmp_path, family, precond):
-    "Written by us, loaded by DiffusionPipeline.from_pretrained, sampled, saved by diffusers and loaded once more."
-    config = model_of(family, precond, augment_dim=0)
-    D = loud(config)
-    folder, labels = hub.save_pipeline(tmp_path / 'pipe', config, D.state_dict()), torch.eye(10)[[4, 2]]
-    assert not any('torch_utils' in f.read_text() for f in folder.rglob('*.py')) and json.loads(
-        (folder / 'model_index.json').read_text()
-    )['_class_name'] == ['pipeline', 'AmbientPipeline']
-    ours = sample(D, [5, 0], config.shape, steps=4, labels=labels, block=8)
-
-    def draw(pipe):
-        return pipe(seeds=[5, 0], labels=labels, num_inference_steps=4, block=8, output_type='raw').images
-
-    pipe = diffusers.DiffusionPipeline.from_pretrained(str(folder), trust_remote_code=True)
-    custom = diffusers.DiffusionPipeline.from_pretrained(
-        str(folder), custom_pipeline=str(folder), trust_remote_code=True
-    )
-    pipe.save_pretrained(str(tmp_path / 'again'))
-    again = diffusers.DiffusionPipeline.from_pretrained(str(tmp_path / 'again'), trust_remote_code=True)
-    for loaded in (pipe, custom, again):
-        torch.testing.assert_close(draw(loaded), ours, rtol=1e-5, atol=1e-5)
-    with pytest.raises(ValueError, match='trust_remote_code'):
-        diffusers.DiffusionPipeline.from_pretrained(str(folder))
-
-
-def test_pipeline_outputs(diffusers, tmp_path):
-    config = model_of(label_dim=0)
-    pipe = hub.AmbientPipeline(hub.AmbientDenoiser(**asdict(config)))
-    raw, pt, array, pictures = (
-        pipe(seeds=[1], num_inference_steps=2, block=2, output_type=t).images for t in ('raw', 'pt', 'np', 'pil')
-    )
-    assert (
-        torch.equal(pt, (raw / 2 + 0.5).clamp(0, 1))
-        and np.array_equal(array[0].transpose(2, 0, 1), pt[0].numpy())
-        and pictures[0].size == (16, 16)
-    )
-    with pytest.raises(BadInput, match='output_type'):
-        pipe(output_type='jpeg')

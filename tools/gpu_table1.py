@@ -68,7 +68,8 @@ from ambient_nb.networks import PRESETS
 from ambient_nb.plans import Plan, forward_flops, plan
 from ambient_nb.repro import Run, measure, training_images, trainings
 from ambient_nb.rows import Row, collect, measured, row_of, save_rows
-from ambient_nb.speed import alternate, bench_table, plan_bench, run_bench
+from ambient_nb.bench import bench_table, plan_bench, run_bench
+from ambient_nb.speed import alternate
 from ambient_nb.suite import Pair, table1
 from ambient_nb.training import Trainer, fit, save_state
 

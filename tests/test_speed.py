@@ -10,7 +10,7 @@ import pytest
 import torch
 from tree import NBS
 
-from ambient_nb import repro, speed
+from ambient_nb import settings, speed
 from ambient_nb.checkpoints import load_checkpoint, load_json
 from ambient_nb.core import BadInput, seed_of
 from ambient_nb.data import digits
@@ -195,7 +195,7 @@ def test_the_bench_refuses(wrong):
 
 
 def test_quick_is_the_quick_profiles_network():
-    quick = repro.QUICK_DIGITS.train
+    quick = settings.QUICK_DIGITS.train
     assert (speed.QUICK.net, speed.QUICK.batch) == (quick.net, quick.batch)
 
 

@@ -139,13 +139,13 @@ def quick_net(
     mult = ((4,), (1, 4), (1, 2, 4))[min(levels, 3) - 1] + (4,) * (levels - 3)
     return replace(PRESETS['tiny'], model_channels=16, channel_mult=mult)
 
-# %% ../nbs/18c_settings.ipynb #14c8e87d
+# %% ../nbs/18c_settings.ipynb #7abf1a7e
 def quick_setup(
     data: DataSet,  # at the size that is trained
     pool: Images | None = None,  # its images; None, in a dry run without them, for EDM's values of photographs
 ) -> Setup:
     "What the rule gives for a data set."
-    if data == DATASETS['digits']:
+    if data.name == 'digits':
         return QUICK_DIGITS
     found = {name: p.value for name, p in propose(pool).items()} if pool is not None else {}
     batch, n = min(128, max(16, 1024 // data.px)), 300

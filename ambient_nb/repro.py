@@ -445,7 +445,7 @@ def execute_all(runs: list[Run], out: Path, device: torch.device) -> None:
 # %% ../nbs/18_repro.ipynb #6f219ad3
 ADVICE = (
     '<p>Another plan: <code>-p profile smoke|quick|paper</code>, or set <code>n</code>, <code>seeds</code>, '
-    '<code>dataset</code>, <code>data</code> (a zip of your own pictures), <code>sigma_n</code>, <code>iters</code>.</p>'
+    '<code>dataset</code>, <code>data</code> (a zip of your own), <code>sigma_n</code>, <code>iters</code>.</p>'
 )
 
 # %% ../nbs/18_repro.ipynb #2ff38374

@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['Encoder', 'PixelEncoder', 'digits_net', 'shifted', 'train_digits_encoder', 'DigitsEncoder', 'conv_block', 'Residual',
-           'cifar_net', 'cifar_filters', 'CifarEncoder', 'encoder_for']
+           'cifar_net', 'cifar_filters', 'CifarEncoder']
 
-# %% ../nbs/12_features.ipynb #c07997aa
+# %% ../nbs/12_features.ipynb #e0857934
 import hashlib, json
-from functools import lru_cache
 from pathlib import Path
 import torch
 import torch.nn.functional as F
@@ -266,14 +265,3 @@ class CifarEncoder(Encoder):
             int((self.logits(self.prepare(u.to(self.device))).argmax(1).cpu() == labels).sum())
             for u, labels in zip(images.pixels.split(self.block), images.labels.split(self.block))
         ) / len(images)
-
-# %% ../nbs/12_features.ipynb #6f30c2df
-@lru_cache(maxsize=4)
-def encoder_for(
-    dataset: str,  # a data set's name
-    reference: Images,  # whose mean pixels are measured from, where there is no better encoder
-) -> Encoder:
-    "The encoder that the package uses for a data set."
-    if dataset == 'digits' and reference.resolution == 8:
-        return DigitsEncoder()
-    return CifarEncoder() if dataset == 'cifar10' and reference.resolution == 32 else PixelEncoder(reference)

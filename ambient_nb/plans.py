@@ -25,8 +25,10 @@ from ambient_nb.core import (
     writable_dir,
 )
 from .networks import NetConfig, make_net
-from .repro import ADVICE, SHAPES, Run, Setup, iterations_done, load_split, numbers, pick_profile, trainings
-from .suite import ITEMS, Arm, setup_for
+from .datasets import DATASETS, DataSet
+from .repro import ADVICE, Run, Setup, iterations_done, load_split, numbers, pick_profile, trainings
+from .settings import Arm, setup_for
+from .suite import ITEMS
 
 # %% ../nbs/18b_plans.ipynb #f6916ca7
 @dataclass(frozen=True, repr=False)
@@ -46,6 +48,7 @@ class Plan:
     data: str | None = None
     size: int | None = None
     dry_run: bool = False
+    record: DataSet = DATASETS['digits']  # at the size that is trained
 
     def run(self, arm: Arm, seed: int) -> Run:
         "The run behind an arm and a seed."
@@ -71,9 +74,7 @@ class Plan:
     @property
     def optima(self) -> list[Arm]:  # one a size
         "The arms whose loss is also minimised exactly."
-        return (
-            [a for a in self.arms if a.train.sigma_n or self.item == 'diffmem_fig1'] if ITEMS[self.item].optimum else []
-        )
+        return [a for a in self.arms if a.optimum]
 
     def __repr__(self) -> str:
         return (
@@ -109,19 +110,21 @@ def plan(
         check_choice('parameter', name, PARAMETERS)
     p = SimpleNamespace(**PARAMETERS | parameters)
     profile, dataset = pick_profile(p.profile, p.dataset, p.data)
-    check_choice('dataset', dataset, it.datasets)
-    size = None if p.size is None else check_int('size', p.size, 8, SHAPES[dataset][1])
+    size = None if p.size is None else check_int('size', p.size, 8)
     iters = None if p.iters is None else check_int('iters', p.iters, 1)
     sigma_n = None if p.sigma_n is None else check_float('sigma_n', p.sigma_n, 0, 80, open_lo=True)
     dry_run = check_flag('dry_run', p.dry_run)
-    setup = setup_for(profile, dataset, it.paper, iters, sigma_n)
-    pool = SHAPES[dataset][2] if dry_run and p.data is None else len(load_split(dataset, p.data, size).pool)
+    unseen = dry_run and p.data is None  # a dry run of a known data set needs no images
+    split = None if unseen else load_split(dataset, p.data, size)
+    record = DATASETS[dataset].at(size) if unseen else split.record
+    setup = setup_for(profile, record, it.paper, None if unseen else split.pool, iters=iters, sigma_n=sigma_n)
+    pool = record.pool if unseen else len(split.pool)
     ns = numbers(
         'n', it.ns[profile] if p.n is None else p.n, 1 if profile == 'smoke' and it.least == 2 else it.least, pool
     )
     if len(ns) > 1 and not it.several:
         raise BadInput('n', p.n, f'one number: {item} compares other things than sizes')
-    arms, pairs = it.make(setup, ns, **(dict(px=size or SHAPES[dataset][1]) if it.px else {}))
+    arms, pairs = it.arms(profile, setup, ns, record)
     custom = (
         profile != 'smoke'
         and (iters, sigma_n, size) != (None, None, None)
@@ -141,6 +144,7 @@ def plan(
         p.data,
         size,
         dry_run,
+        record,
     )
 
 # %% ../nbs/18b_plans.ipynb #949a9dc3
@@ -172,8 +176,7 @@ H200_FLOPS = 0.4 * 790e12  # per second: 40 % of the measured bf16 matrix rate
 # %% ../nbs/18b_plans.ipynb #509c983a
 def shape_of(plan: Plan, arm: Arm) -> tuple:  # (C,H,W)
     "The shape of an arm's images."
-    size = arm.size or plan.size or SHAPES[plan.dataset][1]
-    return SHAPES[plan.dataset][0], size, size
+    return plan.record.at(arm.size).shape
 
 # %% ../nbs/18b_plans.ipynb #26115b7b
 def describe(plan: Plan) -> pd.DataFrame:  # one column of text

@@ -19,16 +19,17 @@ from .checkpoints import load_json, save_json
 from .core import content_hash, provenance, rng, writable_dir
 from .corruptions import fixed_normal
 from .data import to_float, to_uint8
-from .features import Encoder, encoder_for
+from .features import Encoder
 from .fidelity import frechet_estimate
 from .losses import TwoRegimeOptimum
 from .memorization import is_memorized, metric_id, nearest, summarize
 from .papers import Claim, known
 from .plans import Plan
-from .repro import LEVELS, Run, execute_all, load_split, measure, run_key, training_images
+from .repro import LEVELS, Run, encoder_of, execute_all, load_split, measure, run_key, training_images
 from .sampling import sample
 from .stats import Estimate, over_seeds, paired, wilson
-from .suite import Arm, Pair
+from .settings import Arm, Pair
+from .suite import ITEMS
 from .training import identity, read_stats, snapshot_path
 
 # %% ../nbs/18c_rows.ipynb #9704c071
@@ -203,7 +204,7 @@ def measured(plan: Plan, arm: Arm) -> Measured:
     found = {it: [measure(run, it, plan.out)[:2] for run in runs] for it in arm.snapshots}
     return Measured(
         arm,
-        encoder_for(plan.dataset, split.heldout),
+        encoder_of(split),
         dict(train=null_meta['data'], heldout=split.heldout.sha),
         (null, null_meta),
         {it: [df for df, _ in v] for it, v in found.items()},
@@ -226,7 +227,7 @@ def row_of(
     **labels,  # further ones
 ) -> Row:
     "A row of a plan."
-    found = known().get(claim_id)
+    found = known().get(claim_id) if ITEMS[plan.item].paper in plan.record.papers else None
     labels = (
         dict(
             dataset=plan.dataset,

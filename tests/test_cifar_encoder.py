@@ -12,7 +12,8 @@ from tree import NBS
 
 from ambient_nb.core import BadInput, asset, file_sha, rng
 from ambient_nb.data import Images, digits, read_zip, write_zip
-from ambient_nb.features import CifarEncoder, PixelEncoder, cifar_filters, encoder_for
+from ambient_nb.datasets import DATASETS
+from ambient_nb.features import CifarEncoder, cifar_filters
 from ambient_nb.smallcnn import CnnConfig, CnnTrainer, cnn_accuracy, cropped, fit_cnn, fresh_cnn, halved, save_cnn
 from ambient_nb.training import newest_state, read_stats
 
@@ -215,9 +216,8 @@ def test_other_images_are_refused(encoder, shape):
 
 
 def test_it_is_the_encoder_of_cifar10_at_32_px(encoder):
-    assert encoder_for('cifar10', images(4)).id == encoder.id == CifarEncoder(SHIPPED).id
-    for dataset, side in (('cifar10', 16), ('imagenette', 32)):
-        assert isinstance(encoder_for(dataset, images(4, side)), PixelEncoder)
+    assert DATASETS['cifar10'].encoder == encoder.name and encoder.id == CifarEncoder(SHIPPED).id
+    assert DATASETS['cifar10'].at(16).encoder == DATASETS['imagenette'].encoder == 'pixels'
 
 
 @pytest.mark.real_data
@@ -245,7 +245,7 @@ def test_the_card_names_the_images(encoder, data_dir):
 def test_the_page_runs_in_smoke(tmp_path):
     shipped = SHIPPED.read_bytes()
     for part, n in (('train', 60), ('test', 30)):
-        write_zip(tmp_path / f'cifar10-32x32-{part}.zip', images(n, seed=n))
+        write_zip(tmp_path / f'cifar10-32x32-{part}.zip', images(n, seed=n), dict(meta=dict(recipe='cifar10')))
     done = subprocess.run(
         [
             sys.executable,

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from ambient_nb.core import BadInput, rng
-from ambient_nb.data import ZIPS, load, read_zip, subset, write_zip
+from ambient_nb.data import read_zip, subset, write_zip
 from ambient_nb.datamake import RECIPES, make_zip
+from ambient_nb.datasets import DATASETS, load
 from PIL import Image
 
 
@@ -271,7 +272,7 @@ def folder(tmp_path):
 
 
 def test_load_advises_commands_that_exist():
-    assert set(ZIPS) <= set(RECIPES)
+    assert {record.recipe for record in DATASETS.values()} - {None} <= set(RECIPES)
 
 
 def test_shuffle_is_a_function_of_the_seed(folder, tmp_path):

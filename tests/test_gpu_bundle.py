@@ -17,7 +17,8 @@ import torch
 from tree import NBS, ROOT
 
 from ambient_nb.core import BadInput, rng
-from ambient_nb.data import Images, load, write_zip
+from ambient_nb.data import Images, write_zip
+from ambient_nb.datasets import load
 from ambient_nb.rows import load_rows, save_rows
 
 BLOCKED = '''
@@ -66,9 +67,8 @@ def data(tmp_path_factory) -> Path:
     for name, n in (('train', 310), ('test', 40)):
         small = torch.rand(n, 3, 4, 4, generator=rng(0, 'gpu', name))
         pixels = (255 * torch.nn.functional.interpolate(small, size=(32, 32), mode='bilinear')).to(torch.uint8)
-        write_zip(
-            folder / f'cifar10-32x32-{name}.zip', Images(pixels, torch.arange(n) % 10, torch.arange(n), 'cifar10')
-        )
+        images = Images(pixels, torch.arange(n) % 10, torch.arange(n), 'cifar10')
+        write_zip(folder / f'cifar10-32x32-{name}.zip', images, dict(meta=dict(recipe='cifar10')))
     return folder
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ambient_nb import repro, speed
+from ambient_nb import settings, speed
 from ambient_nb.checkpoints import load_checkpoint
 from ambient_nb.core import BadInput, seed_of
 from ambient_nb.data import digits
@@ -169,5 +169,5 @@ def test_refused(wrong):
 
 
 def test_quick_is_the_quick_profiles_network():
-    quick = repro.QUICK_DIGITS.train
+    quick = settings.QUICK_DIGITS.train
     assert (speed.QUICK.net, speed.QUICK.batch) == (quick.net, quick.batch)

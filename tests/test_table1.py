@@ -3,9 +3,10 @@
 import json, os, shutil, signal, subprocess, sys, time
 from pathlib import Path
 import nbformat, pytest
-from ambient_nb import plans, publish, repro, rows as rowing, suite
+from ambient_nb import plans, publish, repro, rows as rowing, settings
 from ambient_nb.checkpoints import Damaged
 from ambient_nb.core import BadInput
+from ambient_nb.datasets import DATASETS
 
 NOTEBOOK = Path(__file__).parents[1] / 'nbs' / 'repro_table1.ipynb'
 SMALL = dict(n=20, profile='smoke', seeds='0', device='cpu')
@@ -182,7 +183,7 @@ def test_the_papers_plan_needs_neither_data_nor_gpu(dataset):
 
 def test_flops_of_the_papers_network():
     "EDM’s own network was measured at 42.4 GFLOP a forward image; ours leaves out its depthwise resampling filters (2 %)."
-    assert abs(plans.forward_flops(suite.main_setup('cifar10').train.net, (3, 32, 32)) / 41.5e9 - 1) < 0.01
+    assert abs(plans.forward_flops(settings.SETTINGS['main']['cifar10'].train.net, (3, 32, 32)) / 41.5e9 - 1) < 0.01
 
 
 def test_profiles(monkeypatch):
@@ -194,7 +195,7 @@ def test_profiles(monkeypatch):
     with pytest.raises(BadInput, match='AMBIENT_NB_PROFILE'):
         repro.pick_profile('auto', None, None)
     with pytest.raises(BadInput, match='profile'):
-        suite.setup_for('paper', 'digits')
+        settings.setup_for('paper', DATASETS['digits'])
     assert plans.plan('table1', n=20, profile='quick', iters=10, device='cpu').profile == 'custom'
 
 

@@ -15,8 +15,8 @@ from gpu_table1 import N, WHEELS, ZIPS
 
 from ambient_nb.checkpoints import save_json
 from ambient_nb.core import BadInput, check_float, commit
-from ambient_nb.data import find_zip, read_zip, write_zip
-from ambient_nb.features import encoder_for
+from ambient_nb.data import subset, write_zip
+from ambient_nb.datasets import find_zip, load
 
 ROOT = Path(__file__).resolve().parents[1]
 PLATFORMS = [f'manylinux_2_{k}_x86_64' for k in (28, 27, 24, 17)] + ['manylinux2014_x86_64', 'manylinux1_x86_64']
@@ -64,8 +64,9 @@ def pack(part: Path, data: str | None, python: str, wheels: bool, limit: float) 
             str(pool.parent),
             f'a folder that holds {ZIPS[1]} beside the training images: make both with `ambient-nb data make`',
         )
-    images = read_zip(pool, indices=range(N), name='cifar10')
-    write_zip(part / 'data' / ZIPS[0], images)
+    split = load('cifar10', data)
+    images = subset(split.pool, N)[0]
+    write_zip(part / 'data' / ZIPS[0], images, dict(meta=dict(recipe=split.record.recipe)))
     shutil.copyfile(test, part / 'data' / ZIPS[1])
     shutil.copytree(ROOT / 'ambient_nb', part / 'ambient_nb', ignore=shutil.ignore_patterns('__pycache__'))
     shutil.copy(ROOT / 'tools' / 'gpu_table1.py', part)
@@ -83,9 +84,8 @@ def pack(part: Path, data: str | None, python: str, wheels: bool, limit: float) 
             if fits:
                 (part / 'wheels').mkdir(exist_ok=True)
                 shutil.move(wheel, part / 'wheels')
-    return (
-        f'{size(part) / 2**20:.1f} MiB; encoder: {encoder_for("cifar10", images).name}; wheels: {", ".join(packed) or "none"}'
-        + (f'; no room for {", ".join(left)}' if left else '')
+    return f'{size(part) / 2**20:.1f} MiB; encoder: {split.record.encoder}; wheels: {", ".join(packed) or "none"}' + (
+        f'; no room for {", ".join(left)}' if left else ''
     )
 
 

@@ -188,7 +188,7 @@ def plan_of(work: Work, changes: dict, iters: int, samples: int, suffix: str = '
             train=replace(setup.train, net=replace(PRESETS['tiny'], model_channels=8, channel_mult=(1,)), batch=8),
             steps=2,
         )
-    baseline, method = (replace(a, name=a.name + suffix) for a in table1(setup, (N,))[0])
+    baseline, method = (replace(a, name=a.name + suffix) for a in table1(setup, (N,), base.record)[0])
     return replace(
         base,
         profile='smoke' if work.smoke else 'custom',

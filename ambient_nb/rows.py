@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KINDS', 'TABLE_METRICS', 'METHODS', 'Row', 'save_rows', 'row_from', 'load_rows', 'same_numbers', 'results',
            'committed', 'combine', 'too_few', 'value_verdict', 'direction_verdict', 'law_verdict', 'verdict',
-           'command_of', 'find_rows', 'run_state', 'chain']
+           'command_of', 'find_rows', 'run_state', 'runs_in_words', 'chain']
 
 # %% ../nbs/17a_rows.ipynb #6e4189a1
 import json, math, shlex
@@ -222,14 +222,15 @@ def find_rows(
     row_id: str,
 ) -> dict:  # file name -> the row; BadInput where there is none
     "The committed rows of an id: a notebook's own, and those of what was tried beside it."
-    found, ids = {}, set()
+    found, ids, wanted = {}, set(), row_id.replace('−', '-')  # a keyboard has no minus sign
     for file in sorted(results().glob('*.json')) if results() else ():
         stored = load_json(file)
         if 'runs' in stored:
-            found |= {file.name: row_from(r, stored['runs']) for r in stored['rows'] if r['id'] == row_id}
-            ids |= {r['id'] for r in stored['rows']}
+            rows = {r['id'].replace('−', '-'): r for r in stored['rows']}
+            found |= {file.name: row_from(rows[wanted], stored['runs'])} if wanted in rows else {}
+            ids |= set(rows)
     if not found:
-        near = get_close_matches(row_id, sorted(ids), n=3, cutoff=0.4)
+        near = get_close_matches(wanted, sorted(ids), n=3, cutoff=0.4)
         raise BadInput('row', row_id, f'the id of a committed row, such as {", ".join(near) or "those in nbs/results"}')
     return found
 
@@ -247,10 +248,21 @@ def run_state(
     if not file.exists():
         return 'not on this machine'
     stored = load_json(file)
-    same = core.canonical([stored['identity'], stored['data']]) == core.canonical(
-        [settings['config'], settings['data']]
-    )
-    return f'in {file.parent}' if same else f'another one than in {file.parent}'
+    same = [stored['identity'], stored['data']] == json.loads(json.dumps([settings['config'], settings['data']]))
+    return f'in {file.parent}' if same else f'not what {file} says'
+
+# %% ../nbs/17a_rows.ipynb #c989e503
+def runs_in_words(
+    r: Row,
+    out: Path,  # where runs are kept
+) -> list[str]:  # lines
+    "The runs behind a row, those that differ in their seed alone together."
+    alike = {}
+    for key, settings in r.runs.items():
+        config = dict(settings['config'])
+        line = f'    {key}, seed {config.pop("seed", 0)}: {run_state(key, settings, r.numerics, out)}'
+        alike.setdefault((core.canonical(config), settings['data']), []).append(line)
+    return [line for (c, data), lines in alike.items() for line in (f'  trained with {c}', f'    on {data}', *lines)]
 
 # %% ../nbs/17a_rows.ipynb #1ffa1c23
 def chain(
@@ -260,20 +272,14 @@ def chain(
     "The way from a committed row back: command, commit, data, runs and their settings."
     lines = []
     for name, r in find_rows(row_id).items():
+        about = f' on {r.claim}' if r.claim else ''
         lines += [
             f'{r.id} in {name}',
-            f'  {r.kind}, {r.profile}: {r.ours}, over {r.ours.n} {r.ours.over}; {r.verdict}',
-            f'  metric    {r.metric_id}',
-            f'  made by   {command_of(r)}',
-            f'  commit    {r.provenance["commit"]}, torch {r.provenance["torch"]}, {r.provenance["hardware"]}',
-            *(f'  {k + " data":9} {sha}' for k, sha in r.data.items()),
+            f'  {r.kind}, {r.profile}: {r.ours:.3g} over {r.ours.n} {r.ours.over}; {r.verdict}{about}',
+            f'  metric   {r.metric_id}',
+            f'  made by  {command_of(r)}',
+            f'  commit   {r.provenance["commit"]}, torch {r.provenance["torch"]}, {r.provenance["hardware"]}',
+            *(f'  data     {sha}, {which}' for which, sha in r.data.items()),
+            *runs_in_words(r, out or runs_dir()),
         ]
-        for key, s in r.runs.items():
-            changed = ', '.join(f'{k}={v}' for k, v in s['config'].items() if k != 'seed')
-            state = run_state(key, s, r.numerics, out or runs_dir())
-            lines += [
-                f'  run {key}, seed {s["config"].get("seed", 0)}, {state}',
-                f'    data {s["data"]}',
-                f'    {changed}',
-            ]
     return '\n'.join(lines)

@@ -85,9 +85,9 @@ def test_a_command_says_all_that_a_row_was_made_by(name):
 
 
 def test_committed_rows_follow_the_rule_that_was_written_before():
-    "Every committed verdict is what the rule says of the committed numbers."
+    "Every published verdict is what the rule says of the published numbers; the selection has ids of before."
     claims = {c.id: c for p in shipped().values() for c in p.claims}
-    for r in (r for name in FILES for r in stored(name)):
+    for r in (r for name in FILES if not name.startswith('select') for r in stored(name)):
         assert r.verdict == verdict(claims.get(r.claim), r.ours, r.detail.get('values', ()), profile=r.profile), r.id
         if r.claim and r.kind == 'pair' and len(r.seeds) < 3:
             assert r.verdict.startswith('underpowered')

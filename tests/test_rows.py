@@ -99,7 +99,8 @@ def test_show_finds_each_home_of_a_row(tmp_path):
     homes = re.findall(r' in (\S+)\.json\n', told)
     assert homes == ['repro_table1.quick', *(f'select_sigma_n.{s}' for s in ('0.2', '0.4', '0.7'))]
     for r in (r for r in stored('repro_table1.quick') if r.kind == 'pair' and r.labels['it'] == 3300):
-        told = rowing.chain(r.id.replace('−', '-'), tmp_path)
+        told = rowing.chain(r.id, tmp_path)
+        assert rowing.chain(r.id.replace('−', '-'), tmp_path) == told, 'no keyboard has a minus sign'
         assert all(key in told for key in r.runs) and r.provenance['commit'] in told and command_of(r) in told
     with pytest.raises(BadInput, match='such as table1/digits/50/baseline'):
         rowing.chain('table1/digits/50/baselin/550/memorized')

@@ -199,9 +199,12 @@ def forward_flops(
     "Floating-point operations of one image's forward pass, counted."
     from torch.utils.flop_counter import FlopCounterMode
 
-    with torch.device('meta'), FlopCounterMode(display=False) as counter, torch.no_grad():
-        F, told = net_of(net, shape, label_dim, augmented)
-        F(torch.empty(1, *shape), torch.empty(1), **{name: torch.empty(1, dim) for name, dim in told.items()})
+    with torch.device('meta'):
+        F, dims = net_of(net, shape, label_dim, augmented)
+        told = {name: torch.empty(1, dim) for name, dim in dims.items()}
+        x, sigma = torch.empty(1, *shape), torch.empty(1)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        F(x, sigma, **told)
     return counter.get_total_flops()
 
 # %% ../nbs/18e_plans.ipynb #cfbc4232

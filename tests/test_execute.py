@@ -68,4 +68,4 @@ def test_an_encoder_without_weights_is_refused_before_any_work(tmp_path, monkeyp
     for name, said in (('dinov2-vits14-main', 'weights|transformers'), ('cifar10-cnn', 'images'), ('eye', 'encoder')):
         with pytest.raises(BadInput, match=said):
             plan('table1', profile='smoke', encoder=name, device='cpu', out=tmp_path / 'runs')
-    assert not list((tmp_path / 'runs').iterdir())
+    assert not list(tmp_path.iterdir())

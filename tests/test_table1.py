@@ -5,6 +5,7 @@ from pathlib import Path
 import nbformat, pytest
 from ambient_nb import plans, publish, rows as rowing
 from ambient_nb.checkpoints import Damaged
+from ambient_nb.collect import collect
 from ambient_nb.core import BadInput
 
 NOTEBOOK = Path(__file__).parents[1] / 'nbs' / 'repro_table1.ipynb'
@@ -109,9 +110,9 @@ def test_damage_is_refused(done, tmp_path):
         whole = victim.read_bytes()
         victim.write_bytes(whole[:-20] + b'x' * 20)
         with pytest.raises(Damaged, match='damaged'):
-            rowing.collect(plan)
+            collect(plan)
         victim.write_bytes(whole)
-    assert rowing.same_numbers(rowing.collect(plan), rows_of(done))
+    assert rowing.same_numbers(collect(plan), rows_of(done))
 
 
 def test_bad_input_in_the_notebook_is_one_clear_error(tmp_path):

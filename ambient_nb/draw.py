@@ -6,8 +6,7 @@
 __all__ = ['STYLE', 'COLUMNS', 'ABSOLUTE', 'BADGES', 'shown', 'bounded', 'table', 'budgets_of', 'iterations', 'differences',
            'crossing', 'delays', 'pick_rows', 'selection', 'printed_values', 'deviations', 'panels', 'curve_figure',
            'similarity_figure', 'loss_figure', 'error_figure', 'error_table', 'budget_rows', 'arms_table', 'cost',
-           'whiskers', 'arms_figure', 'pareto_figure', 'badge', 'expected', 'command', 'claims_table',
-           'neighbours_figure']
+           'whiskers', 'arms_figure', 'pareto_figure', 'badge', 'expected', 'command', 'claims_table']
 
 # %% ../nbs/18d_draw.ipynb #51d51a9d
 from dataclasses import replace
@@ -15,9 +14,7 @@ import numpy as np
 import pandas as pd
 from .core import check_choice
 from .papers import Claim, known, papers
-from .plans import Plan
-from .repro import METHODS, measure, training_images
-from .rows import TABLE_METRICS, Row, load_rows
+from .rows import METHODS, TABLE_METRICS, Row, load_rows
 from .stats import Estimate
 
 # %% ../nbs/18d_draw.ipynb #f0b2bb2d
@@ -609,33 +606,3 @@ def claims_table(
                 }
             )
     return pd.DataFrame(lines)
-
-# %% ../nbs/18d_draw.ipynb #72579ba2
-def neighbours_figure(
-    plan: Plan,
-    arms: list | None = None,  # of Arm; None for the first two
-    count: int = 10,  # samples of each
-):
-    "The first samples of each arm, each above its nearest training image; copies by the 1/3 rule are framed."
-    import matplotlib.pyplot as plt
-
-    arms, seed, colors = list(arms or plan.arms[:2]), plan.seeds[0], ('#d55e00', '#0072b2', '#009e73', '#cc79a7')
-    fig, axes = plt.subplots(2 * len(arms), count, figsize=(0.8 * count, 1.8 * len(arms)))
-    for m, arm in enumerate(arms):
-        run = plan.run(arm, seed)
-        df, _, images = measure(run, arm.train.iters, plan.out)
-        train = training_images(run).pixels
-        for i in range(count):
-            for ax, image in ((axes[2 * m, i], images[i]), (axes[2 * m + 1, i], train[int(df.nearest[i])])):
-                ax.imshow(image.permute(1, 2, 0).squeeze(-1).numpy(), cmap='gray', vmin=0, vmax=255)
-                ax.set(xticks=[], yticks=[])
-                for side in ax.spines.values():
-                    side.set(visible=bool(df.memorized[i]), color=colors[m % 4], linewidth=2.5)
-        axes[2 * m, 0].set_ylabel(f'{arm.name}\nsample', fontsize=7)
-        axes[2 * m + 1, 0].set_ylabel('nearest\ntraining', fontsize=7)
-    fig.suptitle(
-        f'n = {arms[0].n}, seed {seed}, iteration {arms[0].train.iters:,}; framed = memorized by the 1/3 rule',
-        fontsize=9,
-    )
-    fig.tight_layout()
-    return fig

@@ -173,23 +173,30 @@ def fact(
         if found and found.kind != 'law'
         else judge(found, values, profile=plan.profile)
     )
+    made_by = {k: ','.join(map(str, v)) if isinstance(v, tuple) else v for k, v in plan.sizes.items() if v is not None}
     return Row(
-        id,
-        dict(dataset=data, n=n, method=method, it=0, metric=metric),
-        over_draws(values),
-        dict(values=[float(v) for v in values]) | (detail or {}),
-        found and found.id,
-        found and found.printed,
-        said,
-        f'{metric}: {definition}',
-        shas or {},
-        plan.seeds,
-        'every draw is reported',
-        content_hash([plan.item, plan.sizes]),
-        plan.profile,
-        core.NUMERICS,
-        dict(sec=round(time.monotonic() - plan.begun, 1)),
-        plan.origin,
+        id=id,
+        kind='law',
+        labels=dict(dataset=data, n=n, method=method, it=0, metric=metric),
+        ours=over_draws(values),
+        detail=dict(values=[float(v) for v in values]) | (detail or {}),
+        claim=found and found.id,
+        printed=found and found.printed,
+        verdict=said,
+        metric_id=f'{metric}: {definition}',
+        data=shas or {},
+        made_by=dict(
+            item=plan.item,
+            profile='quick' if plan.profile == 'custom' else plan.profile,
+            seeds=','.join(map(str, plan.seeds)),
+            **made_by,
+        ),
+        seeds=plan.seeds,
+        selection='every draw is reported',
+        profile=plan.profile,
+        numerics=core.NUMERICS,
+        cost=dict(sec=round(time.monotonic() - plan.begun, 1)),
+        provenance=plan.origin,
     )
 
 # %% ../nbs/18f_theory.ipynb #a59c33aa

@@ -29,6 +29,17 @@ def torch_fidelity():
     return torch_fidelity()
 
 
+@pytest.fixture(scope='session')
+def split_plan(tmp_path_factory):
+    "A smoke plan of twelve arms on two trainings, executed once for all tests that look at its runs or rows."
+    from ambient_nb.execute import execute_all
+    from ambient_nb.plans import plan
+
+    p = plan('ablation_split', profile='smoke', seeds='0', device='cpu', out=tmp_path_factory.mktemp('split'))
+    execute_all(p.runs, p.out, p.device)
+    return p
+
+
 @pytest.fixture
 def data_dir() -> Path:
     "$AMBIENT_NB_DATA, for tests marked real_data."

@@ -1,0 +1,131 @@
+"Rows: what is committed has not changed, follows the rule, and leads back to the runs that its plan yields."
+
+import hashlib
+import json
+import re
+import shlex
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+from tree import NBS, cells
+
+from ambient_nb import core, rows as rowing
+from ambient_nb.core import BadInput, content_hash
+from ambient_nb.papers import shipped
+from ambient_nb.plans import plan
+from ambient_nb.rows import command_of, load_rows, verdict
+from ambient_nb.suite import ITEMS
+
+GOLDEN = json.loads((Path(__file__).parent / 'golden' / 'rows.json').read_text())
+FILES = sorted(f.stem for f in (NBS / 'results').glob('*.json') if '"kind": "' in f.read_text())
+
+
+@lru_cache(maxsize=None)
+def stored(name: str) -> list:
+    return load_rows(NBS / 'results' / f'{name}.json')
+
+
+@lru_cache(maxsize=None)
+def planned(made_by: str):
+    "The plan that a row says it was made by."
+    return plan(**json.loads(made_by), dry_run=True, device='cpu')
+
+
+def numbers(r: rowing.Row) -> tuple:
+    return (r.id, r.ours.value, r.ours.lo, r.ours.hi, r.ours.n, r.verdict)
+
+
+@pytest.mark.parametrize('name', GOLDEN)
+def test_published_numbers_are_those_of_commit_3d93330(name):
+    "Whoever changes one on purpose runs the notebook again and puts its new hash into tests/golden/rows.json."
+    told = json.dumps([numbers(r) for r in stored(name)])
+    assert hashlib.sha256(told.encode()).hexdigest() == GOLDEN[name]
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_every_committed_row_leads_to_runs_of_its_plan(name):
+    for r in stored(name):
+        if r.made_by['item'] not in ITEMS:
+            assert r.kind == 'law' and not r.runs, r.id
+            continue
+        p = planned(json.dumps(r.made_by))
+        sides = {(a.n, a.name): (a,) for a in p.arms} | {(q.a.n, q.name): (q.a, q.b) for q in p.pairs}
+        if r.kind in ('arm', 'pair'):
+            sole = p.pairs[0].name if r.labels['method'] == 'difference' else r.labels['method']
+            arms = sides[r.labels['n'], r.labels.get('pair', sole)]
+            assert len(arms) == 1 + (r.kind == 'pair') and r.labels['it'] in arms[0].snapshots
+            runs = [p.run(a, s) for a in arms for s in r.seeds]
+            assert list(r.runs) == list(dict.fromkeys(part.key for run in runs for part in run.parts)), r.id
+            assert r.data['train'] == runs[0].images.sha
+        else:
+            assert not r.runs and r.data['train'] in {run.images.sha for run in p.runs}, r.id
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_a_key_is_the_hash_of_what_stands_beside_it(name):
+    for r in stored(name):
+        for key, settings in r.runs.items():
+            assert content_hash(dict(settings, numerics=r.numerics)) == key
+            assert settings['config'].get('seed', 0) in r.seeds
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_a_command_says_all_that_a_row_was_made_by(name):
+    for row in {json.dumps(r.made_by): r for r in stored(name)}.values():
+        words = shlex.split(command_of(row))
+        assert words[:2] == ['ambient-nb', 'reproduce'] and words[3] == '--profile'
+        given = dict(word.split('=', 1) for word in words[6::2])
+        page = next(c for c in cells(Path(f'{words[2]}.ipynb')) if 'parameters' in c['metadata'].get('tags', []))
+        assert set(given) <= set(re.findall(r'^(\w+) = ', page['source'], re.M))
+        if row.made_by['item'] in ITEMS:
+            again = plan(words[2].removeprefix('repro_'), profile=words[4], **given, dry_run=True, device='cpu')
+            assert again.made_by == row.made_by
+
+
+def test_committed_rows_follow_the_rule_that_was_written_before():
+    "Every published verdict is what the rule says of the published numbers; the selection has ids of before."
+    claims = {c.id: c for p in shipped().values() for c in p.claims}
+    for r in (r for name in FILES if not name.startswith('select') for r in stored(name)):
+        assert r.verdict == verdict(claims.get(r.claim), r.ours, r.detail.get('values', ()), profile=r.profile), r.id
+        if r.claim and r.kind == 'pair' and len(r.seeds) < 3:
+            assert r.verdict.startswith('underpowered')
+
+
+def test_show_finds_each_home_of_a_row(tmp_path):
+    "A row of Table 1 may also stand among those by which sigma_n was chosen."
+    told = rowing.chain('table1/digits/300/baseline/3300/memorized', tmp_path)
+    homes = re.findall(r' in (\S+)\.json\n', told)
+    assert homes == ['repro_table1.quick', *(f'select_sigma_n.{s}' for s in ('0.2', '0.4', '0.7'))]
+    for r in (r for r in stored('repro_table1.quick') if r.kind == 'pair' and r.labels['it'] == 3300):
+        told = rowing.chain(r.id, tmp_path)
+        assert rowing.chain(r.id.replace('−', '-'), tmp_path) == told, 'no keyboard has a minus sign'
+        assert all(key in told for key in r.runs) and r.provenance['commit'] in told and command_of(r) in told
+    with pytest.raises(BadInput, match='such as table1/digits/50/baseline'):
+        rowing.chain('table1/digits/50/baselin/550/memorized')
+
+
+def test_a_run_on_this_machine_is_compared(tmp_path):
+    from ambient_nb.checkpoints import save_json
+
+    r = next(r for r in stored('repro_table1.quick') if r.kind == 'arm')
+    key, settings = next(iter(r.runs.items()))
+    folder = tmp_path / 'train' / key
+    for seed, said in ((1, f'in {folder}'), (2, 'not what')):
+        save_json(folder / 'config.json', dict(identity=dict(settings['config'], seed=seed), data=settings['data']))
+        assert f'{key}, seed 1: {said}' in rowing.chain(r.id, tmp_path)
+    assert rowing.run_state(key, settings, r.numerics + 1, tmp_path) == 'not the key of these settings'
+
+
+def test_outside_a_checkout_there_are_no_rows(monkeypatch):
+    monkeypatch.setattr(core, 'root', lambda: None)
+    assert rowing.committed('repro_table1', 'quick') == []
+    with pytest.raises(BadInput, match='those in nbs/results'):
+        rowing.chain('table1')
+
+
+def test_stored_rows_are_the_same_rows(tmp_path):
+    for name in ('repro_table1.quick', 'repro_theory_feldman.quick'):
+        again = load_rows(rowing.save_rows(stored(name), tmp_path / 'rows.json'))
+        assert [asdict(r) for r in again] == [asdict(r) for r in stored(name)]

@@ -6,7 +6,7 @@
 __all__ = ['BUDGET_STYLE', 'OUTSIDE', 'arm_line', 'reference_lines', 'arms_table', 'arm_places', 'arm_points', 'arm_axis',
            'arm_panel', 'arms_figure', 'pareto_front', 'arm_shades', 'pareto_panel', 'pareto_figure']
 
-# %% ../nbs/17d_sweeps.ipynb #45042d0b
+# %% ../nbs/17d_sweeps.ipynb #60b3e008
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ from .figures import METHOD_STYLE, finished, heights, size_panels
 from .rows import Row
 from .tables import COLUMNS, budget_rows, cell, pick_rows, shown, sizes_of, unless_empty
 
-# %% ../nbs/17d_sweeps.ipynb #2c7c81e0
+# %% ../nbs/17d_sweeps.ipynb #f1552975
 def arm_line(
     at: list[Row],  # the memorized share of one arm, at its budgets
     cells: dict,  # column -> cell, at the last one
@@ -32,7 +32,7 @@ def arm_line(
         'interval over': f'{last.ours.n} {last.ours.over}',
     }
 
-# %% ../nbs/17d_sweeps.ipynb #d64390a5
+# %% ../nbs/17d_sweeps.ipynb #baf7566d
 def reference_lines(
     rows: list[Row],
     metric: str,  # a key of COLUMNS
@@ -43,7 +43,7 @@ def reference_lines(
     arms = [r.labels['method'].replace('held-out', 'held-out images') for r in found]
     return [{'arm': arm, 'n': r.labels['n'], COLUMNS[metric]: cell(r)} for arm, r in zip(arms, found)]
 
-# %% ../nbs/17d_sweeps.ipynb #b55932bf
+# %% ../nbs/17d_sweeps.ipynb #a4c468c1
 @unless_empty
 def arms_table(rows: list[Row], metrics: tuple = ('memorized', 'sim>null99', 'frechet')) -> pd.DataFrame:
     "One line per arm: its metrics at the last budget, memorization at the first one, and per seed."
@@ -58,16 +58,16 @@ def arms_table(rows: list[Row], metrics: tuple = ('memorized', 'sim>null99', 'fr
     lines += reference_lines(rows, 'frechet', 'training images')
     return pd.DataFrame(lines).fillna('').set_index('arm')
 
-# %% ../nbs/17d_sweeps.ipynb #58fc77b4
+# %% ../nbs/17d_sweeps.ipynb #16d7378e
 BUDGET_STYLE = {
     'first budget': dict(color='#56b4e9', marker='o', linestyle='--'),
     'last budget': dict(color='#d55e00', marker='s', linestyle='-'),
 }
 
-# %% ../nbs/17d_sweeps.ipynb #2c917da3
+# %% ../nbs/17d_sweeps.ipynb #06a26fff
 OUTSIDE = dict(fontsize=8, loc='center left', bbox_to_anchor=(1, 0.5))  # a legend to the right of its panel
 
-# %% ../nbs/17d_sweeps.ipynb #db4e5a17
+# %% ../nbs/17d_sweeps.ipynb #5e5e21e5
 def arm_places(
     arms: list,  # rows of each arm, one per budget
     is_even: bool,  # at equal distances
@@ -78,7 +78,7 @@ def arm_places(
         return list(range(len(arms))), [at[0].labels['method'] for at in arms], False
     return list(range(len(arms))) if is_even else own, [f'{x:g}' for x in own], True
 
-# %% ../nbs/17d_sweeps.ipynb #140fa483
+# %% ../nbs/17d_sweeps.ipynb #e24fd68c
 def arm_points(
     ax: plt.Axes,
     places: list,  # of the arms
@@ -98,7 +98,7 @@ def arm_points(
         if len(seeds) > 1:
             ax.plot([x] * len(seeds), seeds, '.', color=style['color'], alpha=0.5, markersize=4, transform=aside)
 
-# %% ../nbs/17d_sweeps.ipynb #a487eca2
+# %% ../nbs/17d_sweeps.ipynb #87567989
 def arm_axis(
     ax: plt.Axes,
     places: list,
@@ -117,7 +117,7 @@ def arm_axis(
     ax.set_xticks(places, names, **numbers if is_number else dict(rotation=35, ha='right', fontsize=8))
     ax.minorticks_off()
 
-# %% ../nbs/17d_sweeps.ipynb #c692a9f7
+# %% ../nbs/17d_sweeps.ipynb #a4c8748d
 def arm_panel(
     ax: plt.Axes,
     arms: list,  # rows of each arm, one per budget
@@ -132,7 +132,7 @@ def arm_panel(
     arm_axis(ax, places, names, is_number)
     ax.set(ylabel=COLUMNS['memorized'], ylim=(-3, 103))
 
-# %% ../nbs/17d_sweeps.ipynb #610913ee
+# %% ../nbs/17d_sweeps.ipynb #c0f91052
 @unless_empty
 def arms_figure(
     rows: list[Row],
@@ -157,7 +157,7 @@ def arms_figure(
         ax.set_xlabel(xlabel if isinstance(xlabel, str) else xlabel.get(title, ''))
     return finished(fig, axes[0, -1:], **OUTSIDE)
 
-# %% ../nbs/17d_sweeps.ipynb #7a27bf72
+# %% ../nbs/17d_sweeps.ipynb #1fbca082
 def pareto_front(
     points: list,  # of (x, y); smaller is better in both
 ) -> list:  # x rising
@@ -165,7 +165,7 @@ def pareto_front(
     beaten = lambda p: any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points)
     return sorted(p for p in points if not beaten(p))
 
-# %% ../nbs/17d_sweeps.ipynb #fd03c5c5
+# %% ../nbs/17d_sweeps.ipynb #71958d3e
 def arm_shades(
     names: list,  # of arms
 ) -> dict:  # name -> color and marker
@@ -175,7 +175,7 @@ def arm_shades(
     looks = {'baseline': METHOD_STYLE['baseline']['color'], **dict(zip(others, shades))}
     return {name: dict(color=looks[name], marker=m) for name, m in zip(names, 's' + 'ov^<>DPX' * len(names))}
 
-# %% ../nbs/17d_sweeps.ipynb #5aebce41
+# %% ../nbs/17d_sweeps.ipynb #dd701a99
 def pareto_panel(
     ax: plt.Axes,
     memorized: dict,  # arm -> its row at the last budget
@@ -195,7 +195,7 @@ def pareto_panel(
     front = zip(*pareto_front(points))
     ax.plot(*front, color='0.3', linestyle=':', label='Pareto front of the means', zorder=0, **ring)
 
-# %% ../nbs/17d_sweeps.ipynb #56ab65a9
+# %% ../nbs/17d_sweeps.ipynb #fbd7f42e
 @unless_empty
 def pareto_figure(rows: list[Row]) -> plt.Figure:
     "Memorization against the Fréchet distance, one point an arm at its last budget."

@@ -7,7 +7,7 @@ __all__ = ['NO_ROWS', 'COLUMNS', 'ABSOLUTE', 'unless_empty', 'shown', 'bounded',
            'budget_rows', 'methods_line', 'methods_table', 'is_asked', 'iterations', 'differences', 'first_reached',
            'seeds_reached', 'delays', 'error_table', 'selection', 'cost']
 
-# %% ../nbs/17b_tables.ipynb #f09c1f35
+# %% ../nbs/17b_tables.ipynb #e672383d
 from functools import wraps
 from pathlib import Path
 from typing import Callable
@@ -19,10 +19,10 @@ from .repro import METHODS
 from .rows import TABLE_METRICS, Row, load_rows
 from .stats import Estimate
 
-# %% ../nbs/17b_tables.ipynb #1299e461
+# %% ../nbs/17b_tables.ipynb #97b96bc9
 NO_ROWS = 'no rows'
 
-# %% ../nbs/17b_tables.ipynb #308e1d9d
+# %% ../nbs/17b_tables.ipynb #bf630930
 def unless_empty(
     draw: Callable,  # rows and more -> a table or a picture
 ) -> Callable:  # the same, which is NO_ROWS where there are none
@@ -34,7 +34,7 @@ def unless_empty(
 
     return drawn
 
-# %% ../nbs/17b_tables.ipynb #d5744772
+# %% ../nbs/17b_tables.ipynb #a24956ec
 COLUMNS = {
     'memorized': '% memorized (1/3 rule)',
     'sim>0.9': '% sim > .9',
@@ -46,10 +46,10 @@ COLUMNS = {
     'frechet': 'Fréchet distance',
 }
 
-# %% ../nbs/17b_tables.ipynb #ececc646
+# %% ../nbs/17b_tables.ipynb #b0ab0479
 ABSOLUTE = {'similarity_mean': 3, 'distance_median': 2, 'frechet': 2}  # metrics that are no shares, and their decimals
 
-# %% ../nbs/17b_tables.ipynb #c381d580
+# %% ../nbs/17b_tables.ipynb #e0562b60
 def shown(
     metric: str,  # a key of COLUMNS
     e: Estimate | float,  # a bare number has no interval
@@ -58,7 +58,7 @@ def shown(
     e = e if isinstance(e, Estimate) else Estimate(e, None, None, 1)
     return f'{e:.{ABSOLUTE[metric]}f}' if metric in ABSOLUTE else f'{100 * e:.1f}'
 
-# %% ../nbs/17b_tables.ipynb #9de70d46
+# %% ../nbs/17b_tables.ipynb #d6b29f53
 def bounded(
     metric: str,  # a key of COLUMNS
     e: Estimate,  # no difference
@@ -68,7 +68,7 @@ def bounded(
         return e
     return replace(e, lo=max(e.lo, 0.0), hi=min(e.hi, 1.0))
 
-# %% ../nbs/17b_tables.ipynb #178d238a
+# %% ../nbs/17b_tables.ipynb #c7c21aad
 def cell(
     r: Row,
     first: Row | None = None,  # of the column, None where there is one encoder
@@ -79,7 +79,7 @@ def cell(
     encoder = r.metric_id.rpartition('@ ')[2].rpartition('-')[0]
     return shown(metric, bounded(metric, r.ours)) + f' in {encoder}' * is_other
 
-# %% ../nbs/17b_tables.ipynb #7d350885
+# %% ../nbs/17b_tables.ipynb #1975d455
 def pick_rows(
     rows: list[Row],
     **labels,  # n, method, metric, it, …
@@ -88,12 +88,12 @@ def pick_rows(
     picked = [r for r in rows if all(r.labels[k] == v for k, v in labels.items())]
     return sorted(picked, key=lambda r: r.labels['it'])
 
-# %% ../nbs/17b_tables.ipynb #b85f831d
+# %% ../nbs/17b_tables.ipynb #61197f69
 def sizes_of(rows: list[Row]) -> list[int]:  # rising
     "The training-set sizes of rows."
     return sorted({r.labels['n'] for r in rows})
 
-# %% ../nbs/17b_tables.ipynb #dacd383b
+# %% ../nbs/17b_tables.ipynb #35947c27
 def budgets_of(
     rows: list[Row],
     n: int,  # training-set size
@@ -102,7 +102,7 @@ def budgets_of(
     judged = (r for r in rows if r.labels['method'] == 'difference' and r.claim)
     return sorted({r.labels['it'] for r in judged if r.labels['n'] == n})
 
-# %% ../nbs/17b_tables.ipynb #73a30116
+# %% ../nbs/17b_tables.ipynb #7eaec7d6
 def budget_rows(
     rows: list[Row],
     metric: str,  # a key of COLUMNS
@@ -114,7 +114,7 @@ def budget_rows(
             arms.setdefault((r.labels['method'], r.labels['n']), []).append(r)
     return {arm: pick_rows(at) for arm, at in arms.items()}
 
-# %% ../nbs/17b_tables.ipynb #1f9c9c4c
+# %% ../nbs/17b_tables.ipynb #02b68138
 def methods_line(
     rows: list[Row],  # of one method at one iteration
 ) -> dict:
@@ -129,7 +129,7 @@ def methods_line(
     missing = 'not available' if rows[0].labels['method'] in METHODS else ''
     return {'printed': '; '.join(printed) or missing} | line
 
-# %% ../nbs/17b_tables.ipynb #7c5c5056
+# %% ../nbs/17b_tables.ipynb #e378c9b2
 @unless_empty
 def methods_table(rows: list[Row]) -> pd.DataFrame:
     "One line per training-set size, iteration and method; methods at their budgets only."
@@ -143,7 +143,7 @@ def methods_table(rows: list[Row]) -> pd.DataFrame:
     frame.index.names = ['n', 'iteration', 'method']
     return frame.sort_index(level=[0, 1], sort_remaining=False)
 
-# %% ../nbs/17b_tables.ipynb #e5fa32fa
+# %% ../nbs/17b_tables.ipynb #36a472fa
 def is_asked(r: Row) -> bool:
     "Whether the table of differences shows a row."
     metric = r.labels['metric']
@@ -151,7 +151,7 @@ def is_asked(r: Row) -> bool:
         return False
     return bool(r.claim) or (metric == 'memorized' and r.labels['budget'] is not None)
 
-# %% ../nbs/17b_tables.ipynb #0922a371
+# %% ../nbs/17b_tables.ipynb #d62bcbf0
 def iterations(r: Row) -> str:  # of both arms, where they differ
     "When a row was read."
     it = r.labels['it']
@@ -160,7 +160,7 @@ def iterations(r: Row) -> str:  # of both arms, where they differ
         return f'{it:,} against {other:,}'
     return f'{it:,}' if it else ''
 
-# %% ../nbs/17b_tables.ipynb #af5137d2
+# %% ../nbs/17b_tables.ipynb #00d8c07a
 @unless_empty
 def differences(rows: list[Row]) -> pd.DataFrame:
     "What differs between two arms, paired by seed, with the verdict on what is claimed of it."
@@ -181,7 +181,7 @@ def differences(rows: list[Row]) -> pd.DataFrame:
         )
     return pd.DataFrame(lines)
 
-# %% ../nbs/17b_tables.ipynb #de8efe10
+# %% ../nbs/17b_tables.ipynb #fc0bd8dd
 def first_reached(
     points: list,  # of (iteration, share), iterations rising
     share: float,  # in [0,1]
@@ -191,7 +191,7 @@ def first_reached(
         if low < share <= high:
             return a + (b - a) * (share - low) / (high - low)
 
-# %% ../nbs/17b_tables.ipynb #1dbe4dc0
+# %% ../nbs/17b_tables.ipynb #8eb0fd80
 def seeds_reached(
     curve: list[Row],  # of one arm, iterations rising
     share: float,  # in [0,1]
@@ -201,7 +201,7 @@ def seeds_reached(
     seeds = zip(*(r.detail['values'] for r in curve))
     return [first_reached(list(zip(its, (0.0, *values))), share) for values in seeds]
 
-# %% ../nbs/17b_tables.ipynb #d78eaca6
+# %% ../nbs/17b_tables.ipynb #68d54065
 @unless_empty
 def delays(rows: list[Row], shares: tuple = (0.1, 0.25, 0.5)) -> pd.DataFrame:
     "How many iterations each method needs until a share of its samples is memorized, and the ratio; seed by seed."
@@ -218,7 +218,7 @@ def delays(rows: list[Row], shares: tuple = (0.1, 0.25, 0.5)) -> pd.DataFrame:
             lines.append(line)
     return pd.DataFrame(lines)
 
-# %% ../nbs/17b_tables.ipynb #3931cc2d
+# %% ../nbs/17b_tables.ipynb #a3f347d0
 @unless_empty
 def error_table(rows: list[Row], sigmas: tuple = (0.1, 0.3, 0.55, 0.75, 1.4, 3.0)) -> pd.DataFrame:
     "Held-out over training denoising error at a few levels, mean over seeds."
@@ -229,7 +229,7 @@ def error_table(rows: list[Row], sigmas: tuple = (0.1, 0.3, 0.55, 0.75, 1.4, 3.0
         lines.append(line | {f'sigma {s:g}': f'{mean[s]:.2f}' for s in sigmas})
     return pd.DataFrame(lines)
 
-# %% ../nbs/17b_tables.ipynb #56bacc44
+# %% ../nbs/17b_tables.ipynb #02486c07
 def selection(
     folder: Path,  # with the files select_sigma_n.*.json
 ) -> pd.DataFrame:
@@ -245,7 +245,7 @@ def selection(
         lines.append(line)
     return pd.DataFrame(lines)
 
-# %% ../nbs/17b_tables.ipynb #c1af9e1c
+# %% ../nbs/17b_tables.ipynb #fef2f554
 @unless_empty
 def cost(rows: list[Row]) -> str:
     "What a notebook's rows took: its trainings, or the calculation of a theory notebook."

@@ -63,13 +63,14 @@ install_missing()
 
 from ambient_nb.checkpoints import load_json, save_json  # noqa: E402
 from ambient_nb.core import BadInput, check_float, pick_device, writable_dir
-from ambient_nb.draw import arms_table, neighbours_figure
+from ambient_nb.collect import neighbours_figure
 from ambient_nb.networks import PRESETS
 from ambient_nb.plans import Plan, forward_flops, plan
 from ambient_nb.repro import Run, measure, training_images, trainings
 from ambient_nb.rows import Row, collect, measured, row_of, save_rows
 from ambient_nb.speed import alternate, bench_table, plan_bench, run_bench
 from ambient_nb.suite import Pair, table1
+from ambient_nb.sweeps import arms_table
 from ambient_nb.training import Trainer, fit, save_state
 
 N, SEED = 300, 1

@@ -6,7 +6,7 @@
 __all__ = ['METHOD_STYLE', 'finished', 'size_panels', 'method_panels', 'heights', 'curve_figure', 'seed_lines', 'loss_figure',
            'error_figure', 'similarity_figure']
 
-# %% ../nbs/17c_figures.ipynb #23aaf229
+# %% ../nbs/17c_figures.ipynb #58a1d2fc
 from typing import Callable
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,14 +16,14 @@ from .rows import Row
 from .stats import Estimate
 from .tables import ABSOLUTE, COLUMNS, bounded, budgets_of, pick_rows, sizes_of, unless_empty
 
-# %% ../nbs/17c_figures.ipynb #d439530a
+# %% ../nbs/17c_figures.ipynb #1b97a201
 METHOD_STYLE = {
     'baseline': dict(color='#d55e00', linestyle='--', marker='s'),
     'two-regime': dict(color='#0072b2', linestyle='-', marker='o'),
     'held-out': dict(color='0.35', linestyle=':', marker=''),
 }
 
-# %% ../nbs/17c_figures.ipynb #ad073d3d
+# %% ../nbs/17c_figures.ipynb #194a785e
 def finished(
     fig: plt.Figure,
     axes: list | None = None,  # with a legend; None for all
@@ -36,7 +36,7 @@ def finished(
     plt.close(fig)
     return fig
 
-# %% ../nbs/17c_figures.ipynb #d0a0b0a7
+# %% ../nbs/17c_figures.ipynb #a8eeabe7
 def size_panels(
     rows: list[Row],
     width: float = 4.2,  # of a panel, inches
@@ -49,7 +49,7 @@ def size_panels(
         ax.set_title(f'n = {n}')
     return fig, dict(zip(sizes, axes[0]))
 
-# %% ../nbs/17c_figures.ipynb #2496ca1a
+# %% ../nbs/17c_figures.ipynb #9abfb447
 def method_panels(
     rows: list[Row],
     draw: Callable,  # (axes, rows of one method and size, style with a label) -> None
@@ -64,7 +64,7 @@ def method_panels(
         ax.set(**axes)
     return fig
 
-# %% ../nbs/17c_figures.ipynb #f2dbc7d0
+# %% ../nbs/17c_figures.ipynb #75c56e04
 def heights(
     metric: str,  # a key of COLUMNS
     e: Estimate,
@@ -75,7 +75,7 @@ def heights(
     scale = 1 if metric in ABSOLUTE else 100
     return tuple(scale * v for v in (e.value, *ends))
 
-# %% ../nbs/17c_figures.ipynb #5e58b766
+# %% ../nbs/17c_figures.ipynb #8764de0f
 @unless_empty
 def curve_figure(
     rows: list[Row],
@@ -100,7 +100,7 @@ def curve_figure(
         ax.set_ylim(0 if metric in ABSOLUTE else -2, None)
     return finished(fig)
 
-# %% ../nbs/17c_figures.ipynb #a0da9b69
+# %% ../nbs/17c_figures.ipynb #6e27fcff
 def seed_lines(
     ax: plt.Axes,
     x: list,  # the same for all seeds
@@ -112,7 +112,7 @@ def seed_lines(
     for i, y in enumerate(series):
         ax.plot(x, y, **style | (others | dict(label=None) if i else {}))
 
-# %% ../nbs/17c_figures.ipynb #e4682ed5
+# %% ../nbs/17c_figures.ipynb #578e7fb8
 @unless_empty
 def loss_figure(rows: list[Row]) -> plt.Figure:
     "The training losses; they are different losses, so only their shapes compare."
@@ -124,11 +124,10 @@ def loss_figure(rows: list[Row]) -> plt.Figure:
 
     return finished(method_panels(rows, losses, xlabel='iteration', ylabel='weighted loss per pixel', ylim=(0, None)))
 
-# %% ../nbs/17c_figures.ipynb #80651a3e
+# %% ../nbs/17c_figures.ipynb #ee7590ed
 @unless_empty
 def error_figure(rows: list[Row]) -> plt.Figure:
     "At which noise a network knows its training set: held-out over training denoising error, 1 where it does not."
-    known = [r.detail for r in rows if r.labels['metric'] == 'error_ratio']
 
     def ratios(ax, rows, style):
         d = pick_rows(rows, metric='error_ratio')[0].detail
@@ -136,17 +135,18 @@ def error_figure(rows: list[Row]) -> plt.Figure:
 
     labels = dict(xlabel='noise level $\\sigma$ (images in [-1,1])', ylabel='held-out / training error')
     fig = method_panels(rows, ratios, xscale='log', yscale='log', **labels)
+    sigma_n = max(r.detail['sigma_n'] for r in rows if r.labels['metric'] == 'error_ratio')
     for ax in fig.axes:
         ax.axhline(1, color='0.35', linestyle=':')
-        ax.axvline(known[-1]['sigma_n'], color='0.7', linewidth=1)
-        ax.annotate('$\\sigma_n$', (known[-1]['sigma_n'], 1), xytext=(3, 4), textcoords='offset points')
+        ax.axvline(sigma_n, color='0.7', linewidth=1)
+        ax.annotate('$\\sigma_n$', (sigma_n, 1), xytext=(3, 4), textcoords='offset points')
         ax.set_xticks([0.05, 0.2, 1, 5], ['.05', '.2', '1', '5'])
         ticks = [t for t in (1, 2, 5, 10, 20, 50, 100) if t <= ax.dataLim.y1]
         ax.set_yticks(ticks, ticks)
         ax.minorticks_off()
     return finished(fig)
 
-# %% ../nbs/17c_figures.ipynb #2d671752
+# %% ../nbs/17c_figures.ipynb #331989c2
 @unless_empty
 def similarity_figure(rows: list[Row]) -> plt.Figure:
     "How similar samples are to their most similar training image, at the last iteration."

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from ambient_nb.claims import claims_table, printed_values
-from ambient_nb.papers import papers, set_printed
-from ambient_nb.rows import committed
+from ambient_nb.papers import claim, papers, set_printed
+from ambient_nb.rows import committed, verdict
 from ambient_nb.tables import cost, methods_table, pick_rows
 
 
@@ -26,12 +26,14 @@ def given(tmp_path, monkeypatch):
 
 
 def test_a_readers_fid_stands_beside_our_distance(given):
+    "And never judges it."
     id = 'table1/cifar10/300/baseline/frechet'
     (row,) = pick_rows(committed('repro_table1', 'quick'), n=300, it=3300, method='baseline', metric='frechet')
     row = replace(row, claim=id)
     judged = replace(row, labels=dict(row.labels, method='difference'), claim='table1/direction/frechet')
     assert methods_table([row, judged]).printed.tolist() == ['not available']
     given({id: 12.5})
+    assert claim(id).printed == 12.5 and verdict(claim(id), row.ours, profile='paper') == 'not comparable'
     assert methods_table([row, judged]).printed.tolist() == ['Fréchet distance 12.50']
     assert printed_values('repro_table1').loc[('cifar10', 'baseline', 'Fréchet distance'), 300] == '12.50'
 

@@ -1,11 +1,16 @@
 """The command line: help, one clear error, data sets made, a notebook run."""
 
+import io
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from types import SimpleNamespace
 from unittest.mock import patch
+
 import numpy as np
 import pytest
 from PIL import Image
+from ambient_nb import __version__
 from ambient_nb.cli import as_typed, main
 from ambient_nb.core import BadInput, check_flag
 from ambient_nb.data import read_zip
@@ -14,19 +19,45 @@ from ambient_nb.bench import plan_bench
 from ambient_nb.theory import plan_theory
 
 
-def cli(*args, **kwargs):
-    return subprocess.run(
-        [sys.executable, '-c', 'from ambient_nb.cli import main; main()', *map(str, args)],
-        capture_output=True,
-        text=True,
-        **kwargs,
-    )
+def cli(*args):
+    "What a command shows, and its exit code."
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    typed = patch.object(sys, 'argv', ['ambient-nb', *map(str, args)])
+    with typed, redirect_stdout(out), redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+    return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
 
 
-@pytest.mark.parametrize('command', [(), ('data',), ('data', 'make'), ('reproduce',), ('version',)])
+def test_help_comes_before_torch():
+    "And before everything else that takes seconds to load."
+    code = """
+import sys
+from ambient_nb.cli import main
+sys.argv = ['ambient-nb', '--help']
+try: main()
+except SystemExit: print(sorted({'torch', 'numpy', 'pandas', 'matplotlib', 'papermill'} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.returncode == 0 and 'Usage' in done.stdout and done.stdout.splitlines()[-1] == '[]'
+
+
+@pytest.mark.parametrize('command', [(), ('data',), ('data', 'make'), ('reproduce',), ('show',), ('version',)])
 def test_help(command):
     done = cli(*command, '--help')
     assert done.returncode == 0 and 'Usage' in done.stdout
+
+
+@pytest.mark.parametrize('asked', ['version', '--version'])
+def test_version(asked):
+    assert cli(asked).stdout == f'{__version__}\n'
+
+
+def test_a_fault_of_ours_is_not_dressed_up():
+    with patch('ambient_nb.publish.run_notebook', side_effect=ZeroDivisionError), pytest.raises(ZeroDivisionError):
+        cli('reproduce', 'repro_table1')
 
 
 def test_bad_input_is_one_line(tmp_path):
@@ -179,9 +210,6 @@ def test_publishing_another_run_is_one_error(tmp_path):
     done = cli(
         'reproduce', 'repro_table1', '--profile', 'quick', '-p', 'dry_run=True', '--publish', '--out', tmp_path / 'runs'
     )
-    assert (
-        done.returncode == 2
-        and done.stderr
-        == "Error: --publish='dry_run=True' is not allowed: --publish must be left out with this parameter: nbs/ shows repro_table1 with n=50,100,300, seeds=1,2,3\n"
-        and not (tmp_path / 'runs').exists()
-    )
+    assert done.returncode == 2 and not (tmp_path / 'runs').exists()
+    said = "Error: --publish='dry_run=True' is not allowed: --publish must be left out with this parameter: "
+    assert done.stderr == said + 'nbs/ shows repro_table1 with n=50,100,300, seeds=1,2,3\n'

@@ -1,4 +1,4 @@
-"The notation page: every label that is cited has an entry, and the entry holds the numbers that its claims are judged by."
+"The notation page and the ledger: every label that is cited has an entry, with the numbers its claims are judged by."
 
 import re
 
@@ -12,6 +12,8 @@ CITED = re.compile(r'(?<!Appendix )(?<![\w.])([A-F]\.\d+)(?:,? (T\d)\b|(?:\.|,? 
 ENTRY = re.compile(r'^(?:#+ |\| )([A-F]\.\d+(?:\.\d+| T\d)?)\b(.*?)(?=^#|^\| [A-F]\.\d|\Z)', re.M | re.S)
 NUMBER = re.compile(r'(?<![\w.])-?(?:\d[\d,]*)?\.?\d+(?:e-?\d+)?')
 PAGE = 'notation.ipynb'
+POINTS = dict(A=18, B=7, C=7, D=8)  # of the ledger, sections A.5 to D.5
+NOT_SHOWN = {'A.5.11', 'A.5.12', 'B.5.1', 'D.5.6', 'D.5.8'}
 CLAIMS = [c for p in shipped().values() for c in p.claims]
 
 
@@ -80,7 +82,7 @@ def test_tests_cite_entries():
 
 
 def test_an_entry_holds_the_numbers_of_its_claims():
-    "Each expected or printed number, 0 and 1 apart, stands in an entry that its claim cites; printed shares as percent."
+    "Each expected or printed number, 0 and 1 apart, stands in an entry that its claim cites; shares as percent."
     for c in CLAIMS:
         value = c.printed if c.kind == 'value' else c.expected if c.law in ('identity', 'range') else None
         cited = list(labels(c.source))
@@ -110,3 +112,17 @@ def test_nothing_cites_what_a_reader_cannot_open():
         *ROOT.glob('*.md'),
     ]
     assert [p.name for p in files if private in p.read_text(encoding='utf-8')] == []
+
+
+def test_the_ledger_has_every_point():
+    "A heading for each point; below it a cell that asserts it, or the reason why there is none."
+    found, content = {}, cells('ledger.ipynb')
+    for i, c in enumerate(content):
+        heading = re.match(r'### ([A-D]\.5\.\d+) (.*)', c['source']) if c['cell_type'] == 'markdown' else None
+        if heading:
+            found[heading[1]] = (heading[2], content[i + 1] if i + 1 < len(content) else None)
+    assert list(found) == [f'{paper}.5.{i}' for paper, count in POINTS.items() for i in range(1, count + 1)]
+    for point, (title, following) in found.items():
+        shown = following is not None and following['cell_type'] == 'code'
+        assert shown == (point not in NOT_SHOWN) == (not title.endswith(': not shown')), point
+        assert not shown or 'assert' in following['source'], f'{point} asserts nothing'

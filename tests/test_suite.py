@@ -2,19 +2,16 @@
 
 import json
 import re
-import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from tree import NBS, ROOT, notebooks
+from tree import ROOT, notebooks
 
 from ambient_nb import draw, papers as papering, publish, repro
 from ambient_nb.collect import collect, measured, row_of
 from ambient_nb.core import BadInput, content_hash
 from ambient_nb.papers import papers, set_printed
 from ambient_nb.plans import plan
-from ambient_nb.rows import Row, load_rows, save_rows
 from ambient_nb.stats import Estimate
 from ambient_nb.datasets import DATASETS
 from ambient_nb.settings import SETTINGS, constant_ema, propose, quick_setup
@@ -123,39 +120,6 @@ def test_references_and_other_iterations_are_shown(split_plan):
     assert (draw.iterations(last), draw.iterations(other)) == ('12', '12 against 8')
 
 
-@pytest.mark.parametrize('log', [(), ('swap',)])
-def test_every_point_of_a_figure_is_inside_it(split_plan, log):
-    import matplotlib
-
-    matplotlib.use('Agg')
-    rows, names = collect(split_plan), [a.name for a in split_plan.arms if a.name.startswith('two-regime above')]
-    ax = draw.arms_figure(rows, {'swap': names}, log=log).axes[0]
-    ax.figure.canvas.draw()
-    points = [
-        line.get_transform().transform((x, y))
-        for line in ax.lines
-        for x, y in zip(line.get_xdata(), line.get_ydata())
-        if line.get_marker() in 'os'
-    ]
-    box = ax.get_window_extent()
-    assert len(points) == 2 * len(names) and all(
-        box.x0 + 5 < x < box.x1 - 5 and box.y0 <= y <= box.y1 for x, y in points
-    )
-    assert len({round(x) for x, _ in points}) == 2 * len(names), 'the two budgets hide each other'
-
-
-def test_sizes_of_one_arm_get_a_panel_each(split_plan):
-    rows = collect(split_plan)
-    twice = [*rows, *(replace(r, labels=dict(r.labels, n=21)) for r in rows)]
-    import matplotlib
-
-    matplotlib.use('Agg')
-    titles = [ax.get_title() for ax in draw.arms_figure(twice, {'swap': ['baseline', 'two-regime']}).axes]
-    assert titles == ['swap, n = 20', 'swap, n = 21'] and [
-        ax.get_title() for ax in draw.arms_figure(rows, {'swap': ['baseline']}).axes
-    ] == ['swap']
-
-
 def test_a_distance_of_another_encoder_is_no_fid(split_plan, tmp_path, monkeypatch):
     "A reader's FID is shown beside our Fréchet distance, and never judged by it."
     monkeypatch.setenv('AMBIENT_NB_CLAIMS', str(tmp_path / 'mine.json'))
@@ -185,127 +149,7 @@ def test_a_distance_of_another_encoder_is_no_fid(split_plan, tmp_path, monkeypat
     papers.cache_clear()
 
 
-def test_every_claim_is_listed_with_what_it_expects():
-    for key, paper in papers().items():
-        table = draw.claims_table(key, [], ('direction', 'law', 'value')).set_index('claim')
-        assert set(table.index) == {c.id for c in paper.claims} and set(table.ours) == {'no row yet'}
-        expected = table['printed or expected'].to_dict()
-        for c in paper.claims:
-            assert expected[c.id] == (
-                c.printed_text
-                if c.kind == 'value'
-                else f'{c.inequality} 0'
-                if c.expected is None
-                else f'{c.expected:g}'
-            )
-
-
-def test_a_share_is_shown_within_0_and_100():
-    wide = Estimate(0.9, 0.7, 1.1, 3, 'seeds')
-    assert (
-        draw.shown('memorized', draw.bounded('memorized', wide)) == '90.0 [70.0, 100.0]'
-        and draw.bounded('frechet', wide) == wide
-    )
-    assert (
-        draw.bounded('memorized', Estimate(0.1, -0.1, 0.3, 3, 'seeds')).lo == 0
-        and draw.bounded('memorized', Estimate(0.1, None, None, 1)).hi is None
-    )
-
-
-def test_arms_that_share_a_training_cost_it_once(split_plan):
-    rows = collect(split_plan)
-    assert draw.cost(rows).startswith('2 trainings, ') and len(split_plan.arms) == 12
-    one = next(r for r in rows if r.claim == 'ablation_split/above/memorized')
-    table = draw.claims_table('main', rows).set_index('claim')
-    assert set(table['cost of the notebook'][one.claim]) == {draw.cost(rows).split(';')[0]} and set(
-        table['cost of the notebook'].drop(['ablation_split/above/memorized', 'ablation_split/below/memorized'])
-    ) == {''}
-
-
-def test_a_difference_nobody_claims_is_shown_too(split_plan):
-    rows = [replace(r, claim=None) for r in collect(split_plan)]
-    table = draw.differences(rows)
-    assert (
-        set(table.claim) == {'none'}
-        and set(table.of) == {'% memorized (1/3 rule)'}
-        and len(table) == 2 * len(split_plan.pairs)
-    )
-
-
 # the suite
-
-
-@pytest.fixture
-def two_notebooks(tmp_path, monkeypatch):
-    "A checkout with the names of the real notebooks, and a `run` that stores rows without running anything."
-    calls = []
-    row = Row(
-        id='a/b',
-        kind='arm',
-        labels=dict(dataset='digits', n=1, method='m', it=0, metric='memorized'),
-        ours=Estimate(0.5, 0.4, 0.6, 10),
-        detail={},
-        verdict='no claim',
-        metric_id='m',
-        data={},
-        made_by={},
-        seeds=(1,),
-        selection='',
-        profile='smoke',
-        numerics=1,
-        provenance={},
-    )
-
-    def run(name, parameters, out):
-        calls.append((name, parameters))
-        if name == 'repro_fig1' and run.broken:
-            raise RuntimeError('the kernel died')
-        save_rows(
-            [replace(row, profile=parameters['profile'])], out / 'rows' / f'{name.removeprefix("repro_")}-smoke-0.json'
-        )
-        (out / f'{name}.ipynb').write_text(f'run {len(calls)}')
-        return out / f'{name}.ipynb'
-
-    run.broken = False
-    return tmp_path / 'out', run, calls
-
-
-def test_the_suite_runs_what_is_missing_in_order_and_goes_on_after_a_failure(two_notebooks):
-    out, run, calls = two_notebooks
-    run.broken, said = True, []
-    table = publish.run_suite('smoke', out=out, run=run, say=said.append)
-    names = [name for name, _ in calls]
-    assert (
-        names[: len(ITEMS)] == [f'repro_{i}' for i in ITEMS]
-        and set(names) == {nb.stem for nb in REPROS}
-        and len(said) == len(names)
-    )
-    assert (
-        table.state['repro_fig1'].startswith('failed: the kernel died')
-        and (table.state.drop('repro_fig1') == 'run').all()
-    )
-    calls.clear()
-    run.broken = False
-    table = publish.run_suite('smoke', out=out, run=run, say=said.append)
-    assert (
-        [name for name, _ in calls] == ['repro_fig1']
-        and table.state['repro_fig1'] == 'run'
-        and (table.state.drop('repro_fig1') == 'was done').all()
-    )
-
-
-def test_only_a_key(two_notebooks):
-    out, run, calls = two_notebooks
-    publish.run_suite('smoke', 'diffmem', out=out, run=run, say=lambda line: None)
-    assert {name for name, _ in calls} == {nb.stem for nb in REPROS if nb.stem.startswith('repro_diffmem')} and calls
-    with pytest.raises(BadInput, match='only'):
-        publish.run_suite('smoke', 'mnist', out=out, run=run)
-
-
-def test_published_parameters_reach_the_notebook(two_notebooks):
-    out, run, calls = two_notebooks
-    publish.run_suite('quick', 'table1', out=out, run=run, say=lambda line: None)
-    assert calls == [('repro_table1', dict(n='50,100,300', seeds='1,2,3', profile='quick'))]
 
 
 # a reader's printed values
@@ -347,125 +191,6 @@ def test_bad_values_leave_nothing(content, said, tmp_path, monkeypatch):
 
 
 # what is published
-
-
-@pytest.fixture
-def pages(two_notebooks, tmp_path, monkeypatch):
-    "The names of the real notebooks in a checkout of their own, and what would be published there."
-    shown = []
-    (tmp_path / 'nbs').mkdir()
-    for nb in REPROS:
-        (tmp_path / 'nbs' / nb.name).write_bytes((NBS / nb).read_bytes())
-    monkeypatch.setattr(publish, 'repro_folder', lambda: tmp_path / 'nbs')
-    monkeypatch.setattr(
-        publish, 'publish_outputs', lambda executed, committed: shown.append((executed.read_text(), committed.name))
-    )
-    return (*two_notebooks, tmp_path / 'nbs', shown)
-
-
-def test_outputs_and_rows_of_one_run_are_published(pages):
-    "What ran later in the same folder, with other parameters, is not what the mark is of."
-    out, run, calls, folder, shown = pages
-    publish.run_suite('quick', 'table1', out=out, run=run, say=lambda line: None)
-    later = run('repro_table1', dict(profile='custom'), out)
-    assert later.read_text() == 'run 2' and load_rows(out / 'rows' / 'table1-smoke-0.json')[0].profile == 'custom'
-    table = publish.run_suite('quick', 'table1', out=out, run=run, publish=True, say=lambda line: None)
-    assert table.state['repro_table1'] == 'was done' and shown == [('run 1', 'repro_table1.ipynb')]
-    assert [f.name for f in (folder / 'results').iterdir()] == ['repro_table1.quick.json']
-
-
-def test_a_run_without_rows_is_no_run(pages):
-    "A dry run beside older rows leaves no mark, and nothing is published."
-    out, run, calls, folder, shown = pages
-    run('repro_table1', dict(profile='quick'), out)
-    table = publish.run_suite(
-        'quick',
-        'table1',
-        out=out,
-        run=lambda name, parameters, out: out / f'{name}.ipynb',
-        publish=True,
-        say=lambda line: None,
-    )
-    assert (
-        table.state['repro_table1'].startswith('failed: rows=')
-        and not shown
-        and not list((out / 'done').glob('*.json'))
-    )
-
-
-def test_a_notebook_publishes_the_rows_that_it_stored(pages, monkeypatch):
-    import papermill
-
-    out, run, calls, folder, shown = pages
-    run('repro_table1', dict(profile='quick'), out)
-    stores = dict(rows=False)
-
-    def execute(source, executed, parameters, **kwargs):
-        Path(executed).write_text('executed')
-        if stores['rows']:
-            run('repro_table1', parameters, out)
-
-    monkeypatch.setattr(papermill, 'execute_notebook', execute)
-    with pytest.raises(BadInput, match='it stored none'):
-        publish.run_notebook('repro_table1', dict(profile='quick'), out=out, publish=True)
-    assert not shown and not (folder / 'results').exists()
-    stores['rows'] = True
-    publish.run_notebook('repro_table1', dict(profile='quick'), out=out, publish=True)
-    assert calls[-1][1] == dict(n='50,100,300', seeds='1,2,3', profile='quick', out=str(out)) and shown == [
-        ('run 2', 'repro_table1.ipynb')
-    ]
-
-
-@pytest.mark.parametrize(
-    'asked',
-    [
-        dict(profile='smoke'),
-        dict(profile='quick', dry_run='True'),
-        dict(profile='quick', n='20'),
-        dict(profile='quick', iters=None),
-        dict(profile='quick', n='50,100,300', seeds='1'),
-    ],
-)
-def test_another_run_is_not_published(asked, pages, monkeypatch):
-    import papermill
-
-    out, run, calls, folder, shown = pages
-    monkeypatch.setattr(papermill, 'execute_notebook', lambda *args, **kwargs: pytest.fail('it ran'))
-    with pytest.raises(BadInput, match='publish must be left out'):
-        publish.run_notebook('repro_table1', asked, out=out, publish=True)
-    if set(asked) == {'profile'}:
-        with pytest.raises(BadInput, match='publish must be left out'):
-            publish.run_suite(asked['profile'], out=out, run=run, publish=True)
-    assert not calls and publish.published('repro_table1', dict(profile='quick', n='50,100,300')) == dict(
-        n='50,100,300', seeds='1,2,3', profile='quick'
-    )
-
-
-def test_another_library_or_another_claim_is_run_again(two_notebooks, tmp_path, monkeypatch):
-    out, run, calls = two_notebooks
-    monkeypatch.setenv('AMBIENT_NB_CLAIMS', str(tmp_path / 'mine.json'))
-
-    def states():
-        return publish.run_suite('smoke', 'table1', out=out, run=run, say=lambda line: None).state.tolist()
-
-    assert states() + states() == ['run', 'was done']
-    (tmp_path / 'mine.json').write_text(
-        json.dumps({'table1/cifar10/300/baseline/frechet': dict(printed=12.5, reading_error=0.0)})
-    )
-    assert states() + states() == ['run', 'was done']
-    shutil.copytree(papering.asset('papers'), tmp_path / 'papers')
-    monkeypatch.setattr(publish, 'asset', lambda name: tmp_path / name)
-    assert states() == ['was done']
-    (tmp_path / 'papers' / 'main.json').write_text('{}')
-    assert states() + states() == ['run', 'was done']
-    shutil.copytree(
-        Path(publish.core.__file__).parent, tmp_path / 'ambient_nb', ignore=shutil.ignore_patterns('__pycache__')
-    )
-    monkeypatch.setattr(publish.core, '__file__', str(tmp_path / 'ambient_nb' / 'core.py'))
-    assert states() == ['was done']
-    with open(tmp_path / 'ambient_nb' / 'sampling.py', 'a') as f:
-        f.write('\n')
-    assert states() + states() == ['run', 'was done']
 
 
 # plans that say early what would fail late

@@ -64,7 +64,6 @@ install_missing()
 from ambient_nb.checkpoints import load_json, save_json  # noqa: E402
 from ambient_nb.core import BadInput, check_float, pick_device, writable_dir
 from ambient_nb.collect import collect, measured, neighbours_figure, row_of
-from ambient_nb.draw import arms_table
 from ambient_nb.execute import measure, trainings
 from ambient_nb.networks import PRESETS
 from ambient_nb.plans import Plan, forward_flops, plan
@@ -73,6 +72,7 @@ from ambient_nb.rows import Row, save_rows
 from ambient_nb.runs import Run
 from ambient_nb.speed import alternate
 from ambient_nb.suite import Pair, table1
+from ambient_nb.sweeps import arms_table
 from ambient_nb.training import Trainer, fit, save_state
 
 N, SEED = 300, 1

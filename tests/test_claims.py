@@ -1,0 +1,54 @@
+"What is printed and claimed, beside rows: a reader's value, every claim of every paper, the cost of a notebook once."
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from ambient_nb.claims import claims_table, printed_values
+from ambient_nb.papers import claim, papers, set_printed
+from ambient_nb.rows import committed, verdict
+from ambient_nb.tables import cost, methods_table, pick_rows
+
+
+@pytest.fixture
+def given(tmp_path, monkeypatch):
+    "A reader's own file of printed values, and none when it is called off."
+    monkeypatch.setenv('AMBIENT_NB_CLAIMS', str(tmp_path / 'mine.json'))
+    papers.cache_clear()
+
+    def give(values):
+        (tmp_path / 'given.json').write_text(json.dumps(values))
+        set_printed(tmp_path / 'given.json')
+
+    yield give
+    papers.cache_clear()
+
+
+def test_a_readers_fid_stands_beside_our_distance(given):
+    "And never judges it."
+    id = 'table1/cifar10/300/baseline/frechet'
+    (row,) = pick_rows(committed('repro_table1', 'quick'), n=300, it=3300, method='baseline', metric='frechet')
+    row = replace(row, claim=id)
+    judged = replace(row, labels=dict(row.labels, method='difference'), claim='table1/direction/frechet')
+    assert methods_table([row, judged]).printed.tolist() == ['not available']
+    given({id: 12.5})
+    assert claim(id).printed == 12.5 and verdict(claim(id), row.ours, profile='paper') == 'not comparable'
+    assert methods_table([row, judged]).printed.tolist() == ['Fréchet distance 12.50']
+    assert printed_values('repro_table1').loc[('cifar10', 'baseline', 'Fréchet distance'), 300] == '12.50'
+
+
+@pytest.mark.parametrize('key', papers())
+def test_every_claim_is_listed_with_what_it_expects(key):
+    table = claims_table(key, [], ('direction', 'law', 'value')).set_index('claim')
+    assert set(table.index) == {c.id for c in papers()[key].claims} and set(table.ours) == {'no row yet'}
+    for c in papers()[key].claims:
+        law = f'{c.inequality} 0' if c.expected is None else f'{c.expected:g}'
+        assert table['printed or expected'][c.id] == (c.printed_text if c.kind == 'value' else law)
+
+
+def test_the_cost_of_a_notebook_stands_with_its_claims_only():
+    rows = committed('repro_ablation_split', 'quick')
+    spent = claims_table('main', rows).set_index('claim')['cost of the notebook']
+    own = {'ablation_split/above/memorized', 'ablation_split/below/memorized'}
+    assert set(spent[sorted(own)]) == {cost(rows).split(';')[0]} and set(spent.drop(sorted(own))) == {''}

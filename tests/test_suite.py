@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from tree import ROOT, notebooks
 
-from ambient_nb import draw, papers as papering, publish, repro
+from ambient_nb import papers as papering, publish, repro, tables
 from ambient_nb.collect import collect, measured, row_of
 from ambient_nb.core import BadInput, content_hash
 from ambient_nb.papers import papers, set_printed
@@ -117,7 +117,7 @@ def test_references_and_other_iterations_are_shown(split_plan):
     assert draw.arms_table(rows).loc['training images', 'Fréchet distance'] == draw.shown('frechet', own.ours)
     last = next(r for r in rows if r.kind == 'pair' and r.labels['it'] == 12)
     other = replace(last, detail=dict(last.detail, against=dict(it=8)))
-    assert (draw.iterations(last), draw.iterations(other)) == ('12', '12 against 8')
+    assert (tables.iterations(last), tables.iterations(other)) == ('12', '12 against 8')
 
 
 def test_a_distance_of_another_encoder_is_no_fid(split_plan, tmp_path, monkeypatch):
@@ -141,11 +141,11 @@ def test_a_distance_of_another_encoder_is_no_fid(split_plan, tmp_path, monkeypat
     )
     assert (row.printed, row.verdict) == (12.5, 'not comparable')
     judged = replace(row, labels=dict(row.labels, method='difference'), claim='table1/direction/frechet')
-    assert draw.table([row, judged]).printed.tolist() == ['Fréchet distance 12.50']
-    assert draw.printed_values('repro_table1').loc[('cifar10', 'baseline', 'Fréchet distance'), 300] == '12.50'
+    assert tables.methods_table([row, judged]).printed.tolist() == ['Fréchet distance 12.50']
+    assert tables.printed_values('repro_table1').loc[('cifar10', 'baseline', 'Fréchet distance'), 300] == '12.50'
     papers.cache_clear()
     monkeypatch.setenv('AMBIENT_NB_CLAIMS', str(tmp_path / 'none.json'))
-    assert draw.table([row, judged]).printed.tolist() == ['not available']
+    assert tables.methods_table([row, judged]).printed.tolist() == ['not available']
     papers.cache_clear()
 
 

@@ -9,7 +9,7 @@ __all__ = ['Masked', 'masks_of', 'fixed_mask', 'pushed', 'reconstruction_guidanc
 from typing import Callable, Iterator
 import torch
 from .core import BadInput, check_float, check_int
-from .fourier import FourierSet, MRILines
+from .operators import hides_pixels
 from .sampling import SamplerStep, check_levels, heun, predict
 
 # %% ../nbs/09a_inverse.ipynb #811b3d15
@@ -41,7 +41,7 @@ def masks_of(
     draw: int = 0,  # which mask
 ) -> torch.Tensor:  # (B,1 or C,H,W), on the device of x
     "A~ of each sample, as training draws it."
-    if not hasattr(operator, 'further_mask') or isinstance(operator, (FourierSet, MRILines)):
+    if not hides_pixels(operator):
         raise BadInput('operator', type(operator).__name__, 'one that masks pixels, such as PixelMask')
     return operator.further_mask(
         torch.as_tensor(range(len(x)) if seeds is None else list(seeds)), tuple(x.shape[1:]), draw, draw

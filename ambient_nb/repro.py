@@ -25,12 +25,13 @@ from .augment import DRAWS, AugmentPipe
 from .checkpoints import Damaged, load_checkpoint, save_checkpoint
 from .core import BadInput, check_choice, check_int, content_hash, file_sha, progress, rng, stream
 from .data import Images, Split, find_zip, load, subset, to_float, to_uint8
+from .drive import claim_folder, identity, read_stats, snapshot_path
 from .features import encoder_for
 from .fidelity import frechet_estimate
 from .memorization import denoising_errors, per_sample, save_table
 from .networks import PRESETS
 from .sampling import Switched, sample
-from .training import TrainConfig, fit, identity, load_denoiser, one_hot, read_stats, snapshot_path
+from .training import TrainConfig, fit, load_denoiser, one_hot
 
 # %% ../nbs/18_repro.ipynb #9a389ac2
 PROFILES = ('smoke', 'quick', 'paper')
@@ -251,10 +252,9 @@ def denoiser_of(
     device: torch.device | str = 'cpu',
 ):  # a denoiser
     "The network of a run at a snapshot; with a partner, the two of them."
-    shape = tuple(images.pixels.shape[1:])
-    low, *high = [
-        load_denoiser(out / 'train' / run_key(c, images), it, c, shape, device) for c in (run.config, run.partner) if c
-    ]
+    configs = [c for c in (run.config, run.partner) if c]
+    folders = [claim_folder(out / 'train' / run_key(c, images), c, images) for c in configs]
+    low, *high = [load_denoiser(folder, it, device) for folder in folders]
     return Switched(low, *high, run.split) if high else low
 
 # %% ../nbs/18_repro.ipynb #4a6c3119

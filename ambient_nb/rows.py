@@ -19,6 +19,7 @@ from .checkpoints import load_json, save_json
 from .core import content_hash, provenance, rng, writable_dir
 from .corruptions import fixed_normal
 from .data import to_float, to_uint8
+from .drive import identity, read_stats, snapshot_path
 from .features import Encoder, encoder_for
 from .fidelity import frechet_estimate
 from .losses import TwoRegimeOptimum
@@ -29,7 +30,6 @@ from .repro import LEVELS, Run, execute_all, load_split, measure, run_key, train
 from .sampling import sample
 from .stats import Estimate, over_seeds, paired, wilson
 from .suite import Arm, Pair
-from .training import identity, read_stats, snapshot_path
 
 # %% ../nbs/18c_rows.ipynb #9704c071
 @dataclass(frozen=True)
@@ -162,7 +162,9 @@ def optimum_share(run: Run, count: int = 200) -> Estimate:  # in [0,1], over ima
     "The share of memorized samples if the two-regime loss were minimised exactly."
     images = training_images(run)
     x = to_float(images.pixels)
-    best = TwoRegimeOptimum(x, fixed_normal(images.ids, x.shape[1:], run.config.noise_seed), run.config.sigma_n)
+    best = TwoRegimeOptimum(
+        x, fixed_normal(images.ids, x.shape[1:], getattr(run.config.loss, 'noise_seed', 0)), run.config.sigma_n
+    )
     near, _ = nearest(
         to_uint8(sample(best, range(count), tuple(x.shape[1:]), steps=run.steps, desc='exact optimum')), images.pixels
     )

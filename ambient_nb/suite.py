@@ -16,6 +16,7 @@ from typing import Callable
 from .core import BadInput, check_float
 from .networks import PRESETS, make_net
 from .repro import QUICK_DIGITS, SHAPES, Setup, thirds
+from .objectives import TwoRegime
 from .training import TrainConfig
 
 # %% ../nbs/18a_suite.ipynb #d7ef895b
@@ -130,7 +131,7 @@ def arm(
     recipe: tuple = (),
     size: int | None = None,
     batch: int | None = None,  # another batch, for the same number of images
-    **changes,  # of the setup's TrainConfig
+    **changes,  # of the setup's TrainConfig, or sigma_n and more of TwoRegime
 ) -> Arm:
     "An arm as a change to the settings."
     s = setup.at(n)
@@ -145,6 +146,8 @@ def arm(
             budgets=same_images(s.budgets),
             curve=same_images(s.curve),
         )
+    two = {k: changes.pop(k) for k in ('sigma_n', 'noise', 'compensate') if k in changes}
+    changes |= dict(loss=TwoRegime(**two)) if two.get('sigma_n') else {}
     return Arm(name, n, replace(s.train, **changes), s.budgets, s.curve if curve else (), x, recipe, size)
 
 # %% ../nbs/18a_suite.ipynb #dc774e57

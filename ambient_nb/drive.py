@@ -84,7 +84,7 @@ def read_stats(folder: Path) -> list[dict]:  # one per tick: it, loss, sec, and 
     file = Path(folder) / 'stats.jsonl'
     return [json.loads(line) for line in file.read_text().splitlines() if line.endswith('}')] if file.exists() else []
 
-# %% ../nbs/10c_drive.ipynb #42e247b4
+# %% ../nbs/10c_drive.ipynb #0ad87675
 class Book:
     "A run's records: what its folder says of a trainer, and what is still to be written there."
 
@@ -141,6 +141,13 @@ class Book:
             )
         self.saved_it, self.saved = self.trainer.it, time.monotonic()
 
+    def close(self, is_complete: bool) -> None:
+        "Leave a state behind, or none where the last snapshot says that the run is complete."
+        if is_complete:
+            drop_states(self.folder)
+        else:
+            self.save()
+
 # %% ../nbs/10c_drive.ipynb #be2e0d93
 @contextmanager
 def locked(folder: Path):
@@ -154,7 +161,7 @@ def locked(folder: Path):
                 raise BadInput('folder', str(folder), allowed) from None
         yield
 
-# %% ../nbs/10c_drive.ipynb #220fa949
+# %% ../nbs/10c_drive.ipynb #f970b1cf
 def drive(
     trainer,  # see above; brought to where the folder stands
     folder: Path,  # of the run; made when missing, continued when not
@@ -174,12 +181,9 @@ def drive(
             while trainer.it < until:
                 yield from after_step(book, trainer.it + 1 in snapshots, until, tick, save_every)
         except GeneratorExit:
-            book.save()
+            book.close(trainer.it >= until and until in snapshots)
             raise
-        if until in snapshots:
-            drop_states(folder)
-        else:
-            book.save()
+        book.close(until in snapshots)
         book.say(f'done, {book.seconds:.1f} s of training')
         yield Event('stop', trainer.it, book.seconds)
 

@@ -6,7 +6,7 @@
 __all__ = ['alpha_of', 've_level', 'vp_level', 'scaled_linear_levels', 'vp_step', 'copy_from_ve', 'copy_from_vp', 'MixtureLoss',
            'TweedieLoss', 'TweedieVPLoss', 'posterior_jump', 'ConsistencyLoss']
 
-# %% ../nbs/08b_tweedie.ipynb #b08b0004
+# %% ../nbs/08b_tweedie.ipynb #b19b67b8
 from collections.abc import Callable
 from dataclasses import dataclass
 import torch
@@ -14,7 +14,7 @@ from .core import BadInput, bcast, check_choice, check_float, check_int
 from .losses import ambient_share, check_draws, edm_weight
 from .schedules import _float64
 
-# %% ../nbs/08b_tweedie.ipynb #4aedaca5
+# %% ../nbs/08b_tweedie.ipynb #10b15ad1
 def alpha_of(
     *,
     sigma_vp: torch.Tensor | float,  # VP levels, in [0,1), any shape
@@ -25,7 +25,7 @@ def alpha_of(
         raise BadInput('sigma_vp', sigma_vp.tolist(), 'at least 0 and below 1')
     return ((1 - sigma_vp) * (1 + sigma_vp)).sqrt()
 
-# %% ../nbs/08b_tweedie.ipynb #d3d25d5a
+# %% ../nbs/08b_tweedie.ipynb #ad3c9d39
 def ve_level(
     *,
     sigma_vp: torch.Tensor | float,  # VP levels, in [0,1), any shape
@@ -33,7 +33,7 @@ def ve_level(
     "The noise of a VP picture, once divided by alpha."
     return _float64(sigma_vp) / alpha_of(sigma_vp=sigma_vp)
 
-# %% ../nbs/08b_tweedie.ipynb #6e9aa9b3
+# %% ../nbs/08b_tweedie.ipynb #c0532144
 def vp_level(
     *,
     sigma_ve: torch.Tensor | float,  # VE levels, >= 0, any shape
@@ -42,31 +42,32 @@ def vp_level(
     sigma_ve = _float64(sigma_ve)
     return sigma_ve / (1 + sigma_ve.square()).sqrt()
 
-# %% ../nbs/08b_tweedie.ipynb #778f818a
+# %% ../nbs/08b_tweedie.ipynb #2477aa0d
 def scaled_linear_levels(
     M: int = 1000,  # number of times, >= 2
     beta_start: float = 0.00085,  # rate at time 0, > 0
     beta_end: float = 0.012,  # rate at time M-1, < 1
 ) -> torch.Tensor:  # (M,), float64, VP levels, rising
     "The noise levels of Stable Diffusion and SDXL."
-    check_float('beta_start', beta_start, 0, check_float('beta_end', beta_end, 0, 1, open_lo=True), open_lo=True)
+    top = check_float('beta_end', beta_end, 0, 1, open_lo=True)
+    check_float('beta_start', beta_start, 0, top, open_lo=True)
     betas = torch.linspace(beta_start**0.5, beta_end**0.5, check_int('M', M, 2), dtype=torch.float64) ** 2
     return (-(-betas).log1p().cumsum(0).expm1()).sqrt()
 
-# %% ../nbs/08b_tweedie.ipynb #c1869d15
+# %% ../nbs/08b_tweedie.ipynb #c7a5e036
 def vp_step(
     *,
     nature: torch.Tensor | float,  # VP level of the copies
     current: torch.Tensor,  # VP levels, >= nature, any shape
 ) -> tuple:  # s and c, each of the shape of `current`
     "How a VP copy is noised further: x = s x_n + c z."
-    nature = torch.as_tensor(
-        nature, dtype=current.dtype, device=current.device
-    )  # the precision of `current`, so that s is 1 and c is 0 where both are the same level
+    # in the precision of `current`, so that s is 1 and c is 0 where both are the same level
+    nature = torch.as_tensor(nature, dtype=current.dtype, device=current.device)
     alpha_n = alpha_of(sigma_vp=nature)
-    return alpha_of(sigma_vp=current) / alpha_n, ((current - nature) * (current + nature)).clamp(min=0).sqrt() / alpha_n
+    added = ((current - nature) * (current + nature)).clamp(min=0).sqrt()
+    return alpha_of(sigma_vp=current) / alpha_n, added / alpha_n
 
-# %% ../nbs/08b_tweedie.ipynb #a0a4c9bc
+# %% ../nbs/08b_tweedie.ipynb #c0e83586
 def copy_from_ve(
     x0: torch.Tensor,  # (B,…) prediction of the clean image
     x: torch.Tensor,  # (B,…) the noisy image it was made from
@@ -78,7 +79,7 @@ def copy_from_ve(
     a = ambient_share(bcast(current, x), nature)
     return a * x0 + (1 - a) * x
 
-# %% ../nbs/08b_tweedie.ipynb #ad0757d9
+# %% ../nbs/08b_tweedie.ipynb #fd2c45c4
 def copy_from_vp(
     x0: torch.Tensor,  # (B,…) prediction of the clean image
     x: torch.Tensor,  # (B,…) the noisy VP picture it was made from
@@ -91,7 +92,7 @@ def copy_from_vp(
     s, c = vp_step(nature=nature, current=t)
     return ((c / t) ** 2 * (alpha_of(sigma_vp=t) * x0 - x) + x) / s
 
-# %% ../nbs/08b_tweedie.ipynb #0757130e
+# %% ../nbs/08b_tweedie.ipynb #0a2d8064
 @dataclass(frozen=True)
 class MixtureLoss:
     "Clean images at every level, noisy copies above theirs."
@@ -123,7 +124,7 @@ class MixtureLoss:
         error = copy_from_ve(D(x, sigma, labels, **kwargs), x, nature=own, current=sigma) - y
         return (self.weight(s, self.sigma_data) * error.square()).flatten(1).sum(1)
 
-# %% ../nbs/08b_tweedie.ipynb #113f4f90
+# %% ../nbs/08b_tweedie.ipynb #8cce6e4a
 @dataclass(frozen=True)
 class TweedieLoss(MixtureLoss):
     "The double Tweedie loss: noisy copies only."
@@ -138,11 +139,10 @@ class TweedieLoss(MixtureLoss):
         **kwargs,  # for D: augment_labels
     ) -> torch.Tensor:  # (B,) one loss per image
         "The loss of each copy."
-        return super().__call__(
-            D, y, torch.zeros(len(y), dtype=torch.bool, device=y.device), sigma, z, labels, **kwargs
-        )
+        clean = torch.zeros(len(y), dtype=torch.bool, device=y.device)
+        return super().__call__(D, y, clean, sigma, z, labels, **kwargs)
 
-# %% ../nbs/08b_tweedie.ipynb #ef206f07
+# %% ../nbs/08b_tweedie.ipynb #5e5fde7d
 @dataclass(frozen=True)
 class TweedieVPLoss:
     "The double Tweedie loss as latent models are trained with it: VP levels, no weight."
@@ -170,14 +170,13 @@ class TweedieVPLoss:
         (s, c), alpha = vp_step(nature=self.nature, current=t), alpha_of(sigma_vp=t)
         x = s * y + c * z
         x0 = D(x / alpha, ve_level(sigma_vp=sigma), labels, **kwargs)
-        error = (
-            copy_from_vp(x0, x, nature=self.nature, current=sigma) - y
-            if self.target == 'copy'
-            else c / t**2 * (x - alpha * x0) - z
-        )
+        if self.target == 'copy':
+            error = copy_from_vp(x0, x, nature=self.nature, current=sigma) - y
+        else:
+            error = c / t**2 * (x - alpha * x0) - z
         return error.square().flatten(1).sum(1)
 
-# %% ../nbs/08b_tweedie.ipynb #8e5bbbdd
+# %% ../nbs/08b_tweedie.ipynb #c7e38c9b
 def posterior_jump(
     x0: torch.Tensor,  # (B,…) the clean image, or a prediction of it
     x: torch.Tensor,  # (B,…) an image at level `current`
@@ -190,7 +189,7 @@ def posterior_jump(
     t, r = bcast(current, x), bcast(lower, x) / bcast(current, x)
     return x0 + r**2 * (x - x0) + t * r * ((1 - r) * (1 + r)).clamp(min=0).sqrt() * z
 
-# %% ../nbs/08b_tweedie.ipynb #d7efb739
+# %% ../nbs/08b_tweedie.ipynb #09c38d23
 @dataclass(frozen=True)
 class ConsistencyLoss:
     "How far a denoiser is from the mean of its own later answers: an unbiased estimate of the squared distance."
@@ -220,8 +219,8 @@ class ConsistencyLoss:
         sigma = sigma.clamp(min=self.sigma_n)
         if y.device.type == 'cpu' and not ((lower > 0) & (lower <= sigma)).all():
             raise BadInput('lower', lower.tolist(), 'above 0, and nowhere above sigma')
-        s, path = bcast(sigma, y), [sigma * (lower / sigma) ** (k / self.steps) for k in range(self.steps)] + [lower]
-        start = y + (s**2 - self.sigma_n**2).clamp(min=0).sqrt() * z
+        path = [sigma * (lower / sigma) ** (k / self.steps) for k in range(self.steps)] + [lower]
+        start = y + (bcast(sigma, y) ** 2 - self.sigma_n**2).clamp(min=0).sqrt() * z
         here, differences = D(start, sigma, labels, **kwargs), []
         for draws in jumps:
             x, x0 = start, here

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['OPERATORS', 'sized', 'hides_pixels']
 
-# %% ../nbs/04c_operators.ipynb #a3efe9b8
+# %% ../nbs/04c_operators.ipynb #5f4f37df
 from collections.abc import Callable
 from .corruptions import FixedBox, GaussianNoise, KeepPatch, PixelMask, RandomBox
 from .fourier import FourierSet, MRILines, UVTracks
 from .measurements import Blur, Downsample, GaussianMeasurements
 
-# %% ../nbs/04c_operators.ipynb #0d7483af
+# %% ../nbs/04c_operators.ipynb #5bd9a967
 def sized(
     kind: Callable,  # an operator whose size or shape follows the images'
     **options,  # name -> value, or a function of (C,H,W) that gives it
@@ -19,11 +19,12 @@ def sized(
     "A factory of operators for images of a given shape."
 
     def make(shape, **changes):
-        return kind(**{name: value(shape) if callable(value) else value for name, value in options.items()} | changes)
+        own = {name: value(shape) if callable(value) else value for name, value in options.items()}
+        return kind(**own | changes)
 
     return make
 
-# %% ../nbs/04c_operators.ipynb #e36d3a33
+# %% ../nbs/04c_operators.ipynb #5c0359ab
 OPERATORS: dict[str, Callable] = dict(
     noise=sized(GaussianNoise, sigma_n=3.0, sigma_further=5.0),
     dust=sized(PixelMask, p=0.4),
@@ -42,7 +43,7 @@ OPERATORS: dict[str, Callable] = dict(
     uv=sized(UVTracks, size=lambda shape: shape[2], times=4),
 )  # name -> factory of (C,H,W)
 
-# %% ../nbs/04c_operators.ipynb #b04c0002
+# %% ../nbs/04c_operators.ipynb #577c9839
 def hides_pixels(
     operator,  # an instance, such as PixelMask(.4)
 ) -> bool:

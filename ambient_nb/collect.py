@@ -15,6 +15,7 @@ import pandas as pd
 from . import core
 from .checkpoints import load_json
 from .core import content_hash, provenance, writable_dir
+from .drive import read_stats, snapshot_path
 from .execute import LEVELS, execute_all, frechet_of, measure, measurement, optimum_share
 from .features import Encoder
 from .memorization import metric_id, summarize
@@ -24,7 +25,6 @@ from .rows import TABLE_METRICS, Row, combine, save_rows, verdict
 from .stats import Estimate, over_seeds, paired
 from .settings import Arm, Pair
 from .suite import ITEMS
-from .training import read_stats, snapshot_path
 
 # %% ../nbs/18f_collect.ipynb #96e1769e
 def snapshot_metrics(

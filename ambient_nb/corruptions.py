@@ -6,13 +6,13 @@
 __all__ = ['check_ids', 'check_batch', 'per_image', 'fixed_normal', 'GaussianNoise', 'Mask', 'PixelMask', 'observed_share',
            'square', 'RandomBox', 'FixedBox', 'KeepPatch']
 
-# %% ../nbs/04_corruptions.ipynb #00e7906a
+# %% ../nbs/04_corruptions.ipynb #03a147d0
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 import torch
 from .core import BadInput, bcast, check_float, check_int, rng
 
-# %% ../nbs/04_corruptions.ipynb #ad8359b7
+# %% ../nbs/04_corruptions.ipynb #4661f10d
 def check_ids(
     ids,  # what the user gave
 ) -> torch.Tensor:  # (B,) int64
@@ -21,14 +21,13 @@ def check_ids(
         numbers = torch.as_tensor(ids)
     except (TypeError, ValueError, RuntimeError, OverflowError):
         numbers = torch.empty(0, 0)
-    whole = not (numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool) or (
-        ids is not None and numbers.shape == (0,)
-    )
-    if numbers.ndim != 1 or not whole or (numbers < 0).any():
+    is_empty = ids is not None and numbers.shape == (0,)  # a list without anything has no type
+    is_whole = not (numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool)
+    if numbers.ndim != 1 or not (is_whole or is_empty) or (numbers < 0).any():
         raise BadInput('ids', numbers.tolist() if numbers.numel() else ids, 'a list of whole numbers >= 0')
     return numbers.long()
 
-# %% ../nbs/04_corruptions.ipynb #6fc18dcf
+# %% ../nbs/04_corruptions.ipynb #010ba357
 def check_batch(
     x: torch.Tensor,  # (B,…) images or measurements
     ids,  # (B,) their numbers
@@ -45,7 +44,7 @@ def check_batch(
         raise BadInput(name, f'images {broken} with NaN or infinity', 'finite')
     return ids
 
-# %% ../nbs/04_corruptions.ipynb #b0040117
+# %% ../nbs/04_corruptions.ipynb #6a69b12d
 def per_image(
     ids,  # (B,) image numbers
     draw: Callable,  # generator -> the tensor of one image
@@ -56,7 +55,7 @@ def per_image(
     draws = [draw(rng(seed, *name, int(i))) for i in check_ids(ids)]
     return torch.stack(draws) if draws else draw(rng(seed, *name, 0))[None][:0]
 
-# %% ../nbs/04_corruptions.ipynb #9a144dbc
+# %% ../nbs/04_corruptions.ipynb #efc00346
 def fixed_normal(
     ids: torch.Tensor,  # (B,) image numbers, int64
     shape: tuple,  # (C,H,W)
@@ -65,7 +64,7 @@ def fixed_normal(
     "One standard normal draw per image, a function of (seed, image id) alone."
     return per_image(ids, lambda g: torch.randn(*shape, generator=g), seed, 'noise')
 
-# %% ../nbs/04_corruptions.ipynb #ae61d34d
+# %% ../nbs/04_corruptions.ipynb #ab7b7295
 @dataclass(frozen=True)
 class GaussianNoise:
     "Each image's one noisy copy, and noisier copies of that copy."
@@ -94,13 +93,8 @@ class GaussianNoise:
         draw: int = 0,  # which further noise
     ) -> torch.Tensor:  # (B,C,H,W) copies with noise sigma_further in all
         "Noise a copy further, with draws that hang on the image as well."
-        z = per_image(
-            check_batch(y, ids, 'y'),
-            lambda g: torch.randn(*y.shape[1:], generator=g),
-            self.seed,
-            'further',
-            check_int('draw', draw, 0),
-        )
+        ids, draw = check_batch(y, ids, 'y'), check_int('draw', draw, 0)
+        z = per_image(ids, lambda g: torch.randn(*y.shape[1:], generator=g), self.seed, 'further', draw)
         return self.noised_to(y, self.sigma_n if self.sigma_further is None else self.sigma_further, z.to(y))
 
     def noised_to(
@@ -115,7 +109,7 @@ class GaussianNoise:
             raise BadInput('sigma', sigma.min().item(), f'at least sigma_n={self.sigma_n:g}')
         return y + (sigma**2 - self.sigma_n**2).sqrt() * z
 
-# %% ../nbs/04_corruptions.ipynb #e801f9e4
+# %% ../nbs/04_corruptions.ipynb #8069717c
 @dataclass(frozen=True)
 class Mask:
     "What all masks have in common; a kind of mask says how one image's A is drawn."
@@ -154,11 +148,9 @@ class Mask:
         mask_draw: int = 0,  # which A
     ) -> torch.Tensor:  # like `mask`: 1 where B and A both show
         "A~ = B A of each image."
-        mask = self.mask(ids, shape, mask_draw)
-        more = [
-            self.draw_further(a, rng(self.seed, 'further', check_int('draw', draw, 0), int(i)))
-            for a, i in zip(mask, check_ids(ids))
-        ]
+        mask, draw = self.mask(ids, shape, mask_draw), check_int('draw', draw, 0)
+        names = [rng(self.seed, 'further', draw, int(i)) for i in check_ids(ids)]
+        more = [self.draw_further(a, generator) for a, generator in zip(mask, names)]
         return mask * torch.stack(more) if more else mask
 
     def corrupt(
@@ -186,7 +178,7 @@ class Mask:
         "A^T y: a mask is its own adjoint."
         return self.corrupt(y, ids)
 
-# %% ../nbs/04_corruptions.ipynb #459a328b
+# %% ../nbs/04_corruptions.ipynb #bfc0a8c3
 @dataclass(frozen=True)
 class PixelMask(Mask):
     "Hides each pixel with probability p; `further` hides each of the rest with probability delta."
@@ -201,9 +193,10 @@ class PixelMask(Mask):
 
     def draw_mask(self, shape: tuple, generator: torch.Generator) -> torch.Tensor:
         "Each pixel by itself."
-        return (torch.rand(1 if self.shared_channels else shape[0], *shape[1:], generator=generator) >= self.p).float()
+        channels = 1 if self.shared_channels else shape[0]
+        return (torch.rand(channels, *shape[1:], generator=generator) >= self.p).float()
 
-# %% ../nbs/04_corruptions.ipynb #4685956e
+# %% ../nbs/04_corruptions.ipynb #374ade42
 def observed_share(
     p: float,  # probability of a hidden pixel, in [0,1)
     delta: float,  # probability that `further` drops it, in [0,1)
@@ -213,7 +206,7 @@ def observed_share(
     hidden = 1 - (1 - p) * (1 - delta)
     return (1 - p) * delta / hidden if hidden else 0.0
 
-# %% ../nbs/04_corruptions.ipynb #98a54f6e
+# %% ../nbs/04_corruptions.ipynb #80da6779
 def square(
     shape: tuple,  # (C,H,W) of an image
     size: int,  # side, px, from 1 to the smaller of H and W
@@ -222,15 +215,15 @@ def square(
     "A square at a random place, or in the middle."
     height, width = shape[1:]
     check_int('size', size, 1, min(height, width))
-    top, left = (
-        int(torch.randint(n - size + 1, (), generator=generator)) if generator else (n - size) // 2
-        for n in (height, width)
-    )
-    inside = torch.zeros(1, height, width)
+
+    def start(side):
+        return int(torch.randint(side - size + 1, (), generator=generator)) if generator else (side - size) // 2
+
+    top, left, inside = start(height), start(width), torch.zeros(1, height, width)
     inside[:, top : top + size, left : left + size] = 1
     return inside
 
-# %% ../nbs/04_corruptions.ipynb #2a8f366d
+# %% ../nbs/04_corruptions.ipynb #eaaef9f1
 @dataclass(frozen=True)
 class RandomBox(Mask):
     "Hides a square at a random place; `further` hides another, apart from the first."
@@ -251,19 +244,17 @@ class RandomBox(Mask):
         "A second one, uniform over the places that are apart from the first."
         if torch.rand((), generator=generator) >= self.delta:
             return torch.ones_like(mask)
-        if max((side - self.size + 1) // 2 for side in mask.shape[1:]) < self.size:
-            raise BadInput(
-                'size',
-                self.size,
-                f'small enough that a second square fits beside one in the middle of {mask.shape[1]}x{mask.shape[2]} px',
-            )
+        height, width = mask.shape[1:]
+        if max((side - self.size + 1) // 2 for side in (height, width)) < self.size:
+            allowed = f'small enough that a second square fits beside one in the middle of {height}x{width} px'
+            raise BadInput('size', self.size, allowed)
         apart = (torch.nn.functional.avg_pool2d(1 - mask, self.size, stride=1)[0] == 0).nonzero()
         top, left = apart[torch.randint(len(apart), (), generator=generator)].tolist()
         more = torch.ones_like(mask)
         more[:, top : top + self.size, left : left + self.size] = 0
         return more
 
-# %% ../nbs/04_corruptions.ipynb #4bc315ed
+# %% ../nbs/04_corruptions.ipynb #2f3329ba
 @dataclass(frozen=True)
 class FixedBox(Mask):
     "Hides the same square in the middle of every image; `further` drops pixels of the rest."
@@ -278,7 +269,7 @@ class FixedBox(Mask):
         "The square in the middle; nothing is drawn."
         return 1 - square(shape, self.size)
 
-# %% ../nbs/04_corruptions.ipynb #13e9250d
+# %% ../nbs/04_corruptions.ipynb #bcd2b9f7
 @dataclass(frozen=True)
 class KeepPatch(Mask):
     "Shows one square at a random place and nothing else; `further` drops pixels of it."

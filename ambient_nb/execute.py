@@ -23,6 +23,7 @@ from .core import check_choice, content_hash, file_sha, progress, rng
 from .corruptions import fixed_normal
 from .data import to_float, to_uint8
 from .datasets import Split
+from .drive import identity, read_stats, snapshot_path
 from .features import Encoder
 from .fidelity import frechet_estimate
 from .losses import TwoRegimeOptimum
@@ -31,7 +32,7 @@ from .repro import encoder_of
 from .runs import Run, load_split
 from .sampling import sample
 from .stats import Estimate, wilson
-from .training import fit, identity, read_stats, snapshot_path
+from .training import fit
 
 # %% ../nbs/18b_execute.ipynb #68f283d1
 def check_encoder(
@@ -141,7 +142,7 @@ def optimum_share(
     "The share of memorized samples if the two-regime loss were minimised exactly."
     images, c = run.images, run.config
     x = to_float(images.pixels)
-    best = TwoRegimeOptimum(x, fixed_normal(images.ids, run.shape, c.noise_seed), c.sigma_n)
+    best = TwoRegimeOptimum(x, fixed_normal(images.ids, run.shape, getattr(c.loss, 'noise_seed', 0)), c.sigma_n)
     drawn = to_uint8(sample(best, range(count), run.shape, steps=run.steps, desc='exact optimum'))
     near, _ = nearest(drawn, images.pixels)
     return wilson(int(is_memorized(near[:, 0], near[:, 1]).sum()), count)

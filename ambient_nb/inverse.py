@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['Masked', 'masks_of', 'fixed_mask', 'pushed', 'reconstruction_guidance', 'truncated', 'posterior']
 
-# %% ../nbs/09a_inverse.ipynb #0fe004e9
+# %% ../nbs/09a_inverse.ipynb #49f1825d
 from typing import Callable, Iterator
 import torch
 from .core import BadInput, check_float, check_int
-from .fourier import FourierSet, MRILines
+from .operators import hides_pixels
 from .sampling import SamplerStep, check_levels, heun, predict
 
-# %% ../nbs/09a_inverse.ipynb #811b3d15
+# %% ../nbs/09a_inverse.ipynb #7a0eb8c3
 class Masked:
     "A denoiser of masked images that keeps one mask: a denoiser of whole ones."
 
@@ -33,7 +33,7 @@ class Masked:
         mask = self.mask.to(x)
         return self.D(mask * x, sigma, labels, mask=mask)
 
-# %% ../nbs/09a_inverse.ipynb #7467040c
+# %% ../nbs/09a_inverse.ipynb #02f6ee4e
 def masks_of(
     operator,  # with `further_mask`, such as PixelMask
     seeds,  # whole numbers >= 0, one per sample; None for 0, 1, 2, …
@@ -41,13 +41,12 @@ def masks_of(
     draw: int = 0,  # which mask
 ) -> torch.Tensor:  # (B,1 or C,H,W), on the device of x
     "A~ of each sample, as training draws it."
-    if not hasattr(operator, 'further_mask') or isinstance(operator, (FourierSet, MRILines)):
+    if not hides_pixels(operator):
         raise BadInput('operator', type(operator).__name__, 'one that masks pixels, such as PixelMask')
-    return operator.further_mask(
-        torch.as_tensor(range(len(x)) if seeds is None else list(seeds)), tuple(x.shape[1:]), draw, draw
-    ).to(x.device)
+    seeds = torch.as_tensor(range(len(x)) if seeds is None else list(seeds))
+    return operator.further_mask(seeds, tuple(x.shape[1:]), draw, draw).to(x.device)
 
-# %% ../nbs/09a_inverse.ipynb #0bb1f21a
+# %% ../nbs/09a_inverse.ipynb #4514c208
 def fixed_mask(
     D,  # a denoiser that takes `mask`
     x: torch.Tensor,  # (B,C,H,W) standard normal noise
@@ -61,13 +60,13 @@ def fixed_mask(
     "Ambient Diffusion's sampler: one mask per sample, kept for all steps."
     yield from sampler(Masked(D, masks_of(operator, seeds, x)), x, sigmas, labels, seeds=seeds)
 
-# %% ../nbs/09a_inverse.ipynb #f724a5e4
+# %% ../nbs/09a_inverse.ipynb #61cdcb4b
 def pushed(
     D,  # a denoiser one can differentiate
     x: torch.Tensor,  # (B,C,H,W) standard normal noise
     sigmas: torch.Tensor,  # (n+1,) falling, last one 0
     labels: torch.Tensor | None,  # (B,label_dim), or None
-    push: Callable,  # (x, x0, sigma, step from 1) -> (B,C,H,W), what is taken from the state; x0 can be differentiated by x
+    push: Callable,  # (x, x0, sigma, step from 1) -> (B,C,H,W), taken from the state; x0 can be differentiated by x
 ) -> Iterator[SamplerStep]:  # n steps
     "Heun's sampler with a push after each step."
     sigmas = check_levels(sigmas)
@@ -78,16 +77,16 @@ def pushed(
             x0 = predict(D, x, sigma, labels)
             away = push(x, x0, sigma, i)
         x, x0 = x.detach(), x0.detach()
-        slope = (x - x0) / sigma
-        euler = x + (following - sigma) * slope
+        slope, h = (x - x0) / sigma, following - sigma
+        after = x + h * slope
         if following > 0:
             with torch.no_grad():
-                corrected = (euler - predict(D, euler, following, labels)) / following
-            euler = x + (following - sigma) * (slope + corrected) / 2
-        x = euler - away.detach()
+                corrected = (after - predict(D, after, following, labels)) / following
+            after = x + h * (slope + corrected) / 2
+        x = after - away.detach()
         yield SamplerStep(i, float(following), x, x0)
 
-# %% ../nbs/09a_inverse.ipynb #c53a5e5c
+# %% ../nbs/09a_inverse.ipynb #62f00ea6
 def reconstruction_guidance(
     D,  # a denoiser that takes `mask` and that one can differentiate
     x: torch.Tensor,  # (B,C,H,W) standard normal noise
@@ -105,17 +104,17 @@ def reconstruction_guidance(
         yield from fixed_mask(D, x, sigmas, labels, operator=operator, seeds=seeds)
         return
 
+    def with_mask(draw):
+        return Masked(D, masks_of(operator, seeds, x, draw))
+
     def push(x, x0, sigma, step):
         draws = range(1 + (step - 1) * others, 1 + step * others)
-        apart = [
-            (predict(Masked(D, masks_of(operator, seeds, x, draw)), x, sigma, labels) - x0).square().sum()
-            for draw in draws
-        ]
-        return w * torch.autograd.grad(sum(apart) / others, x)[0]
+        apart = sum((predict(with_mask(draw), x, sigma, labels) - x0).square().sum() for draw in draws)
+        return w * torch.autograd.grad(apart / others, x)[0]
 
-    yield from pushed(Masked(D, masks_of(operator, seeds, x)), x, sigmas, labels, push)
+    yield from pushed(with_mask(0), x, sigmas, labels, push)
 
-# %% ../nbs/09a_inverse.ipynb #48775555
+# %% ../nbs/09a_inverse.ipynb #a457c175
 def truncated(
     D,  # a denoiser
     x: torch.Tensor,  # (B,C,H,W) standard normal noise
@@ -132,7 +131,7 @@ def truncated(
     kept = sigmas[sigmas >= sigma_n]
     yield from sampler(D, x, kept if kept[-1] == 0 else torch.cat([kept, sigmas.new_zeros(1)]), labels, seeds=seeds)
 
-# %% ../nbs/09a_inverse.ipynb #5ba4ddb5
+# %% ../nbs/09a_inverse.ipynb #9a9f5384
 def posterior(
     D,  # a denoiser one can differentiate
     x: torch.Tensor,  # (B,C,H,W) standard normal noise
@@ -159,6 +158,7 @@ def posterior(
     def push(x, x0, sigma, step):
         misfit = operator.corrupt(x0.detach(), ids) - y
         gradient = torch.autograd.grad(x0, x, 2 * operator.adjoint(misfit, ids))[0]
-        return scale * gradient / misfit.flatten(1).norm(dim=1).clamp(min=1e-12).reshape(-1, *[1] * (x.ndim - 1))
+        size = misfit.flatten(1).norm(dim=1).clamp(min=1e-12)
+        return scale * gradient / size.reshape(-1, *[1] * (x.ndim - 1))
 
     yield from pushed(D, x, sigmas, labels, push)

@@ -6,15 +6,15 @@
 __all__ = ['WEIGHTS', 'FLOOR', 'check_draws', 'edm_weight', 'inverse_weight', 'EDMLoss', 'ambient_share', 'TwoRegimeLoss',
            'TwoRegimeOptimum']
 
-# %% ../nbs/08_losses.ipynb #4af20554
-from dataclasses import dataclass
+# %% ../nbs/08_losses.ipynb #b70baa31
 import math
+from dataclasses import dataclass
 from typing import Callable
 import torch
 from .core import BadInput, bcast, check_choice, check_float
 from .oracles import EmpiricalDenoiser
 
-# %% ../nbs/08_losses.ipynb #32cecc6d
+# %% ../nbs/08_losses.ipynb #b362a3ae
 def check_draws(
     D,  # a denoiser; where it has a `sigma_max`, sigma_n must be below
     y: torch.Tensor,  # (B,C,H,W) the images
@@ -26,11 +26,8 @@ def check_draws(
     if z.shape != y.shape:
         raise BadInput('z', tuple(z.shape), f'of shape {tuple(y.shape)}, one draw per pixel of y')
     if sigma_n >= getattr(D, 'sigma_max', math.inf):
-        raise BadInput(
-            'sigma_n',
-            sigma_n,
-            f'below {D.sigma_max:g}, the largest level of the denoiser: no level is left for the noisy copies',
-        )
+        why = 'the largest level of the denoiser: no level is left for the noisy copies'
+        raise BadInput('sigma_n', sigma_n, f'below {D.sigma_max:g}, {why}')
     if y.device.type != 'cpu':
         return
     broken = (~y.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
@@ -39,7 +36,7 @@ def check_draws(
     if not (torch.as_tensor(sigma) > 0).all():
         raise BadInput('sigma', torch.as_tensor(sigma).min().item(), '> 0')
 
-# %% ../nbs/08_losses.ipynb #87eadb11
+# %% ../nbs/08_losses.ipynb #0d0f71c5
 def edm_weight(
     sigma: torch.Tensor,  # any shape, > 0
     sigma_data: float = 0.5,  # std of the data
@@ -47,7 +44,7 @@ def edm_weight(
     "EDM's weight: makes every level's loss of the same size at initialisation."
     return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
 
-# %% ../nbs/08_losses.ipynb #ec236248
+# %% ../nbs/08_losses.ipynb #379c01a5
 def inverse_weight(
     sigma: torch.Tensor,  # any shape, > 0
     sigma_data: float = 0.5,  # not used; every weight has the same arguments
@@ -55,10 +52,10 @@ def inverse_weight(
     "1/sigma^2, the weight of VP, VE and iDDPM."
     return sigma**-2
 
-# %% ../nbs/08_losses.ipynb #5e5b4eab
+# %% ../nbs/08_losses.ipynb #75bc40d3
 WEIGHTS = dict(vp=inverse_weight, ve=inverse_weight, iddpm=inverse_weight, edm=edm_weight)
 
-# %% ../nbs/08_losses.ipynb #f63221ff
+# %% ../nbs/08_losses.ipynb #c26a6a90
 @dataclass(frozen=True)
 class EDMLoss:
     "Denoising score matching; with EDM's weight the baseline, called DDPM in the main paper's tables."
@@ -82,7 +79,7 @@ class EDMLoss:
         error = D(y + s * z, sigma, labels, **kwargs) - y
         return (self.weight(s, self.sigma_data) * error.square()).flatten(1).sum(1)
 
-# %% ../nbs/08_losses.ipynb #cf776c09
+# %% ../nbs/08_losses.ipynb #6f2db3b5
 def ambient_share(
     sigma: torch.Tensor,  # any shape, > 0
     sigma_n: float,  # std of the fixed noise, >= 0
@@ -90,13 +87,13 @@ def ambient_share(
     "a(sigma) of the ambient regime: how much of the copy's prediction comes from D; 0 at sigma_n, 1 far above."
     return (1 - (sigma_n / sigma) ** 2).clamp(min=0)
 
-# %% ../nbs/08_losses.ipynb #eafecdc1
+# %% ../nbs/08_losses.ipynb #3c0e7f00
 FLOOR = 0.01  # the least a^2 that `compensate` divides by
 
-# %% ../nbs/08_losses.ipynb #52fffb7e
+# %% ../nbs/08_losses.ipynb #30df6b5a
 @dataclass(frozen=True)
 class TwoRegimeLoss:
-    "The main paper's loss: EDM's below sigma_n, the ambient (double Tweedie) loss on one fixed noisy copy at and above it."
+    "The main paper's loss: EDM's below sigma_n, from there on the ambient (double Tweedie) one on a fixed copy."
 
     sigma_n: float  # threshold and std of the fixed noise, >= 0; 0 is the EDM loss
     sigma_data: float = 0.5  # std of the data, > 0
@@ -124,7 +121,8 @@ class TwoRegimeLoss:
         s = bcast(sigma, y)
         ambient = s >= self.sigma_n if self.inclusive else s > self.sigma_n
         target = torch.where(ambient, y + self.sigma_n * noise, y)
-        x = target + torch.where(ambient, (s**2 - self.sigma_n**2).clamp(min=0).sqrt(), s) * z
+        added = torch.where(ambient, (s**2 - self.sigma_n**2).clamp(min=0).sqrt(), s)
+        x = target + added * z
         a = torch.where(ambient, ambient_share(s, self.sigma_n), torch.ones_like(s))
         error = a * D(x, sigma, labels, **kwargs) + (1 - a) * x - target
         weight = self.weight(s, self.sigma_data)
@@ -132,7 +130,7 @@ class TwoRegimeLoss:
             weight = weight / a.square().clamp(min=FLOOR)
         return (weight * error.square()).flatten(1).sum(1)
 
-# %% ../nbs/08_losses.ipynb #e7f790e9
+# %% ../nbs/08_losses.ipynb #44922007
 class TwoRegimeOptimum:
     "The exact minimiser of the two-regime loss on a finite training set."
 
@@ -148,9 +146,9 @@ class TwoRegimeOptimum:
     def __call__(self, x, sigma, labels=None):
         "Denoise; `sigma` is a number or one level per image."
         sigma = torch.as_tensor(sigma, dtype=torch.float64, device=x.device).expand(len(x))
-        high = sigma > 1.0001 * self.sigma_n  # at sigma_n itself the loss asks for nothing
-        out, s, wide = torch.empty_like(x), sigma[high], x[high].double()
+        high, out = sigma > 1.0001 * self.sigma_n, torch.empty_like(x)  # at sigma_n itself the loss asks for nothing
         out[~high] = self.clean(x[~high], sigma[~high])
-        a = bcast(ambient_share(s, self.sigma_n), wide)
-        out[high] = ((self.copies(wide, (s**2 - self.sigma_n**2).sqrt()) - (1 - a) * wide) / a).to(x.dtype)
+        s, above = sigma[high], x[high].double()
+        a, copies = bcast(ambient_share(s, self.sigma_n), above), self.copies(above, (s**2 - self.sigma_n**2).sqrt())
+        out[high] = ((copies - (1 - a) * above) / a).to(x.dtype)
         return out

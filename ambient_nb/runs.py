@@ -15,8 +15,9 @@ from .augment import DRAWS, AugmentPipe
 from .core import BadInput, check_choice, content_hash, rng, stream
 from .data import Images, subset, to_float, to_uint8
 from .datasets import Split, load
+from .drive import claim_folder, identity
 from .sampling import Switched
-from .training import TrainConfig, identity, load_denoiser, one_hot
+from .training import TrainConfig, load_denoiser, one_hot
 
 # %% ../nbs/18a_runs.ipynb #758543a0
 @lru_cache(maxsize=4)
@@ -157,7 +158,8 @@ class Run:
         device: torch.device | str = 'cpu',
     ):  # a denoiser
         "Its network at a snapshot; with a partner, the two of them."
-        low, *high = [load_denoiser(run.folder(out), it, run.config, run.shape, device) for run in self.parts]
+        folders = [claim_folder(run.folder(out), run.config, run.images) for run in self.parts]
+        low, *high = [load_denoiser(folder, it, device) for folder in folders]
         return Switched(low, *high, self.split) if high else low
 
     @property

@@ -15,6 +15,7 @@ from .data import Images, to_float
 from .datasets import DATASETS, DataSet
 from .networks import PRESETS, NetConfig
 from .repro import PROFILES, Setup, thirds
+from .objectives import EDM, TwoRegime
 from .training import TrainConfig
 
 # %% ../nbs/18c_settings.ipynb #9b2ede6b
@@ -23,7 +24,7 @@ def two_regime(
     **options,  # of the loss: noise='after', 'before' or 'fresh'; compensate=False
 ) -> dict:  # changes of a TrainConfig
     "The two-regime loss, as a change of a training."
-    return dict(sigma_n=sigma_n, **options)
+    return dict(loss=TwoRegime(sigma_n, **options) if sigma_n else EDM())
 
 # %% ../nbs/18c_settings.ipynb #86ca3f59
 def main_setup(

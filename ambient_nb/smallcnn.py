@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['CnnConfig', 'cropped', 'fresh_cnn', 'CnnTrainer', 'fit_cnn', 'cnn_accuracy', 'halved', 'save_cnn']
 
-# %% ../nbs/12b_smallcnn.ipynb #1def6fa6
-import json, math, time
+# %% ../nbs/12b_smallcnn.ipynb #416f947f
+import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 import torch
@@ -15,11 +16,12 @@ from safetensors.torch import save
 from torch import nn
 from .core import BadInput, check_choice, check_float, check_int, progress, rng, write_atomic
 from .data import Images, order, shrink, to_float
+from .drive import claim_folder, drive, watched
 from .features import cifar_filters, cifar_net
 from .stats import Estimate, wilson
-from .training import PRECISIONS, claim_folder, locked, newest_state, read_stats, save_state
+from .training import PRECISIONS
 
-# %% ../nbs/12b_smallcnn.ipynb #b859d6ce
+# %% ../nbs/12b_smallcnn.ipynb #defab8af
 @dataclass(frozen=True)
 class CnnConfig:
     "All settings of an encoder's training."
@@ -53,17 +55,15 @@ class CnnConfig:
 
     def ends(self, n: int) -> list[int]:  # the iteration at which each stage ends, for n images
         "Where the stages end."
-        return [
-            math.ceil(sum(epochs for _, epochs in self.stages[: k + 1]) * n / self.batch)
-            for k in range(len(self.stages))
-        ]
+        epochs = [sum(e for _, e in self.stages[: k + 1]) for k in range(len(self.stages))]
+        return [math.ceil(e * n / self.batch) for e in epochs]
 
     def lr_at(self, it: int, total: int) -> float:
         "The learning rate of a step: up, then down to nearly zero."
         top = self.climb * total
         return self.lr * min((it + 1) / top, (total - it) / (total - top) if total > top else 1.0, 1.0)
 
-# %% ../nbs/12b_smallcnn.ipynb #a0d9ea5c
+# %% ../nbs/12b_smallcnn.ipynb #10f9f99f
 def cropped(
     x: torch.Tensor,  # (B,C,H,W)
     shifts: torch.Tensor,  # (B,2) whole pixels, from -reach to reach
@@ -71,24 +71,19 @@ def cropped(
     reach: int,  # the largest shift, below the side
 ) -> torch.Tensor:
     "Each image moved by its own shift and mirrored or not; what enters is its reflection."
-    side = torch.arange(x.shape[-1], device=x.device)
+    side, last, furthest = torch.arange(x.shape[-1], device=x.device), x.shape[-1] - 1, int(shifts.abs().max())
+    if reach > last or furthest > reach:
+        raise BadInput('shifts', furthest, f'at most reach={reach}, and that below the side of {last + 1} px')
 
     def reflected(i):
-        return (x.shape[-1] - 1) - ((x.shape[-1] - 1) - i.abs()).abs()
+        return last - (last - i.abs()).abs()
 
-    if reach >= len(side) or shifts.abs().max() > reach:
-        raise BadInput(
-            'shifts', int(shifts.abs().max()), f'at most reach={reach}, and that below the side of {len(side)} px'
-        )
-    rows, columns = side + shifts[:, :1], torch.where(flips[:, None], side.flip(0), side) + shifts[:, 1:]
-    return x[
-        torch.arange(len(x))[:, None, None, None],
-        torch.arange(x.shape[1])[:, None, None],
-        reflected(rows)[:, None, :, None],
-        reflected(columns)[:, None, None, :],
-    ]
+    rows = reflected(side + shifts[:, :1])
+    columns = reflected(torch.where(flips[:, None], side.flip(0), side) + shifts[:, 1:])
+    images, channels = torch.arange(len(x))[:, None, None, None], torch.arange(x.shape[1])[:, None, None]
+    return x[images, channels, rows[:, None, :, None], columns[:, None, None, :]]
 
-# %% ../nbs/12b_smallcnn.ipynb #57ff887f
+# %% ../nbs/12b_smallcnn.ipynb #18913643
 def fresh_cnn(
     seed: int = 0,  # of the weights
     width: int = 32,  # channels of the first layer
@@ -97,18 +92,16 @@ def fresh_cnn(
     net = cifar_net(width)
     for layer in net.modules():
         if isinstance(layer, nn.BatchNorm2d):
-            layer.reset_running_stats()
-            nn.init.ones_(layer.weight)
-            nn.init.zeros_(layer.bias)
+            layer.reset_parameters()
     for name, p in net.named_parameters():
         if p.ndim > 1:
             p.data = torch.randn(p.shape, generator=rng(seed, 'cnn', name)) * (2 / p[0].numel()) ** 0.5
     nn.init.zeros_(net[-1].bias)
     return net.to(memory_format=torch.channels_last)
 
-# %% ../nbs/12b_smallcnn.ipynb #9dc4390a
+# %% ../nbs/12b_smallcnn.ipynb #8f8571df
 class CnnTrainer:
-    "The moving parts of one run."
+    "The moving parts of one run, as `drive` takes them."
 
     def __init__(
         self,
@@ -119,31 +112,21 @@ class CnnTrainer:
             raise BadInput('images', repr(images), 'colour images with labels')
         self.config, self.images, self.it, self.ends = config, images, 0, config.ends(len(images))
         self.net, self.stage, self.small = fresh_cnn(config.seed), None, None
-        self.optimizer = torch.optim.SGD(
-            self.net.parameters(),
-            lr=config.lr,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            nesterov=True,
-        )
+        options = dict(momentum=config.momentum, weight_decay=config.weight_decay, nesterov=True)
+        self.optimizer = torch.optim.SGD(self.net.parameters(), lr=config.lr, **options)
 
     def batch(self) -> tuple:  # (x, labels): (B,3,side,side) in [-1,1], (B,)
         "The images of the next step, shrunk to its stage's side, moved and mirrored."
         c, stage = self.config, next(k for k, end in enumerate(self.ends) if self.it < end)
         if stage != self.stage:
             self.stage, self.small = stage, shrink(self.images, c.stages[stage][0])
-        rows, reach, draws = (
-            order(len(self.images), c.seed, self.it * c.batch, c.batch),
-            c.stages[stage][0] // 8,
-            rng(c.seed, 'crops', self.it),
-        )
-        shifts, flips = (
-            torch.randint(-reach, reach + 1, (c.batch, 2), generator=draws),
-            torch.rand(c.batch, generator=draws) < 0.5,
-        )
+        rows, reach = order(len(self.images), c.seed, self.it * c.batch, c.batch), c.stages[stage][0] // 8
+        draws = rng(c.seed, 'crops', self.it)
+        shifts = torch.randint(-reach, reach + 1, (c.batch, 2), generator=draws)
+        flips = torch.rand(c.batch, generator=draws) < 0.5
         return to_float(cropped(self.small.pixels[rows], shifts, flips, reach)), self.images.labels[rows]
 
-    def step(self) -> tuple[float, float]:  # the batch's loss, the share it named rightly
+    def step(self) -> dict:  # the batch's loss, the share it named rightly
         "One optimizer step."
         (x, labels), c = self.batch(), self.config
         for group in self.optimizer.param_groups:
@@ -155,7 +138,12 @@ class CnnTrainer:
         loss.backward()
         self.optimizer.step()
         self.it += 1
-        return loss.item(), (logits.argmax(1) == labels).double().mean().item()
+        return dict(loss=loss.item(), accuracy=(logits.argmax(1) == labels).double().mean().item())
+
+    def columns(self) -> dict:
+        "What stats.jsonl says besides iteration, loss, accuracy and seconds."
+        c = self.config
+        return dict(epoch=self.it * c.batch / len(self.images), side=c.stages[self.stage][0])
 
     def state(self) -> dict:  # name -> tensor
         "All that a resumed run needs, besides the config and the iteration."
@@ -175,7 +163,7 @@ class CnnTrainer:
         self.optimizer.load_state_dict(sgd)
         self.it = it
 
-# %% ../nbs/12b_smallcnn.ipynb #37378aec
+# %% ../nbs/12b_smallcnn.ipynb #3efea457
 def fit_cnn(
     config: CnnConfig,
     images: Images,  # colour, with labels
@@ -184,57 +172,31 @@ def fit_cnn(
     tick: int = 150,  # steps between lines of stats.jsonl, each with a checkpoint
 ) -> nn.Sequential:  # in eval mode, on the CPU
     "Train, from scratch or from where the folder stands."
-    check_int('tick', tick, 1)
-    folder, trainer, spent = claim_folder(folder, config, images), CnnTrainer(config, images), 0.0
-    with locked(folder):
-        if stored := newest_state(folder):
-            trainer.load(stored[0], stored[1]['it'])
-            spent = stored[1]['sec']
-        lines = [line for line in read_stats(folder) if line['it'] <= trainer.it]
-        write_atomic(folder / 'stats.jsonl', ''.join(json.dumps(line) + '\n' for line in lines))
-        begun, sums, done = time.monotonic() - spent, [0.0, 0.0], trainer.it
-        for it in progress(range(trainer.it, trainer.ends[-1]), desc='training'):
-            sums = [a + b for a, b in zip(sums, trainer.step())]
-            if trainer.it % tick == 0 or trainer.it == trainer.ends[-1]:
-                loss, accuracy = (s / (trainer.it - done) for s in sums)
-                line = dict(
-                    it=trainer.it,
-                    epoch=trainer.it * config.batch / len(images),
-                    side=config.stages[trainer.stage][0],
-                    loss=loss,
-                    accuracy=accuracy,
-                    sec=time.monotonic() - begun,
-                )
-                if not math.isfinite(loss):
-                    raise FloatingPointError(
-                        f'the loss is {loss} at iteration {trainer.it}; a smaller lr than {config.lr:g} may help'
-                    )
-                with open(folder / 'stats.jsonl', 'a') as log:
-                    print(json.dumps(line), file=log)
-                save_state(folder, trainer, dict(it=trainer.it, sec=line['sec']))
-                sums, done = [0.0, 0.0], trainer.it
+    folder, trainer = claim_folder(folder, config, images), CnnTrainer(config, images)
+    total = trainer.ends[-1]
+    for _ in watched(drive(trainer, folder, total, tick=tick, save_every=0.0), total):
+        pass
     return trainer.net.eval()
 
-# %% ../nbs/12b_smallcnn.ipynb #3520a9a6
+# %% ../nbs/12b_smallcnn.ipynb #28c5abbc
 @torch.no_grad()
 def cnn_accuracy(
     net: nn.Sequential,  # in eval mode
     images: Images,  # with labels
 ) -> Estimate:  # a share, with Wilson's interval
     "The share of images whose class the network names."
-    hits = sum(
-        int((net(to_float(u)).argmax(1) == labels).sum())
-        for u, labels in zip(images.pixels.split(500), images.labels.split(500))
-    )
-    return wilson(hits, len(images))
+    parts = zip(images.pixels.split(500), images.labels.split(500))
+    return wilson(sum(int((net(to_float(u)).argmax(1) == labels).sum()) for u, labels in parts), len(images))
 
-# %% ../nbs/12b_smallcnn.ipynb #46dce150
+# %% ../nbs/12b_smallcnn.ipynb #6c62a7ad
 def halved(net: nn.Sequential) -> nn.Sequential:  # the same, changed in place
     "Round a network's weights to float16."
-    net.load_state_dict({k: v.half().to(v.dtype) if v.is_floating_point() else v for k, v in net.state_dict().items()})
+    for tensor in net.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.copy_(tensor.half())
     return net
 
-# %% ../nbs/12b_smallcnn.ipynb #64430d97
+# %% ../nbs/12b_smallcnn.ipynb #8e379cc9
 @torch.no_grad()
 def save_cnn(
     path: Path,  # where; NAME.safetensors
@@ -243,11 +205,9 @@ def save_cnn(
     card: dict,  # JSON-able: data, training, accuracy, limits
 ) -> Path:
     "Write a network's weights as float16, with its mean feature and a card."
-    total = sum(
-        cifar_filters(halved(net), to_float(u)).double().sum(0)
-        for u in progress(images.pixels.split(500), desc='mean feature')
-    )
-    tensors = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in net.state_dict().items()} | dict(
-        mean=(total / len(images)).float()
-    )
+    halved(net)
+    parts = progress(images.pixels.split(500), desc='mean feature')
+    total = sum(cifar_filters(net, to_float(u)).double().sum(0) for u in parts)
+    tensors = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in net.state_dict().items()}
+    tensors['mean'] = (total / len(images)).float()
     return write_atomic(path, save(tensors, metadata=dict(card=json.dumps(card))))

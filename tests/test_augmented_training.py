@@ -4,12 +4,13 @@ import torch
 from dataclasses import replace
 from ambient_nb.data import digits
 from ambient_nb.networks import PRESETS
+from ambient_nb.objectives import TwoRegime
 from ambient_nb.training import TrainConfig, Trainer
 
 CONFIG = TrainConfig(
     net=replace(PRESETS['tiny'], model_channels=8, dropout=0.13),
     iters=10,
-    sigma_n=0.5,
+    loss=TwoRegime(sigma_n=0.5),
     augment=0.15,
     weight_decay=0.01,
     lr=1e-4,
@@ -20,14 +21,11 @@ IMAGES = digits()[0].take(range(32))
 
 def test_batches_of_augmented_images_do_not_depend_on_cuts():
     small, large = Trainer(replace(CONFIG, batch=16), IMAGES), Trainer(replace(CONFIG, batch=32), IMAGES)
-    (first, a) = small.batch()
+    first = small.batch()
     small.it = 1
-    (second, b), (both, c) = small.batch(), large.batch()
-    assert all(torch.equal(torch.cat([x, y]), z) for x, y, z in zip(first, second, both))
-    assert (
-        torch.equal(torch.cat([a['augment_labels'], b['augment_labels']]), c['augment_labels'])
-        and c['augment_labels'].abs().sum() > 0
-    )
+    second, both = small.batch(), large.batch()
+    assert all(torch.equal(torch.cat([first[name], second[name]]), both[name]) for name in both)
+    assert {*both} == {'y', 'noise', 'sigma', 'z', 'augment_labels'} and both['augment_labels'].abs().sum() > 0
 
 
 def test_the_ramp_starts_at_zero_and_ends_at_lr():

@@ -14,6 +14,7 @@ from ambient_nb.features import DigitsEncoder
 from ambient_nb.fidelity import frechet
 from ambient_nb.memorization import per_sample
 from ambient_nb.networks import PRESETS
+from ambient_nb.objectives import TwoRegime
 from ambient_nb.sampling import sample
 from ambient_nb.training import TrainConfig, Trainer
 
@@ -27,7 +28,7 @@ def run(**changes) -> dict:
         TrainConfig(
             net=replace(PRESETS['tiny'], model_channels=8),
             batch=16,
-            sigma_n=0.3,
+            loss=TwoRegime(sigma_n=0.3),
             augment=0.2,
             weight_decay=0.01,
             ramp_kimg=0.1,
@@ -76,8 +77,8 @@ def test_the_golden_run():
 @pytest.mark.parametrize(
     'changes',
     [
-        dict(sigma_n=0.31),
-        dict(noise_seed=1),
+        dict(loss=TwoRegime(sigma_n=0.31)),
+        dict(loss=TwoRegime(sigma_n=0.3, noise_seed=1)),
         dict(seed=6),
         dict(ema_ramp=0.06),
         dict(P_mean=-1.21),

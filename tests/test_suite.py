@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from tree import ROOT, notebooks
 
-from ambient_nb import papers as papering, publish, repro, tables
+from ambient_nb import papers as papering, repro, sweeps, tables
 from ambient_nb.collect import collect, measured, row_of
 from ambient_nb.core import BadInput, content_hash
 from ambient_nb.papers import papers, set_printed
@@ -114,7 +114,7 @@ def test_a_constant_ema(beta):
 def test_references_and_other_iterations_are_shown(split_plan):
     rows = collect(split_plan)
     own = next(r for r in rows if r.kind == 'copier')
-    assert draw.arms_table(rows).loc['training images', 'Fréchet distance'] == draw.shown('frechet', own.ours)
+    assert sweeps.arms_table(rows).loc['training images', 'Fréchet distance'] == tables.shown('frechet', own.ours)
     last = next(r for r in rows if r.kind == 'pair' and r.labels['it'] == 12)
     other = replace(last, detail=dict(last.detail, against=dict(it=8)))
     assert (tables.iterations(last), tables.iterations(other)) == ('12', '12 against 8')

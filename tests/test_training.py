@@ -1,25 +1,25 @@
 """A run can be killed anywhere and ends with the same bits; what is damaged is refused."""
 
-import os, signal, subprocess, sys, time
-import pytest, torch
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
 from dataclasses import replace
 from ambient_nb.checkpoints import Damaged, load_checkpoint, load_json, save_json
-from ambient_nb.core import BadInput
+from ambient_nb.core import BadInput, content_hash
 from ambient_nb.data import digits
-from ambient_nb.training import (
-    TrainConfig,
-    Trainer,
-    claim_folder,
-    fit,
-    identity,
-    newest_state,
-    read_stats,
-    snapshot_path,
-)
+from ambient_nb.drive import claim_folder, drive, identity, newest_state, read_stats, snapshot_path
 from ambient_nb.networks import PRESETS
+from ambient_nb.objectives import EDM, Ambient, Consistent, Tweedie, TwoRegime
+from ambient_nb.training import TrainConfig, Trainer, fit, load_denoiser, stored_config
 
 TINY = replace(PRESETS['tiny'], model_channels=8, dropout=0.1)
-CONFIG = TrainConfig(net=TINY, iters=60, batch=16, sigma_n=0.4)
+CONFIG = TrainConfig(net=TINY, iters=60, batch=16, loss=TwoRegime(sigma_n=0.4))
 IMAGES = digits()[0].take(range(20))
 SCRIPT = '''
 import sys, torch; torch.set_num_threads(1)
@@ -65,15 +65,20 @@ def test_the_global_generator_neither_matters_nor_moves(straight, tmp_path):
 
 
 def test_seed_sigma_n_and_data_matter(straight, tmp_path):
-    for i, config in enumerate((replace(CONFIG, seed=1), replace(CONFIG, sigma_n=0.0), replace(CONFIG, noise_seed=1))):
+    others = (
+        replace(CONFIG, seed=1),
+        replace(CONFIG, loss=EDM()),
+        replace(CONFIG, loss=replace(CONFIG.loss, noise_seed=1)),
+    )
+    for i, config in enumerate(others):
         assert not equal(weights(straight), weights(fit(config, IMAGES, tmp_path / str(i), device='cpu')))
 
 
 def test_methods_share_everything_but_the_loss():
-    a, b = Trainer(CONFIG, IMAGES), Trainer(replace(CONFIG, sigma_n=0.0), IMAGES)
+    a, b = Trainer(CONFIG, IMAGES), Trainer(replace(CONFIG, loss=EDM()), IMAGES)
     assert equal(a.net.state_dict(), b.net.state_dict())
-    (drawn, _), (again, _) = a.batch(), b.batch()
-    assert all(torch.equal(x, y) for x, y in zip(drawn, again))
+    drawn, again = a.batch(), b.batch()
+    assert {*drawn} == {*again, 'noise'} and all(torch.equal(drawn[name], again[name]) for name in again)
 
 
 def test_ema_is_edms():
@@ -93,16 +98,11 @@ def test_another_run_is_refused(straight):
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path):
-    class Stop(Exception):
-        pass
-
-    def stop(trainer, line):
-        if trainer.it == 20:
-            raise Stop
-
-    with pytest.raises(Stop):
-        fit(CONFIG, IMAGES, tmp_path / 'run', device='cpu', tick=5, save_every=0, hooks=[stop])
-    assert newest_state(tmp_path / 'run')[1]['it'] == 15
+    folder = claim_folder(tmp_path / 'run', CONFIG, IMAGES)
+    for event in drive(Trainer(CONFIG, IMAGES), folder, CONFIG.iters, tick=5):
+        if event.it == 17:
+            break
+    assert newest_state(folder)[1]['it'] == 17
     file = next((tmp_path / 'run').glob('state-*.safetensors'))
     file.write_bytes(file.read_bytes()[:-8])
     with pytest.raises(Damaged, match=file.name):
@@ -110,11 +110,12 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
 
 
 def test_two_processes_do_not_share_a_run(tmp_path):
-    def intrude(trainer, line):
-        with pytest.raises(BadInput, match='another process'):
-            fit(CONFIG, IMAGES, tmp_path / 'run', device='cpu')
-
-    fit(CONFIG, IMAGES, tmp_path / 'run', device='cpu', tick=30, hooks=[intrude])
+    folder = claim_folder(tmp_path / 'run', CONFIG, IMAGES)
+    for event in drive(Trainer(CONFIG, IMAGES), folder, 3):
+        if event.kind == 'step':
+            with pytest.raises(BadInput, match='another process'):
+                fit(CONFIG, IMAGES, folder, device='cpu')
+    assert event.kind == 'stop'
 
 
 def test_bad_settings():
@@ -122,12 +123,23 @@ def test_bad_settings():
         dict(iters=0),
         dict(batch=2.5),
         dict(lr=0),
-        dict(sigma_n=-1),
-        dict(sigma_n=float('nan')),
         dict(augment=2),
+        dict(loss='two-regime'),
+        dict(loss=dict(kind='edm')),
     ):
         with pytest.raises(BadInput, match=next(iter(setting))):
             TrainConfig(**setting)
+    for name, wrong in dict(sigma_n=-1, noise='never', compensate=2, weight='none').items():
+        with pytest.raises(BadInput, match=name):
+            TwoRegime(**{name: wrong})
+    with pytest.raises(BadInput, match='sigma_n'):
+        TwoRegime(sigma_n=float('nan'))
+    for precond, top in dict(vp=152.2, ve=100.0).items():
+        with pytest.raises(BadInput, match=f'sigma_n={top}.*none is left for copies'):
+            TrainConfig(precond=precond, loss=Tweedie(sigma_n=top))
+    for loss in (Ambient(), Tweedie(), Consistent(EDM())):
+        with pytest.raises(BadInput, match='augment'):
+            TrainConfig(augment=0.1, loss=loss)
 
 
 def test_a_diverging_run_says_so(tmp_path):
@@ -136,9 +148,8 @@ def test_a_diverging_run_says_so(tmp_path):
 
 
 def test_a_run_is_named_by_what_differs_from_the_defaults(tmp_path):
-    assert identity(TrainConfig()) == {} and identity(CONFIG) == dict(
-        net=identity(TINY), iters=60, batch=16, sigma_n=0.4
-    )
+    mine = dict(net=identity(TINY), iters=60, batch=16, sigma_n=0.4)
+    assert identity(TrainConfig()) == {} and identity(CONFIG) == mine
     assert identity(TINY) != identity(replace(TINY, num_blocks=3))
     folder = claim_folder(tmp_path / 'run', CONFIG, IMAGES)
     stored = load_json(folder / 'config.json')
@@ -147,3 +158,81 @@ def test_a_run_is_named_by_what_differs_from_the_defaults(tmp_path):
     assert claim_folder(folder, CONFIG, IMAGES) == folder
     with pytest.raises(BadInput, match='another one'):
         claim_folder(folder, replace(CONFIG, precision='bf16'), IMAGES)
+
+
+# What the runs of version 0.1 were named: identity at commit 3d93330 -> its hash. Not one of them may change.
+BLOCKS = dict(model_channels=16, channel_mult=[1, 2], num_blocks=2, attn_resolutions=[], dropout=0.0)
+PAPER = dict(iters=15000, batch=512, lr=1e-4, weight_decay=0.01, ramp_kimg=10000.0, ema_ramp=None, augment=0.15)
+SMALL = dict(net=replace(PRESETS['tiny'], model_channels=16, num_blocks=2), iters=550, lr=2e-3, sigma_data=0.75, seed=2)
+NAMES = {
+    '44136fa355b3678a': (dict(), EDM(), {}),
+    'e0d3c64f999cad67': (SMALL, EDM(), dict(SMALL, net=BLOCKS)),
+    'ec07659b029fd530': (SMALL, TwoRegime(sigma_n=0.2), dict(SMALL, net=BLOCKS, sigma_n=0.2)),
+    '3a8ac3f97072d6c6': (dict(), TwoRegime(sigma_n=0.4, noise_seed=7), dict(sigma_n=0.4, noise_seed=7)),
+    '0ccf79961e999fb8': (dict(augment=0.15), TwoRegime(0.5, 'before'), dict(augment=0.15, sigma_n=0.5, noise='before')),
+    '8fc577ebcf71386f': (dict(), TwoRegime(0.4, 'fresh', 3), dict(sigma_n=0.4, noise='fresh', noise_seed=3)),
+    '3d41bd92de58c56f': (dict(), TwoRegime(sigma_n=0.4, compensate=True), dict(sigma_n=0.4, compensate=True)),
+    'ad992b4b70ec7f7a': (
+        dict(augment=0.2),
+        TwoRegime(0.3, 'before', 1, True),
+        dict(augment=0.2, sigma_n=0.3, noise='before', noise_seed=1, compensate=True),
+    ),
+    'dd690cb74ea2ef83': (dict(augment=0.1), TwoRegime(noise='before'), dict(augment=0.1, noise='before')),
+    '46b80e0d70e645fc': (
+        dict(precond='vp', label_dim=10),
+        TwoRegime(sigma_n=0.4),
+        dict(precond='vp', label_dim=10, sigma_n=0.4),
+    ),
+    'ccda30da95b9de3f': (
+        dict(PAPER, net=PRESETS['ddpmpp-32'], precision='bf16', compile=True),
+        TwoRegime(sigma_n=0.5),
+        dict(PAPER, net={}, precision='bf16', compile=True, sigma_n=0.5),
+    ),
+}
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_old_runs_keep_their_names(name):
+    settings, loss, expected = NAMES[name]
+    ours = identity(TrainConfig(**settings, loss=loss))
+    assert json.loads(json.dumps(ours)) == expected and content_hash(ours) == name
+
+
+OLD = dict(sigma_n=0.4, noise_seed=0, noise='after', compensate=False)  # where the loss stood until 0.1
+
+
+def as_before(folder):
+    "Make a run's config.json what version 0.1 wrote: a flat loss, no shape, no name of the data."
+    stored = load_json(folder / 'config.json')
+    del stored['config']['loss'], stored['shape'], stored['dataset']
+    stored['config'] |= OLD
+    save_json(folder / 'config.json', stored)
+    return folder
+
+
+def test_a_folder_of_version_0_1_is_read_and_completed(tmp_path, straight):
+    folder = claim_folder(tmp_path / 'run', CONFIG, IMAGES)
+    for event in drive(Trainer(CONFIG, IMAGES), folder, CONFIG.iters, snapshots=[20], tick=5):
+        if event.it == 25:
+            break
+    assert stored_config(as_before(folder)) == CONFIG
+    with pytest.raises(Damaged, match='no shape'):
+        load_denoiser(folder, 20)
+    assert equal(weights(straight), weights(fit(CONFIG, IMAGES, folder, snapshots=(20,), device='cpu', tick=5)))
+    stored = load_json(folder / 'config.json')
+    assert stored['shape'] == [1, 8, 8] and stored['dataset'] == 'digits' and stored_config(folder) == CONFIG
+    assert equal(load_denoiser(folder).state_dict(), weights(folder, 60))
+    assert equal(load_denoiser(folder, 20).state_dict(), weights(folder, 20))
+    with pytest.raises(BadInput, match='another one'):
+        claim_folder(as_before(folder), replace(CONFIG, seed=9), IMAGES)
+
+
+@pytest.mark.parametrize('where', ['config', 'net', 'loss'])
+def test_unknown_settings_are_refused(where, tmp_path):
+    folder = claim_folder(tmp_path / 'run', CONFIG, IMAGES)
+    stored = load_json(folder / 'config.json')
+    part = stored['config'] if where == 'config' else stored['config'][where]
+    part['temperature'] = 1
+    save_json(folder / 'config.json', stored)
+    with pytest.raises(BadInput, match='temperature'):
+        stored_config(folder)

@@ -6,10 +6,11 @@ from ambient_nb.augment import DRAWS, AugmentPipe
 from ambient_nb.core import BadInput, stream
 from ambient_nb.data import digits, order, to_float
 from ambient_nb.denoisers import PRECONDS, VPPrecond
-from ambient_nb.losses import WEIGHTS
+from ambient_nb.losses import WEIGHTS, EDMLoss, TwoRegimeLoss
 from ambient_nb.networks import PRESETS
+from ambient_nb.objectives import EDM, TwoRegime
 from ambient_nb.sampling import sample
-from ambient_nb.training import TrainConfig, Trainer, fit, load_denoiser, make_denoiser, make_law, make_loss, one_hot
+from ambient_nb.training import TrainConfig, Trainer, fit, load_denoiser, make_denoiser, make_law, one_hot
 
 TINY = replace(PRESETS['tiny'], model_channels=8)
 CONFIG = TrainConfig(net=TINY, iters=40, batch=32, lr=2e-3)
@@ -19,16 +20,15 @@ IMAGES = digits()[0].take(range(32))
 @pytest.mark.parametrize('precond', PRECONDS)
 @pytest.mark.parametrize('sigma_n', (0.0, 0.4))
 def test_every_preconditioning_learns_and_samples(precond, sigma_n, tmp_path):
-    config = replace(CONFIG, precond=precond, sigma_n=sigma_n)
-    folder = fit(config, IMAGES, tmp_path / 'run', device='cpu')
-    D, start, (draws, _) = (
-        load_denoiser(folder, 40, config, (1, 8, 8)),
-        make_denoiser(config, (1, 8, 8)),
-        Trainer(config, IMAGES).batch(),
-    )
-    assert type(D) is PRECONDS[precond] and make_loss(config).weight is WEIGHTS[precond]
+    config = replace(CONFIG, precond=precond, loss=TwoRegime(sigma_n=sigma_n) if sigma_n else EDM())
+    D = load_denoiser(fit(config, IMAGES, tmp_path / 'run', device='cpu'))
+    start, trainer = make_denoiser(config, (1, 8, 8)), Trainer(config, IMAGES)
+    formula = trainer.loss if sigma_n else trainer.loss.func  # EDM's is told that there is no noise
+    assert type(D) is PRECONDS[precond] and formula.weight is WEIGHTS[precond]
+    assert isinstance(formula, TwoRegimeLoss if sigma_n else EDMLoss)
     with torch.no_grad():
-        assert make_loss(config)(D, *draws).sum() < make_loss(config)(start, *draws).sum()
+        draws = trainer.batch()
+        assert trainer.loss(D, **draws).sum() < trainer.loss(start, **draws).sum()
     assert sample(D, range(4), (1, 8, 8), steps=6).isfinite().all()
 
 
@@ -46,14 +46,14 @@ def test_the_law_is_the_preconditionings():
 
 def copies(config):  # the noisy copies of the next batch, and what they are made of
     trainer = Trainer(config, IMAGES)
-    (y, noise, *_), _ = trainer.batch()
-    rows = order(len(IMAGES), config.seed, 0, config.batch)
-    return y, noise, to_float(trainer.pixels[rows]), trainer.noise[rows]
+    batch, rows = trainer.batch(), order(len(IMAGES), config.seed, 0, config.batch)
+    fixed = trainer.image_data['noise'][rows] if 'noise' in trainer.image_data else None
+    return batch['y'], batch['noise'], to_float(trainer.pixels[rows]), fixed
 
 
 def test_noise_before_augmentation_moves_with_the_image():
-    config = replace(CONFIG, sigma_n=0.5, augment=0.5)
-    y, noise, x, fixed = copies(replace(config, noise='before'))
+    config = replace(CONFIG, loss=TwoRegime(sigma_n=0.5), augment=0.5)
+    y, noise, x, fixed = copies(replace(config, loss=TwoRegime(sigma_n=0.5, noise='before')))
     params = AugmentPipe(p=0.5).params(stream((DRAWS,), config.seed, 'augment', start=0, count=config.batch), x.shape)
     torch.testing.assert_close(y + 0.5 * noise, AugmentPipe(p=0.5).transform(x + 0.5 * fixed, params))
     again, after, _, _ = copies(config)
@@ -61,17 +61,17 @@ def test_noise_before_augmentation_moves_with_the_image():
 
 
 def test_without_augmentation_the_order_does_not_matter():
-    a, b = (copies(replace(CONFIG, sigma_n=0.5, noise=n))[1] for n in ('after', 'before'))
+    a, b = (copies(replace(CONFIG, loss=TwoRegime(sigma_n=0.5, noise=n)))[1] for n in ('after', 'before'))
     assert torch.equal(a, b)
 
 
 def test_fresh_noise_is_new_at_each_look_and_does_not_depend_on_cuts():
-    fresh = replace(CONFIG, sigma_n=0.5, noise='fresh')
+    fresh = replace(CONFIG, loss=TwoRegime(sigma_n=0.5, noise='fresh'))
     small, large = Trainer(replace(fresh, batch=32), IMAGES), Trainer(replace(fresh, batch=64), IMAGES)
-    first = small.batch()[0][1]
+    first = small.batch()['noise']
     small.it = 1
-    second = small.batch()[0][1]
-    assert torch.equal(torch.cat([first, second]), large.batch()[0][1])
+    second = small.batch()['noise']
+    assert torch.equal(torch.cat([first, second]), large.batch()['noise'])
     by_image = lambda noise, start: noise[order(len(IMAGES), 0, start, 32).argsort()]
     assert not torch.allclose(by_image(first, 0), by_image(second, 32), atol=0.1)
     assert abs(torch.cat([first, second]).std() - 1) < 0.05
@@ -80,11 +80,8 @@ def test_fresh_noise_is_new_at_each_look_and_does_not_depend_on_cuts():
 def test_classes_reach_the_network():
     config = replace(CONFIG, label_dim=10)
     trainer = Trainer(config, IMAGES)
-    draws, kwargs = trainer.batch()
-    assert (
-        torch.equal(kwargs['labels'].argmax(1), IMAGES.labels[order(len(IMAGES), 0, 0, 32)])
-        and (kwargs['labels'].sum(1) == 1).all()
-    )
+    told = trainer.batch()['labels']
+    assert torch.equal(told.argmax(1), IMAGES.labels[order(len(IMAGES), 0, 0, 32)]) and (told.sum(1) == 1).all()
     for _ in range(20):
         trainer.step()
     x, labels = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.eye(10)
@@ -92,7 +89,7 @@ def test_classes_reach_the_network():
 
 
 def test_what_is_refused():
-    for setting in (dict(precond='ddim'), dict(noise='never'), dict(label_dim=-1)):
+    for setting in (dict(precond='ddim'), dict(label_dim=-1)):
         with pytest.raises(BadInput, match=next(iter(setting))):
             TrainConfig(**setting)
     with pytest.raises(BadInput, match='label_dim.*at least'):

@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
+from contextlib import closing
 from dataclasses import replace
 from importlib.util import find_spec
 from multiprocessing import get_context
@@ -65,6 +66,7 @@ from ambient_nb.checkpoints import load_json, save_json  # noqa: E402
 from ambient_nb.core import BadInput, check_float, pick_device, writable_dir
 from ambient_nb.collect import collect, measured, neighbours_figure, row_of
 from ambient_nb.execute import measure, trainings
+from ambient_nb.drive import claim_folder, drive, snapshots_in
 from ambient_nb.networks import PRESETS
 from ambient_nb.plans import Plan, forward_flops, plan
 from ambient_nb.bench import bench_table, plan_bench, run_bench
@@ -73,7 +75,7 @@ from ambient_nb.runs import Run
 from ambient_nb.speed import alternate
 from ambient_nb.suite import Pair, table1
 from ambient_nb.sweeps import arms_table
-from ambient_nb.training import Trainer, fit, save_state
+from ambient_nb.training import Trainer
 
 N, SEED = 300, 1
 CHANGES = dict(
@@ -210,26 +212,15 @@ def half_time(p: Plan, samples: int) -> tuple:  # (plan, the baseline read at ha
 def train(work: Work, runs: list[Run]) -> None:
     "Train what these runs share, up to the end of the command."
     (t,) = trainings(runs)
-
-    def stop_in_time(trainer, line):
-        try:
-            work.need(15)
-        except TimeUp:
-            if trainer.it < t.config.iters:
-                save_state(t.folder(work.out), trainer, dict(it=trainer.it, sec=line['sec']))
-            raise
-
-    fit(
-        t.config,
-        t.images,
-        t.folder(work.out),
-        snapshots=t.snapshots,
-        device=work.device,
-        tick=1 if work.smoke else 20,
-        save_every=120.0,
-        hooks=(stop_in_time,),
-        desc=f'sigma_n={t.config.sigma_n:g}',
-    )
+    if {*t.snapshots} <= {*snapshots_in(t.folder(work.out))}:
+        return
+    folder = claim_folder(t.folder(work.out), t.config, t.images)
+    trainer = Trainer(t.config, t.images, work.device)
+    options = dict(snapshots=t.snapshots, tick=1 if work.smoke else 20, save_every=120.0)
+    with closing(drive(trainer, folder, t.config.iters, **options)) as events:
+        for event in events:
+            if event.kind == 'tick':
+                work.need(15)  # whoever leaves the loop leaves a state behind
 
 
 def evaluate(work: Work, name: str, run: Run, it: int | None) -> float:  # seconds

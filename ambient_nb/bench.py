@@ -53,14 +53,15 @@ class Bench:
         }
         return pd.DataFrame(dict(value=rows)).to_html()
 
-# %% ../nbs/11c_bench.ipynb #59fc79c0
+# %% ../nbs/11c_bench.ipynb #622b1d69
 def plan_bench(**parameters) -> Bench:  # BadInput where a name or a value is not allowed
     "Check the parameters of the bench notebook and turn them into a plan."
     for name in parameters:
         check_choice('parameter', name, BENCH_PARAMETERS)
     is_smoke = os.environ.get('AMBIENT_NB_PROFILE') == 'smoke'
     defaults = dict(nets='quick', batch=8, rounds=2) if is_smoke else dict(nets='quick,tiny,ddpmpp-32', rounds=5)
-    given = BENCH_PARAMETERS | defaults | {k: v for k, v in parameters.items() if v is not None}
+    given = BENCH_PARAMETERS | parameters
+    given |= {k: v for k, v in defaults.items() if given[k] is None}
     nets, batch, out, device = given['nets'], given['batch'], given['out'], pick_device(given['device'])
     batch, dry_run = None if batch is None else check_int('batch', batch, 1), check_flag('dry_run', given['dry_run'])
     names = [n.strip() for n in nets.split(',')] if isinstance(nets, str) else list(nets)

@@ -34,7 +34,8 @@ def jpeg(
     "After a round trip through JPEG of quality 75."
 
     def trip(image):
-        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file := io.BytesIO(), 'JPEG', quality=75)
+        plain = image[..., 0] if image.shape[-1] == 1 else image
+        Image.fromarray(plain).save(file := io.BytesIO(), 'JPEG', quality=75)
         return np.asarray(Image.open(file)).reshape(image.shape)
 
     done = np.stack([trip(i) for i in x.permute(0, 2, 3, 1).numpy()])
@@ -258,7 +259,8 @@ def emm(
 ) -> EMM:
     "Effective model memorization from a grid of sizes."
     sizes, ratios = np.asarray(sizes, dtype=np.float64), list(ratios)
-    if sizes.ndim != 1 or len(sizes) < 2 or (np.diff(sizes) <= 0).any() or sizes[0] < 1 or len(ratios) != len(sizes):
+    rising = sizes.ndim == 1 and len(sizes) > 1 and sizes[0] >= 1 and (np.diff(sizes) > 0).all()
+    if not rising or len(ratios) != len(sizes):
         raise BadInput('sizes', sizes.tolist(), f'at least two rising sizes, one for each of the {len(ratios)} ratios')
     if any(r.lo is None or not 0 <= r.value <= 1 for r in ratios):
         raise BadInput('ratios', [str(r) for r in ratios], 'shares in [0,1] with intervals: one seed has none')

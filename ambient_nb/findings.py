@@ -76,7 +76,8 @@ class Findings:
 
     @cached_property
     def counts(self) -> tuple[int, ...]:  # samples that look copied, of how many; with held-out images also theirs
-        return tuple(n for s in self.tested for n in (int(self.rows(s).memorized.sum()), len(self.sets[s])))
+        hits = [(int(self.rows(name).memorized.sum()), len(self.sets[name])) for name in self.tested]
+        return tuple(n for pair in hits for n in pair)
 
     @cached_property
     def words(self) -> tuple[str, str]:  # the verdict; 'more', 'none' or 'open'
@@ -158,8 +159,8 @@ def metrics_of(found: Findings) -> dict[str, dict]:  # name -> its id, and Estim
     left_out = {'memorized'} if 'holdout' in tables else {'memorized', 'sim>null99'}
 
     def of(df):
-        shares = {n: wilson(int(hits.sum()), len(df)) for n, hits in dict(copied=df.memorized, exact=df.exact).items()}
-        every = shares | summarize(df, tables.get('holdout', df))
+        copied, exact = (wilson(int(hits.sum()), len(df)) for hits in (df.memorized, df.exact))
+        every = dict(copied=copied, exact=exact) | summarize(df, tables.get('holdout', df))
         return {name: e for name, e in every.items() if name not in left_out}
 
     numbers = {name: of(df) for name, df in tables.items()}

@@ -43,7 +43,7 @@ def squared_norms(
 # %% ../nbs/14a_neighbours.ipynb #d21b3f5a
 def smallest(
     x: torch.Tensor,  # (Q,n) whole numbers, 32 bits
-    k: int,  # how many, 1 to n
+    k: int,  # how many; all where there are fewer
 ) -> tuple[torch.Tensor, torch.Tensor]:  # (Q,k) int64, rising; positions (Q,k)
     "The k smallest of each row; of equal ones those that come first."
     n = x.shape[1]
@@ -73,7 +73,7 @@ def in_bytes(
             torch.sub(norms, found, alpha=2, out=found)
             nearer = (found.amin(1) < squared[rows, -1]).nonzero()[:, 0]
             if len(nearer):
-                d, i = smallest(found[nearer], min(k, len(part)))
+                d, i = smallest(found[nearer], k)
                 rows = rows[nearer]
                 squared[rows], positions[rows] = merged([(squared[rows], positions[rows]), (d, start + i)], k)
     return (squared + squared_norms(q)[:, None]).double(), positions
@@ -86,8 +86,12 @@ def multiplies_bytes() -> bool:
         return False
     worst = torch.full((40, 300), -128, dtype=torch.int8)
     other = torch.arange(70 * 300).reshape(70, 300).to(torch.int8)
-    pairs = [(worst, worst), (worst, other), (other[:, :2], other[:, :2]), (other[:5, :77], other[:1, :77])]
-    return all(torch.equal(torch._int_mm(a, b.t()).double(), a.double() @ b.double().T) for a, b in pairs)
+
+    def right(a, b):
+        return torch.equal(torch._int_mm(a, b.t()).double(), a.double() @ b.double().T)
+
+    narrow, few = other[:, :2], other[:5, :77]
+    return right(worst, worst) and right(worst, other) and right(narrow, narrow) and right(few, few[:1])
 
 # %% ../nbs/14a_neighbours.ipynb #1ac5c06c
 def squared_distances(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ENDINGS', 'decode', 'mapped', 'Pictures', 'digest_of', 'mirrored', 'of_array', 'of_files', 'listed', 'at_side',
-           'opened', 'Reader', 'read_pictures', 'cached_shard', 'features']
+           'opened', 'PictureReader', 'read_pictures', 'cached_shard', 'features']
 
 # %% ../nbs/14c_sources.ipynb #ffc1a4cf
 import hashlib, io, tempfile
@@ -187,9 +187,9 @@ def opened(
         else:
             yield picture, image, done
 
-# %% ../nbs/14c_sources.ipynb #44b2a096
+# %% ../nbs/14c_sources.ipynb #8c226b08
 @dataclass
-class Reader:
+class PictureReader:
     "Turns opened pictures of one side into bytes, and remembers what it saw."
 
     name: str  # the parameter the source came by, for the errors
@@ -240,7 +240,7 @@ def read_pictures(
     "Read, check and count the pictures of a source."
     called, entries = listed(source, name)
     folder = writable_dir(folder or runs_dir() / 'audit', 'cache')
-    reader = Reader(name, called, size if size is None else check_int('size', size, 1))
+    reader = PictureReader(name, called, size if size is None else check_int('size', size, 1))
     bad = {}
 
     def rows():

@@ -57,7 +57,8 @@ class Linear(nn.Linear):
         "Left to `init_weights`."
 
     def forward(self, x):
-        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(x, self.weight.to(x.dtype), bias)
 
 # %% ../nbs/05_layers.ipynb #fb970869
 class GroupNorm(nn.GroupNorm):
@@ -86,7 +87,9 @@ def resample(
 ) -> torch.Tensor:  # (B,C,2H,2W) or (B,C,H/2,W/2)
     "Twice or half the resolution through one of the papers' filters."
     if direction == 'down':
-        return F.avg_pool2d(x if taps == (1, 1) else F.avg_pool2d(F.avg_pool2d(x, 2, 1, padding=1), 2, 1), 2)
+        if taps == (1, 3, 3, 1):
+            x = F.avg_pool2d(F.avg_pool2d(x, 2, 1, padding=1), 2, 1)
+        return F.avg_pool2d(x, 2)
     if taps == (1, 1):
         return F.interpolate(x, scale_factor=2.0, mode='nearest')
     return F.interpolate(F.pad(x, [1] * 4), scale_factor=2.0, mode='bilinear')[..., 2:-2, 2:-2]
@@ -143,14 +146,16 @@ class Conv2d(nn.Conv2d):
         "Left to `init_weights`."
 
     def convolve(self, x):  # ungated
+        bias = self.bias.to(x.dtype)
         if self.direction == 'up' and self.taps == (1, 1):
             if self.kernel_size == (1, 1):
-                return resample(F.conv2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype)), 'up', self.taps)
+                small = F.conv2d(x, self.weight.to(x.dtype), bias)
+                return resample(small, 'up', self.taps)
             joint = 4 * widen(self.weight, 2).flip(2, 3).transpose(0, 1)
-            return F.conv_transpose2d(x, joint.to(x.dtype), self.bias.to(x.dtype), stride=2, padding=self.padding)
+            return F.conv_transpose2d(x, joint.to(x.dtype), bias, stride=2, padding=self.padding)
         if self.direction:
             x = resample(x, self.direction, self.taps)
-        return F.conv2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype), padding=self.padding)
+        return F.conv2d(x, self.weight.to(x.dtype), bias, padding=self.padding)
 
     def forward(self, x):
         return F.glu(self.convolve(x), 1) if self.gated else self.convolve(x)
@@ -177,8 +182,9 @@ class ConvDown(Conv2d):
     "A convolution followed by the filter at half the resolution."
 
     def convolve(self, x):
-        joint = widen(self.weight, len(self.taps))
-        return F.conv2d(x, joint.to(x.dtype), self.bias.to(x.dtype), stride=2, padding=(joint.shape[-1] - 2) // 2)
+        joint = widen(self.weight, len(self.taps)).to(x.dtype)
+        padding = (joint.shape[-1] - 2) // 2
+        return F.conv2d(x, joint, self.bias.to(x.dtype), stride=2, padding=padding)
 
 # %% ../nbs/05_layers.ipynb #c959b2ee
 class PositionalEmbedding(nn.Module):
@@ -198,7 +204,8 @@ class PositionalEmbedding(nn.Module):
 
     def forward(self, c):
         angle = c.outer(self.unit * self.freqs)
-        return torch.cat([angle.sin(), angle.cos()] if self.sines_first else [angle.cos(), angle.sin()], 1)
+        sines, cosines = angle.sin(), angle.cos()
+        return torch.cat([sines, cosines] if self.sines_first else [cosines, sines], 1)
 
 # %% ../nbs/05_layers.ipynb #985c4484
 class FourierEmbedding(PositionalEmbedding):

@@ -116,12 +116,13 @@ def row_of(
     "A row of a plan."
     claim = known().get(claim_id) if ITEMS[plan.item].paper in plan.record.papers else None
     budget = m.arm.budgets.index(it) if it in m.arm.budgets else None
-    named = dict(dataset=plan.dataset, n=m.arm.n, method=method, it=it, metric=metric, budget=budget) | labels
+    named = dict(dataset=plan.dataset, n=m.arm.n, method=method, it=it, metric=metric, budget=budget)
+    path = (plan.item, plan.dataset, m.arm.n, labels.get('pair', method), it, metric)
     parts = [part for run in (m.runs if runs is None else runs) for part in run.parts]
     return Row(
-        id='/'.join(map(str, (plan.item, plan.dataset, m.arm.n, named.get('pair', method), it, metric))),
+        id='/'.join(map(str, path)),
         kind=kind,
-        labels=named,
+        labels=named | labels,
         ours=ours,
         detail=detail,
         claim=claim and claim.id,
@@ -175,8 +176,9 @@ def error_rows(plan: Plan, m: Measured) -> list[Row]:  # none where a network is
 def loss_row(plan: Plan, m: Measured) -> Row:
     "The training loss along training."
     stats = [read_stats(folder) for folder in m.folders]
-    detail = dict(it=[line['it'] for line in stats[0]], loss=[[line['loss'] for line in s] for s in stats])
-    mean = over_seeds([s[-1]['loss'] for s in stats])
+    losses = [[line['loss'] for line in s] for s in stats]
+    detail = dict(it=[line['it'] for line in stats[0]], loss=losses)
+    mean = over_seeds([s[-1] for s in losses])
     return row_of(plan, m, m.arm.name, m.arm.train.iters, 'loss', mean, detail, x=m.arm.x)
 
 # %% ../nbs/18f_collect.ipynb #0adc666e
@@ -191,16 +193,20 @@ def null_rows(plan: Plan, m: Measured) -> list[Row]:
     name = f'held-out, {m.arm.name}' if m.arm.recipe or m.arm.size else 'held-out'
     rows = []
     for metric, e in snapshot_metrics(*m.null, m.null[0]).items():
-        histogram = dict(histogram=similarity_histogram([m.null[0]])) if metric == 'sim>null99' else {}
-        rows.append(row_of(plan, m, name, 0, metric, e, dict(values=[e.value]) | histogram, kind='null', runs=()))
+        detail = dict(values=[e.value])
+        if metric == 'sim>null99':
+            detail['histogram'] = similarity_histogram([m.null[0]])
+        rows.append(row_of(plan, m, name, 0, metric, e, detail, kind='null', runs=()))
     return rows
 
 # %% ../nbs/18f_collect.ipynb #1cc2f612
 def copier_row(plan: Plan, m: Measured) -> Row:
     "The Fréchet distance of the training images: what a generator gets that does nothing but copy."
     run = m.runs[0]
-    e = frechet_of(m.encoder(run.images.pixels), m.encoder(run.heldout.pixels[: run.samples]))
-    return row_of(plan, m, 'training images', 0, 'frechet', e, dict(values=[e.value]), kind='copier', runs=())
+    against = run.heldout.pixels[: run.samples]
+    e = frechet_of(m.encoder(run.images.pixels), m.encoder(against))
+    detail = dict(values=[e.value])
+    return row_of(plan, m, 'training images', 0, 'frechet', e, detail, kind='copier', runs=())
 
 # %% ../nbs/18f_collect.ipynb #7e3c1d90
 def optimum_row(plan: Plan, m: Measured) -> Row:

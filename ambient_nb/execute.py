@@ -83,8 +83,11 @@ def errors_by_level(
 ) -> dict:  # 'train' and 'heldout': mean squared error per pixel, one per level
     "How well a denoiser denoises what it was trained on, and what it was not; of as many images each, at most 500."
     count = min(len(run.images), len(run.heldout), 500)
-    both = dict(train=run.images, heldout=run.heldout)
-    return {k: denoising_errors(D, to_float(v.pixels[:count]), LEVELS, device=device) for k, v in both.items()}
+
+    def errors(images):
+        return denoising_errors(D, to_float(images.pixels[:count]), LEVELS, device=device)
+
+    return dict(train=errors(run.images), heldout=errors(run.heldout))
 
 # %% ../nbs/18b_execute.ipynb #0defd5c6
 def frechet_of(
@@ -124,7 +127,8 @@ def measure(
         encoder, what = measurement(run)
         images, errors = drawn(run, it, out, device)
         against = run.heldout.pixels[: run.samples]
-        pair = (images, against) if it is not None else (images[: len(images) // 2], images[len(images) // 2 :])
+        half = len(images) // 2
+        pair = (images, against) if it is not None else (images[:half], images[half:])
         frechet = frechet_of(*map(encoder, pair)).to_dict()
         save_table(per_sample(images, run.images.pixels, encoder), table)
         found = dict(it=it, data=run.images.sha, frechet=frechet, errors=errors, table=file_sha(table))

@@ -43,10 +43,11 @@ def diversified(
     share: float,  # in [0,1]
 ) -> Images:
     "The same images, the first share of them turned, scaled, stretched and shifted, each once and for ever."
-    pipe = AugmentPipe(p=1, xflip=0, yflip=0)
-    params = pipe.params(stream((DRAWS,), 0, 'diversity', start=0, count=len(images)), images.pixels.shape)
+    pipe, n = AugmentPipe(p=1, xflip=0, yflip=0), len(images)
+    draws = stream((DRAWS,), 0, 'diversity', start=0, count=n)
+    params = pipe.params(draws, images.pixels.shape)
     moved = to_uint8(pipe.transform(to_float(images.pixels), params))
-    chosen = torch.arange(len(images)) < round(share * len(images))
+    chosen = torch.arange(n) < round(share * n)
     return replace(images, pixels=torch.where(chosen[:, None, None, None], moved, images.pixels))
 
 # %% ../nbs/18a_runs.ipynb #66a49a2b
@@ -167,5 +168,6 @@ class Run:
         "The class that each sample is told: that of a training image."
         if not self.config.label_dim:
             return None
-        picked = [int(torch.randint(len(self.images), (), generator=rng(i, 'class'))) for i in range(self.samples)]
+        n, draws = len(self.images), (rng(i, 'class') for i in range(self.samples))
+        picked = [int(torch.randint(n, (), generator=g)) for g in draws]
         return one_hot(self.images, self.config.label_dim)[picked]

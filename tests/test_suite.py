@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from tree import ROOT, notebooks
 
-from ambient_nb import papers as papering, repro, sweeps, tables
+from ambient_nb import papers as papering, publish, repro, sweeps, tables
 from ambient_nb.collect import collect, measured, row_of
 from ambient_nb.core import BadInput, content_hash
 from ambient_nb.papers import papers, set_printed

@@ -13,9 +13,9 @@ from tree import NBS
 from ambient_nb.core import BadInput, asset, file_sha, rng
 from ambient_nb.data import Images, digits, read_zip, write_zip
 from ambient_nb.datasets import DATASETS
+from ambient_nb.drive import newest_state, read_stats
 from ambient_nb.features import CifarEncoder, cifar_filters
 from ambient_nb.smallcnn import CnnConfig, CnnTrainer, cnn_accuracy, cropped, fit_cnn, fresh_cnn, halved, save_cnn
-from ambient_nb.training import newest_state, read_stats
 
 SHIPPED = asset('cifar10_encoder.safetensors')
 FEW = CnnConfig(stages=((16, 1), (20, 1)), batch=20, precision='fp32')

@@ -5,10 +5,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-from ambient_nb.ambient import (
-    AmbientLoss,
+from ambient_nb.ambient import AmbientLoss, MaskedGaussian
+from ambient_nb.core import BadInput, bcast, rng
+from ambient_nb.corruptions import PixelMask, fixed_normal, observed_share
+from ambient_nb.data import digits, to_float
+from ambient_nb.denoisers import EDMPrecond
+from ambient_nb.losses import FLOOR, EDMLoss, TwoRegimeLoss, TwoRegimeOptimum, ambient_share, edm_weight
+from ambient_nb.networks import PRESETS, make_net
+from ambient_nb.oracles import EmpiricalDenoiser, GaussianDenoiser
+from ambient_nb.schedules import LogNormal
+from ambient_nb.training import at_precision
+from ambient_nb.tweedie import (
     ConsistencyLoss,
-    MaskedGaussian,
     MixtureLoss,
     TweedieLoss,
     TweedieVPLoss,
@@ -20,15 +28,6 @@ from ambient_nb.ambient import (
     ve_level,
     vp_level,
 )
-from ambient_nb.core import BadInput, bcast, rng
-from ambient_nb.corruptions import PixelMask, fixed_normal, observed_share
-from ambient_nb.data import digits, to_float
-from ambient_nb.denoisers import EDMPrecond
-from ambient_nb.losses import FLOOR, EDMLoss, TwoRegimeLoss, TwoRegimeOptimum, ambient_share, edm_weight
-from ambient_nb.networks import PRESETS, make_net
-from ambient_nb.oracles import EmpiricalDenoiser, GaussianDenoiser
-from ambient_nb.schedules import LogNormal
-from ambient_nb.training import at_precision
 
 POOL = to_float(digits()[0].pixels)
 EYE = torch.eye(16, dtype=torch.float64)
@@ -44,7 +43,7 @@ def at(level: float, count: int) -> torch.Tensor:
 
 
 def moments(count: int, d: int) -> list[torch.Tensor]:
-    "`count` sets of draws (N,1,k,k) whose sample means are 0 and whose second moments are those of independent standard normals, exactly."
+    "`count` sets of draws (N,1,k,k) with exactly the means and second moments of independent standard normals."
     n, k = 2 * count * d + 2, int(d**0.5)
     q = torch.linalg.qr(normal(n, count * d, name='moments') - normal(n, count * d, name='moments').mean(0))[0] * n**0.5
     return [part.reshape(n, 1, k, k) for part in q.split(d, 1)]
@@ -67,7 +66,7 @@ def linear(W: torch.Tensor):
 
 
 def newton(value, start: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    "Least-norm minimiser of a quadratic whose rows (last axis) do not meet, and its second derivatives, from gradients alone."
+    "Least-norm minimiser of a quadratic whose rows (last axis) do not meet, and its second derivatives."
 
     def slope(w):
         w = w.clone().requires_grad_()
@@ -83,7 +82,7 @@ def off(found: torch.Tensor, exact: torch.Tensor) -> float:
     return ((found - exact).norm() / exact.norm()).item()
 
 
-# What each loss teaches a linear denoiser of 16 pixels. Expectations are exact: the draws have the moments of the law itself.
+# What each loss teaches a linear denoiser of 16 pixels. Expectations are exact: the draws have the law's moments.
 
 X0, N, Z, J1, J2 = moments(5, 16)
 COV = covariance(16)
@@ -123,7 +122,7 @@ def test_minimiser_below_sigma_n(name):
 
 
 def test_minimiser_of_a_mixture():
-    "Half of the images noisy, each half with the moments of the law: above sigma_n all teach the same, below only the clean ones do."
+    "Half of the images noisy, each half with the moments of the law: above sigma_n all teach, below only the clean ones."
     twice = [torch.cat([t, t]) for t in (X0, N, Z)]
     clean = torch.arange(len(twice[0])) < len(X0)
     y = torch.where(bcast(clean, twice[0]) > 0, twice[0], twice[0] + 0.4 * twice[1])

@@ -75,6 +75,15 @@ def test_parameters_table_of_the_readme():
     assert set(re.findall(r'^\| `(\w+)`', table, re.M)) == set(inspect_notebook(str(NBS / 'repro_table1.ipynb')))
 
 
+def test_ci_gives_the_command_of_the_readme():
+    "`.ci/run` tests by the second command that README shows, letter for letter, in a clone; CONTRIBUTING's is the same."
+    readme, contributing = ((ROOT / f'{name}.md').read_text(encoding='utf-8') for name in ('README', 'CONTRIBUTING'))
+    command = re.search(r'^## Run it\n.*?^```bash\n.*?\n(.*?) *#', readme, re.M | re.S)[1]
+    ci = (ROOT / '.ci' / 'run').read_text(encoding='utf-8')
+    assert 'test' in command and re.search(rf'^{command} +#', contributing, re.M)
+    assert re.search(rf'^git clone .*\n(?:.*\n)*{command} 2>&1 \|', ci, re.M)
+
+
 def test_make_table1_is_the_plain_form():
     assert (
         'papermill nbs/repro_table1.ipynb "runs/table1.ipynb" -p n "300"'

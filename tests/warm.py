@@ -1,0 +1,150 @@
+"""Commands in processes forked from one that has already imported what they import.
+
+`run` takes a command that starts Python, as `subprocess.run` does, and gives what it gives: a process of its own with
+its own globals, folder, environment and exit status. Only the imports of other people's packages are paid once for
+all tests of a process instead of once a command; this package itself is imported anew each time. Kernels that such a
+command starts are forked the same way.
+"""
+
+import atexit
+import gc
+import importlib
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+
+IMPORTED = (
+    'torch torch.utils.data numpy pandas scipy.stats scipy.linalg sklearn.datasets seaborn matplotlib.backends.backend_agg '
+    'PIL.Image pyarrow.parquet safetensors.torch tqdm typer nbdev.test nbdev.cli papermill.cli nbconvert ipywidgets '
+    'matplotlib_inline.backend_inline ipykernel.kernelapp jupyter_client.provisioning'
+).split()
+
+
+@cache
+def server() -> subprocess.Popen:
+    "The process that all commands of this one are forked from."
+    started = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    atexit.register(lambda: (started.stdin.close(), started.wait()))
+    return started
+
+
+def run(command: list, cwd=None, env=None, **asked) -> subprocess.CompletedProcess:  # capture_output and text are implied
+    "`subprocess.run` of a command that starts Python: an interpreter with -c, -m or a script, or a script of its own."
+    words = [str(word) for word in command]
+    if not hasattr(os, 'fork') or sys.platform == 'darwin':  # where frameworks do not bear it
+        return subprocess.run(words, cwd=cwd, env=env, **asked)
+    with tempfile.TemporaryDirectory() as folder:
+        job = dict(command=words, cwd=str(cwd or os.getcwd()), env=dict(env or os.environ), folder=folder)
+        print(json.dumps(job), file=server().stdin, flush=True)
+        pid = int(server().stdout.readline())
+        try:
+            code = int(server().stdout.readline())
+        except BaseException:  # the test's time is over
+            os.kill(pid, signal.SIGKILL)
+            server().stdout.readline()
+            raise
+        out, err = ((Path(folder) / name).read_text(encoding='utf-8') for name in ('out', 'err'))
+    return subprocess.CompletedProcess(words, code, out, err)
+
+
+def serve() -> None:
+    "Fork for every job, one at a time."
+    for line in sys.stdin:
+        child = get_context('fork').Process(target=work, kwargs=json.loads(line))
+        child.start()
+        print(child.pid, flush=True)
+        child.join()
+        print(child.exitcode, flush=True)
+
+
+def work(folder: str, **job) -> None:
+    "One job, what it prints in a folder. The process ends without taking every module apart, which takes a second."
+    for number, name in ((1, 'out'), (2, 'err')):
+        os.dup2(os.open(Path(folder) / name, os.O_WRONLY | os.O_CREAT), number)
+    sys.modules['jupyter_client.provisioning.local_provisioner'].launch_kernel = launch_kernel
+    try:
+        become(**job)
+    finally:
+        atexit._run_exitfuncs()
+
+
+def become(command: list[str], cwd: str, env: dict) -> None:
+    "Be the Python process that a command starts."
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
+    if 'MPLBACKEND' in env:
+        sys.modules['matplotlib'].rcParams['backend'] = env['MPLBACKEND']
+    how, *words = command[1:] if command[0] == sys.executable else command
+    if how == '-c':
+        sys.argv = ['-c', *words[1:]]
+        sys.path.insert(0, '')
+        exec(compile(words[0], '<string>', 'exec'), dict(__name__='__main__'))
+    elif how == '-m':
+        sys.argv = words
+        sys.path.insert(0, cwd)
+        runpy.run_module(words[0], run_name='__main__', alter_sys=True)
+    else:
+        sys.argv = [how, *words]
+        sys.path.insert(0, str(Path(how).resolve().parent))
+        runpy.run_path(how, run_name='__main__')
+
+
+class Kernel:
+    "A forked process, as far as jupyter_client looks at one."
+
+    stdin = stdout = stderr = returncode = None
+
+    def __init__(self, pid: int):
+        self.pid = pid
+
+    def poll(self, flags: int = os.WNOHANG) -> int | None:
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, flags)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def wait(self) -> int:
+        return self.poll(0)
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def launch_kernel(command: list[str], cwd=None, env=None, **_) -> Kernel:
+    "In place of jupyter_client's: a kernel forked from here."
+    import asyncio
+
+    pid = os.fork()
+    os.setpgid(pid, pid)  # on both sides, since either may come first
+    if pid:
+        return Kernel(pid)
+    try:
+        asyncio.set_event_loop(asyncio.new_event_loop())
+        env = dict(MPLBACKEND='module://matplotlib_inline.backend_inline') | (env or dict(os.environ))
+        become(command, cwd or os.getcwd(), env)
+    finally:
+        os._exit(0)
+
+
+if __name__ == '__main__':
+    sys.path.pop(0)
+    os.environ.pop('MPLBACKEND', None)
+    for name in IMPORTED:
+        importlib.import_module(name)
+    gc.freeze()
+    serve()

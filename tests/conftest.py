@@ -12,6 +12,7 @@ os.environ.update(AMBIENT_NB_PROGRESS='0', AMBIENT_NB_PROFILE='smoke', OMP_NUM_T
 
 import pytest
 import torch
+import warm
 
 torch.set_num_threads(1)
 
@@ -22,6 +23,8 @@ def own_folders(tmp_path_factory):
     base = tmp_path_factory.mktemp('ambient_nb')
     os.environ.update(AMBIENT_NB_RUNS=str(base / 'runs'), AMBIENT_NB_CLAIMS=str(base / 'claims.json'))
     os.environ.pop('AMBIENT_NB_DATA', None)
+    yield
+    warm.stop()
 
 
 @pytest.fixture(scope='session')
@@ -49,3 +52,26 @@ def pytest_collection_modifyitems(items):
             item.add_marker(no_data)
         if 'gpu' in item.keywords and not torch.cuda.is_available():
             item.add_marker(no_gpu)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    item.began = warm.cpu() + warm.spent[0]
+
+
+def pytest_runtest_makereport(item, call):
+    "What a test has cost, fixtures and other processes included, travels with its last report."
+    if call.when == 'teardown':
+        item.user_properties.append(('cpu', warm.cpu() + warm.spent[0] - item.began))
+
+
+def pytest_terminal_summary(terminalreporter):
+    "CPU, not the clock, says what the suite costs on a machine that others use too."
+    files = {}
+    for report in terminalreporter.getreports(''):
+        name = report.nodeid.split('::')[0]
+        files[name] = files.get(name, 0) + dict(report.user_properties).get('cpu', 0)
+    dearest = sorted(files.items(), key=lambda kv: -kv[1])
+    terminalreporter.section(f'CPU of the tests: {sum(files.values()):.0f} s')
+    for name, seconds in [kv for kv in dearest if kv[1] >= 1]:
+        terminalreporter.write_line(f'{seconds:7.1f} s {name}')

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import warm
 from papermill import inspect_notebook
-from tree import NBS, ROOT, cells, notebooks
+from tree import BIN, NBS, ROOT, cells, notebooks
 
-BIN = Path(sys.executable).parent
 ENV = os.environ | dict(PATH=f'{BIN}{os.pathsep}{os.environ["PATH"]}', NO_COLOR='1', COLUMNS='200')
 PLAIN = {'pip', 'git', 'cd', 'export', 'python', 'python3', 'source'}  # a reader's own tools
 
@@ -40,7 +40,11 @@ def words(line: str) -> list[str]:
 
 
 def run(*command, cwd: Path = ROOT) -> subprocess.CompletedProcess:
-    return subprocess.run([str(c) for c in command], cwd=cwd, env=ENV, capture_output=True, text=True)
+    "A command; one of ours in a process forked from a warm one."
+    ours = Path(command[0]).parent == BIN
+    return (warm.run if ours else subprocess.run)(
+        [str(c) for c in command], cwd=cwd, env=ENV, capture_output=True, text=True
+    )
 
 
 @pytest.mark.parametrize('line', shown())

@@ -3,11 +3,11 @@
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from tree import NBS, ROOT, cells, is_parameterized, notebooks
+import warm
+from tree import BIN, NBS, ROOT, cells, is_parameterized, notebooks
 
 ALL = notebooks()
 LESSONS = [nb for nb in ALL if not is_parameterized(nb)]
@@ -17,9 +17,8 @@ PRIVATE = re.compile(r'(?<![\w.:/])/(?:home|root|Users|work|tmp|private|mnt|opt|
 
 
 def nbdev_test(nb: Path, *flags: str) -> subprocess.CompletedProcess:
-    "The tool's own runner on one notebook, from the root."
-    command = [Path(sys.executable).parent / 'nbdev_test', '--path', NBS / nb, *flags]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    "The tool's own runner on one notebook, from the root, in a process of its own."
+    return warm.run([BIN / 'nbdev_test', '--path', NBS / nb, *flags], cwd=ROOT)
 
 
 @pytest.mark.parametrize('nb', LESSONS, ids=str)

@@ -19,6 +19,7 @@ import tempfile
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
+from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
 
 IMPORTED = (
     'torch torch.utils.data numpy pandas scipy.stats scipy.linalg sklearn.datasets seaborn matplotlib.backends.backend_agg '
@@ -27,15 +28,27 @@ IMPORTED = (
 ).split()
 
 
+spent = [0.0]  # seconds of CPU of the server and all that it forked
+
+
 @cache
 def server() -> subprocess.Popen:
-    "The process that all commands of this one are forked from."
-    started = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    atexit.register(lambda: (started.stdin.close(), started.wait()))
-    return started
+    "The process that all commands of this one are forked from; it ends with its input."
+    return subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def run(command: list, cwd=None, env=None, **asked) -> subprocess.CompletedProcess:  # capture_output and text are implied
+def stop() -> None:
+    "End the server, if there is one."
+    if server.cache_info().currsize:
+        server().stdin.close()
+        server().wait()
+        server.cache_clear()
+        spent[0] = 0.0  # waited for, so counted among our own children
+
+
+def run(
+    command: list, cwd=None, env=None, **asked
+) -> subprocess.CompletedProcess:  # capture_output and text are implied
     "`subprocess.run` of a command that starts Python: an interpreter with -c, -m or a script, or a script of its own."
     words = [str(word) for word in command]
     if not hasattr(os, 'fork') or sys.platform == 'darwin':  # where frameworks do not bear it
@@ -45,13 +58,19 @@ def run(command: list, cwd=None, env=None, **asked) -> subprocess.CompletedProce
         print(json.dumps(job), file=server().stdin, flush=True)
         pid = int(server().stdout.readline())
         try:
-            code = int(server().stdout.readline())
+            code, spent[0] = json.loads(server().stdout.readline())
         except BaseException:  # the test's time is over
             os.kill(pid, signal.SIGKILL)
             server().stdout.readline()
             raise
         out, err = ((Path(folder) / name).read_text(encoding='utf-8') for name in ('out', 'err'))
     return subprocess.CompletedProcess(words, code, out, err)
+
+
+def cpu() -> float:  # seconds
+    "What this process and its ended children have used, system calls too."
+    used = [getrusage(who) for who in (RUSAGE_SELF, RUSAGE_CHILDREN)]
+    return sum(u.ru_utime + u.ru_stime for u in used)
 
 
 def serve() -> None:
@@ -61,7 +80,7 @@ def serve() -> None:
         child.start()
         print(child.pid, flush=True)
         child.join()
-        print(child.exitcode, flush=True)
+        print(json.dumps([child.exitcode, cpu()]), flush=True)
 
 
 def work(folder: str, **job) -> None:

@@ -29,7 +29,7 @@ def own_folders(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def torch_fidelity():
-    "torch_fidelity, which makes torchvision importable also where its compiled operators do not fit the torch beside them."
+    "torch_fidelity, which makes torchvision importable also where its operators do not fit the torch beside them."
     from ambient_nb.torchfidelity import torch_fidelity
 
     return torch_fidelity()

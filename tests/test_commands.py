@@ -80,7 +80,7 @@ def test_parameters_table_of_the_readme():
 
 
 def test_ci_gives_the_command_of_the_readme():
-    "`.ci/run` tests by the second command that README shows, letter for letter, in a clone; CONTRIBUTING's is the same."
+    "`.ci/run` gives the second command that README shows, letter for letter, in a clone; so does CONTRIBUTING."
     readme, contributing = ((ROOT / f'{name}.md').read_text(encoding='utf-8') for name in ('README', 'CONTRIBUTING'))
     command = re.search(r'^## Run it\n.*?^```bash\n.*?\n(.*?) *#', readme, re.M | re.S)[1]
     ci = (ROOT / '.ci' / 'run').read_text(encoding='utf-8')

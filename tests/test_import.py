@@ -35,7 +35,7 @@ print(json.dumps(found))
 
 @pytest.fixture(scope='module')
 def found() -> dict:
-    "What a fresh interpreter sees: core alone; then, without build tools and extras, every module from nothing of ours."
+    "What a fresh interpreter sees: core alone; then, without build tools and extras, every module anew."
     done = subprocess.run([sys.executable, '-c', IMPORTS], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

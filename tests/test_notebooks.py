@@ -1,4 +1,4 @@
-"Every notebook runs (papermill's own: test_repro.py), and its committed form holds what a reader needs and nothing private."
+"Every notebook runs (papermill's: test_repro.py); its committed form holds what a reader needs, and nothing private."
 
 import json
 import re
@@ -60,7 +60,7 @@ def test_no_path_of_a_machine(nb):
 
 @pytest.mark.parametrize('nb', ALL, ids=str)
 def test_page_shape(nb):
-    "A title, a one-sentence claim, what the reader gains; one heading a cell; imports in their own cells; no star imports."
+    "A title, a one-sentence claim, what the reader gains; one heading a cell; no star imports."
     page = cells(nb)
     assert re.fullmatch(r'# \S.*\n\n> \S.*', page[0]['source']) and page[1]['cell_type'] == 'markdown'
     for c in page:

@@ -1,4 +1,4 @@
-"Each reproduction runs by papermill as a reader runs it, from another folder, in the smoke profile, and refuses a parameter it does not know."
+"Each reproduction runs by papermill from another folder, in smoke, and refuses a parameter it does not know."
 
 import subprocess
 from pathlib import Path

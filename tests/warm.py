@@ -22,9 +22,9 @@ from pathlib import Path
 from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
 
 IMPORTED = (
-    'torch torch.utils.data numpy pandas scipy.stats scipy.linalg sklearn.datasets seaborn matplotlib.backends.backend_agg '
-    'PIL.Image pyarrow.parquet safetensors.torch tqdm typer nbdev.test nbdev.cli papermill.cli nbconvert ipywidgets '
-    'matplotlib_inline.backend_inline ipykernel.kernelapp jupyter_client.provisioning'
+    'torch torch.utils.data numpy pandas scipy.stats scipy.linalg sklearn.datasets seaborn PIL.Image pyarrow.parquet '
+    'matplotlib.backends.backend_agg matplotlib_inline.backend_inline safetensors.torch tqdm typer ipywidgets '
+    'nbdev.test nbdev.cli nbconvert papermill.cli ipykernel.kernelapp jupyter_client.provisioning'
 ).split()
 
 

@@ -20,14 +20,20 @@ def papermill(nb: Path, folder: Path, **parameters) -> subprocess.CompletedProce
     return warm.run([BIN / 'papermill', NBS / nb, 'out.ipynb', *given], cwd=folder)
 
 
-def own_out(nb: Path, folder: Path) -> dict:
+def own_out(nb: Path, out: Path) -> dict:
     "The `out` parameter, where a notebook has one."
-    return dict(out=folder / 'runs') if 'out' in inspect_notebook(str(NBS / nb)) else {}
+    return dict(out=out) if 'out' in inspect_notebook(str(NBS / nb)) else {}
 
 
-def check_smoke(nb: Path, folder: Path) -> None:
+@pytest.fixture(scope='session')
+def runs(tmp_path_factory) -> Path:
+    "One folder for all reproductions of this process, so that a training which several need is done once."
+    return tmp_path_factory.mktemp('reproductions')
+
+
+def check_smoke(nb: Path, folder: Path, out: Path) -> None:
     "It runs to its end, and its rows are no evidence."
-    given = own_out(nb, folder)
+    given, before = own_out(nb, out), {file: file.stat().st_mtime_ns for file in out.rglob('rows/*.json')}
     done = papermill(nb, folder, **given)
     assert done.returncode == 0, done.stderr[-3000:]
     page = nbformat.read(folder / 'out.ipynb', 4)
@@ -36,7 +42,8 @@ def check_smoke(nb: Path, folder: Path) -> None:
     if nb in REPROS:
         from ambient_nb.rows import load_rows
 
-        rows = [r for file in folder.rglob('rows/*.json') for r in load_rows(file)]
+        written = [file for file in out.rglob('rows/*.json') if file.stat().st_mtime_ns != before.get(file)]
+        rows = [r for file in written for r in load_rows(file)]
         assert rows and {r.profile for r in rows} == {'smoke'}
         assert not {r.verdict for r in rows} & {'agree', 'disagree', 'same direction', 'opposite direction'}, (
             'a smoke row is no evidence'
@@ -44,19 +51,19 @@ def check_smoke(nb: Path, folder: Path) -> None:
 
 
 @pytest.mark.parametrize('nb', [nb for nb in RUN_BY_PAPERMILL if nb not in TRAINS_ON_REAL_IMAGES], ids=str)
-def test_smoke(nb, tmp_path):
-    check_smoke(nb, tmp_path)
+def test_smoke(nb, tmp_path, runs):
+    check_smoke(nb, tmp_path, runs if nb in REPROS else tmp_path / 'runs')
 
 
 @pytest.mark.real_data
 @pytest.mark.parametrize('nb', TRAINS_ON_REAL_IMAGES, ids=str)
 def test_smoke_on_real_images(nb, tmp_path, data_dir):
-    check_smoke(nb, tmp_path)
+    check_smoke(nb, tmp_path, tmp_path / 'runs')
 
 
 @pytest.mark.parametrize('nb', REPROS, ids=str)
 def test_unknown_parameter(nb, tmp_path):
     "papermill only prints a notice: the notebook itself refuses, and nothing is half-written."
-    done = papermill(nb, tmp_path, sigma_m=0.3, **own_out(nb, tmp_path))
+    done = papermill(nb, tmp_path, sigma_m=0.3, **own_out(nb, tmp_path / 'runs'))
     assert done.returncode == 1 and 'BadInput' in done.stderr and 'sigma_m' in done.stderr
     assert not list(tmp_path.rglob('*.json'))

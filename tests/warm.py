@@ -2,14 +2,15 @@
 
 `run` takes a command that starts Python, as `subprocess.run` does, and gives what it gives: a process of its own with
 its own globals, folder, environment and exit status. Only the imports of other people's packages are paid once for
-all tests of a process instead of once a command; this package itself is imported anew each time. Kernels that such a
-command starts are forked the same way.
+all tests of a process instead of once a command; this package itself is imported anew each time. Kernels and workers
+that such a command starts are forked too; tests/test_table1.py starts them as a user does.
 """
 
 import atexit
 import gc
 import importlib
 import json
+import multiprocessing
 import os
 import runpy
 import signal
@@ -28,6 +29,7 @@ IMPORTED = (
 ).split()
 
 
+FORKED = dict(spawn='fork', forkserver='fork')  # how a command's own workers start
 spent = [0.0]  # seconds of CPU of the server and all that it forked
 
 
@@ -88,6 +90,7 @@ def work(folder: str, **job) -> None:
     for number, name in ((1, 'out'), (2, 'err')):
         os.dup2(os.open(Path(folder) / name, os.O_WRONLY | os.O_CREAT), number)
     sys.modules['jupyter_client.provisioning.local_provisioner'].launch_kernel = launch_kernel
+    multiprocessing.get_context = lambda method=None: get_context(FORKED.get(method, method))
     try:
         become(**job)
     finally:

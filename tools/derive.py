@@ -99,7 +99,7 @@ def sidebar() -> str:  # YAML, indented to stand under `contents:`
     lines = []
     for title, members in chapters().items():
         lines += [
-            f'      - section: "{title}"',
+            f'      - section: {title}',
             '        contents:',
             *(f'          - {nb.as_posix()}' for nb in members),
         ]

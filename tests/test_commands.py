@@ -88,6 +88,43 @@ def test_ci_gives_the_command_of_the_readme():
     assert re.search(rf'^git clone .*\n(?:.*\n)*{command} 2>&1 \|', ci, re.M)
 
 
+MAKE = """#!/bin/sh
+echo "$1 $([ -d .git ] && pwd) data=$AMBIENT_NB_DATA"
+echo "===== 1 passed in 1s ====="
+case " $FAILS " in *" $1 "*) exit 1;; esac
+"""
+
+
+@pytest.mark.skipif(not (ROOT / '.git').exists(), reason='not a checkout: .ci/run tests what is committed')
+@pytest.mark.parametrize('fails', ['', 'test', 'test-data', 'test test-data'])
+def test_ci_tests_a_clone_without_data_then_with(fails, tmp_path):
+    "With a make that only tells what it was asked, and where."
+    (tmp_path / 'bin').mkdir()
+    (tmp_path / 'bin' / 'make').write_text(MAKE)
+    (tmp_path / 'bin' / 'make').chmod(0o755)
+    env = ENV | dict(PATH=f'{tmp_path}/bin{os.pathsep}{ENV["PATH"]}', AMBIENT_NB_DATA='/images', FAILS=fails)
+    done = subprocess.run([ROOT / '.ci' / 'run'], env=env, capture_output=True, text=True)
+    assert (done.returncode != 0) == bool(fails), done.stderr
+    (without, place, no), (with_data, same_place, data) = [
+        line.split() for line in done.stdout.splitlines() if 'data=' in line
+    ]
+    assert (without, no) == ('test', 'data=') and (with_data, data) == ('test-data', 'data=/images')
+    assert place == same_place and not Path(place).exists() and not Path(place).is_relative_to(ROOT)
+    assert done.stdout.splitlines()[-2:] == [
+        f'make {target}: ===== 1 passed in 1s =====' for target in (without, with_data)
+    ]
+
+
+def test_the_program_of_the_front_page():
+    "Ten lines at most, shown with what they print and draw; nbdev_test runs them with the page."
+    readme = (ROOT / 'README.md').read_text(encoding='utf-8')
+    program, printed = re.search(r'^```python\n([^`]*)^```\n\n {4}(.*)\n', readme, re.M).groups()
+    (cell,) = [c for c in cells(Path('index.ipynb')) if c['source'].strip() == program.strip()]
+    assert len([line for line in program.splitlines() if line]) <= 10
+    assert all(word in program for word in ('fit(', 'sample(', 'memorized')) and '% of 64 samples are copies' in printed
+    assert cell['metadata'] == {} and ''.join(cell['outputs'][0]['text']) == f'{printed}\n'
+
+
 def test_make_table1_is_the_plain_form():
     assert (
         'papermill nbs/repro_table1.ipynb "runs/table1.ipynb" -p n "300"'

@@ -3,7 +3,8 @@
 `run` takes a command that starts Python, as `subprocess.run` does, and gives what it gives: a process of its own with
 its own globals, folder, environment and exit status. Only the imports of other people's packages are paid once for
 all tests of a process instead of once a command; this package itself is imported anew each time. Kernels and workers
-that such a command starts are forked too; tests/test_table1.py starts them as a user does.
+that such a command starts are forked too; tests/test_table1.py starts them as a user does. What is printed is always
+captured, as text.
 """
 
 import atexit
@@ -27,8 +28,6 @@ IMPORTED = (
     'matplotlib.backends.backend_agg matplotlib_inline.backend_inline safetensors.torch tqdm typer ipywidgets '
     'nbdev.test nbdev.cli nbconvert papermill.cli ipykernel.kernelapp jupyter_client.provisioning'
 ).split()
-
-
 FORKED = dict(spawn='fork', forkserver='fork')  # how a command's own workers start
 spent = [0.0]  # seconds of CPU of the server and all that it forked
 
@@ -48,13 +47,11 @@ def stop() -> None:
         spent[0] = 0.0  # waited for, so counted among our own children
 
 
-def run(
-    command: list, cwd=None, env=None, **asked
-) -> subprocess.CompletedProcess:  # capture_output and text are implied
-    "`subprocess.run` of a command that starts Python: an interpreter with -c, -m or a script, or a script of its own."
+def run(command: list, cwd=None, env=None, capture_output=True, text=True) -> subprocess.CompletedProcess:
+    "`subprocess.run` of a command that starts Python: the interpreter with -c, -m or a script, or a script of its own."
     words = [str(word) for word in command]
-    if not hasattr(os, 'fork') or sys.platform == 'darwin':  # where frameworks do not bear it
-        return subprocess.run(words, cwd=cwd, env=env, **asked)
+    if sys.platform == 'darwin':  # whose frameworks do not bear a fork
+        return subprocess.run(words, cwd=cwd, env=env, capture_output=True, text=True)
     with tempfile.TemporaryDirectory() as folder:
         job = dict(command=words, cwd=str(cwd or os.getcwd()), env=dict(env or os.environ), folder=folder)
         print(json.dumps(job), file=server().stdin, flush=True)

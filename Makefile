@@ -11,7 +11,7 @@ BIN        := $(VENV)/bin
 PIP        := $(if $(filter uv,$(INSTALLER)),uv pip install --python $(BIN)/python,$(BIN)/python -m pip install)
 
 .DEFAULT_GOAL := help
-.PHONY: help table1 gpu-bundle gpu-table1 test test-slow lab prepare readme docs clean
+.PHONY: help table1 gpu-bundle gpu-table1 test test-data test-slow lab prepare readme docs clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -32,6 +32,9 @@ gpu-table1: ## there: Table 1 at the paper's scale in half an hour; -n prints th
 
 test: $(VENV)/.ready-dev ## every notebook and every test, minutes
 	$(BIN)/python -m pytest -n 2
+
+test-data: $(VENV)/.ready-dev ## the tests that want real images: CIFAR-10's zips in $AMBIENT_NB_DATA
+	$(BIN)/python -m pytest -n 2 -m "real_data and not slow"
 
 test-slow: $(VENV)/.ready-dev ## the same and the slow ones
 	$(BIN)/python -m pytest -n 2 -m "slow or not slow"

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import warm
 from papermill import inspect_notebook
-from tree import NBS, ROOT, cells, notebooks
+from tree import BIN, NBS, ROOT, cells, notebooks
 
-BIN = Path(sys.executable).parent
 ENV = os.environ | dict(PATH=f'{BIN}{os.pathsep}{os.environ["PATH"]}', NO_COLOR='1', COLUMNS='200')
 PLAIN = {'pip', 'git', 'cd', 'export', 'python', 'python3', 'source'}  # a reader's own tools
 
@@ -40,7 +40,11 @@ def words(line: str) -> list[str]:
 
 
 def run(*command, cwd: Path = ROOT) -> subprocess.CompletedProcess:
-    return subprocess.run([str(c) for c in command], cwd=cwd, env=ENV, capture_output=True, text=True)
+    "A command; one of ours in a process forked from a warm one."
+    ours = Path(command[0]).parent == BIN
+    return (warm.run if ours else subprocess.run)(
+        [str(c) for c in command], cwd=cwd, env=ENV, capture_output=True, text=True
+    )
 
 
 @pytest.mark.parametrize('line', shown())
@@ -73,6 +77,52 @@ def test_parameters_table_of_the_readme():
     "The README's table names the parameters of Table 1, all of them."
     table = re.search(r'\| parameter \| meaning \|\n(.*?)\n\n', (ROOT / 'README.md').read_text(), re.S)[1]
     assert set(re.findall(r'^\| `(\w+)`', table, re.M)) == set(inspect_notebook(str(NBS / 'repro_table1.ipynb')))
+
+
+def test_ci_gives_the_command_of_the_readme():
+    "`.ci/run` gives the second command that README shows, letter for letter, in a clone; so does CONTRIBUTING."
+    readme, contributing = ((ROOT / f'{name}.md').read_text(encoding='utf-8') for name in ('README', 'CONTRIBUTING'))
+    command = re.search(r'^## Run it\n.*?^```bash\n.*?\n(.*?) *#', readme, re.M | re.S)[1]
+    ci = (ROOT / '.ci' / 'run').read_text(encoding='utf-8')
+    assert 'test' in command and re.search(rf'^{command} +#', contributing, re.M)
+    assert re.search(rf'^git clone .*\n(?:.*\n)*{command} 2>&1 \|', ci, re.M)
+
+
+MAKE = """#!/bin/sh
+echo "$1 $([ -d .git ] && pwd) data=$AMBIENT_NB_DATA"
+echo "===== 1 passed in 1s ====="
+case " $FAILS " in *" $1 "*) exit 1;; esac
+"""
+
+
+@pytest.mark.skipif(not (ROOT / '.git').exists(), reason='not a checkout: .ci/run tests what is committed')
+@pytest.mark.parametrize('fails', ['', 'test', 'test-data', 'test test-data'])
+def test_ci_tests_a_clone_without_data_then_with(fails, tmp_path):
+    "With a make that only tells what it was asked, and where."
+    (tmp_path / 'bin').mkdir()
+    (tmp_path / 'bin' / 'make').write_text(MAKE)
+    (tmp_path / 'bin' / 'make').chmod(0o755)
+    env = ENV | dict(PATH=f'{tmp_path}/bin{os.pathsep}{ENV["PATH"]}', AMBIENT_NB_DATA='/images', FAILS=fails)
+    done = subprocess.run([ROOT / '.ci' / 'run'], env=env, capture_output=True, text=True)
+    assert (done.returncode != 0) == bool(fails), done.stderr
+    (without, place, no), (with_data, same_place, data) = [
+        line.split() for line in done.stdout.splitlines() if 'data=' in line
+    ]
+    assert (without, no) == ('test', 'data=') and (with_data, data) == ('test-data', 'data=/images')
+    assert place == same_place and not Path(place).exists() and not Path(place).is_relative_to(ROOT)
+    assert done.stdout.splitlines()[-2:] == [
+        f'make {target}: ===== 1 passed in 1s =====' for target in (without, with_data)
+    ]
+
+
+def test_the_program_of_the_front_page():
+    "Ten lines at most, shown with what they print and draw; nbdev_test runs them with the page."
+    readme = (ROOT / 'README.md').read_text(encoding='utf-8')
+    program, printed = re.search(r'^```python\n([^`]*)^```\n\n {4}(.*)\n', readme, re.M).groups()
+    (cell,) = [c for c in cells(Path('index.ipynb')) if c['source'].strip() == program.strip()]
+    assert len([line for line in program.splitlines() if line]) <= 10
+    assert all(word in program for word in ('fit(', 'sample(', 'memorized')) and '% of 64 samples are copies' in printed
+    assert cell['metadata'] == {} and ''.join(cell['outputs'][0]['text']) == f'{printed}\n'
 
 
 def test_make_table1_is_the_plain_form():

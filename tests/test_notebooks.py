@@ -1,13 +1,13 @@
-"Every notebook runs (papermill's own: test_repro.py), and its committed form holds what a reader needs and nothing private."
+"Every notebook runs (papermill's: test_repro.py); its committed form holds what a reader needs, and nothing private."
 
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from tree import NBS, ROOT, cells, is_parameterized, notebooks
+import warm
+from tree import BIN, NBS, ROOT, cells, is_parameterized, notebooks
 
 ALL = notebooks()
 LESSONS = [nb for nb in ALL if not is_parameterized(nb)]
@@ -17,9 +17,8 @@ PRIVATE = re.compile(r'(?<![\w.:/])/(?:home|root|Users|work|tmp|private|mnt|opt|
 
 
 def nbdev_test(nb: Path, *flags: str) -> subprocess.CompletedProcess:
-    "The tool's own runner on one notebook, from the root."
-    command = [Path(sys.executable).parent / 'nbdev_test', '--path', NBS / nb, *flags]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    "The tool's own runner on one notebook, from the root, in a process of its own."
+    return warm.run([BIN / 'nbdev_test', '--path', NBS / nb, *flags], cwd=ROOT)
 
 
 @pytest.mark.parametrize('nb', LESSONS, ids=str)
@@ -61,7 +60,7 @@ def test_no_path_of_a_machine(nb):
 
 @pytest.mark.parametrize('nb', ALL, ids=str)
 def test_page_shape(nb):
-    "A title, a one-sentence claim, what the reader gains; one heading a cell; imports in their own cells; no star imports."
+    "A title, a one-sentence claim, what the reader gains; one heading a cell; no star imports."
     page = cells(nb)
     assert re.fullmatch(r'# \S.*\n\n> \S.*', page[0]['source']) and page[1]['cell_type'] == 'markdown'
     for c in page:

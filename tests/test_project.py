@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from datetime import date
+from pathlib import Path
 
 import pytest
 import yaml
@@ -113,9 +114,36 @@ def test_sidebar_lists_every_notebook_once():
 
 
 def test_readme_names_every_room():
-    "The list of rooms is an output of the index notebook: run it again after adding one."
+    "And every page of the workshop; `make readme` writes the table."
     readme = (ROOT / 'README.md').read_text()
-    assert [nb.stem for nb in notebooks() if nb.name[0].isdigit() and f'[{nb.stem}](nbs/{nb.name})' not in readme] == []
+    wanted = [nb for nb in notebooks() if re.match(r'\d|(bench|train|gpu)_', nb.name)]
+    assert [nb.stem for nb in wanted if readme.count(f'\n| [{nb.stem}](nbs/{nb.name}) |') != 1] == []
+
+
+def test_chapters(monkeypatch):
+    "By number, a letter after the last one of a chapter included; what has no number goes by its name."
+    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    import derive
+
+    homes = dict(
+        x03z='Numbers and data',
+        x04c='Corruptions',
+        x05='Networks, losses, sampling',
+        x11b='Runs',
+        x14='Measuring',
+        x14b='Measuring',
+        x14c='Auditing',
+        x18h='Reproducing',
+        x19='Auditing',
+        x20='Shell',
+    )
+    assert {k: derive.chapter(Path(f'{k[1:]}_room.ipynb')) for k in homes} == homes
+    named = 'index repro_x reproduce bench_x train_x gpu_x notation tutorials/x'.split()
+    assert [derive.chapter(Path(f'{name}.ipynb')) for name in named] == [
+        *('Learn', 'Reproductions', 'Reproductions', 'Workshop', 'Workshop', 'Workshop', 'Understand', 'Learn'),
+    ]
+    with pytest.raises(SystemExit, match='21_new.ipynb: no chapter'):
+        derive.chapter(Path('21_new.ipynb'))
 
 
 def test_links_derive_from_settings():

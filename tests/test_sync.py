@@ -3,14 +3,12 @@
 That every notebook runs, its third side, is test_notebooks.py.
 """
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from tree import copy
-
-BIN = Path(sys.executable).parent
+import warm
+from tree import BIN, copy
 
 
 def contents(folder: Path, *globs: str) -> dict[str, bytes]:
@@ -26,16 +24,19 @@ def contents(folder: Path, *globs: str) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     'command, globs',
     [
-        (['nbdev_clean'], ['nbs/**/*.ipynb']),
-        (['nbdev_export'], ['ambient_nb/**/*']),
-        (['python', 'tools/derive.py'], ['README.md', 'CITATION.cff', 'pyproject.toml', '_quarto.yml', 'nbs/images/*']),
+        ([BIN / 'nbdev_clean'], ['nbs/**/*.ipynb']),
+        ([BIN / 'nbdev_export'], ['ambient_nb/**/*']),
+        (
+            [sys.executable, 'tools/derive.py'],
+            ['README.md', 'CITATION.cff', 'pyproject.toml', '_quarto.yml', 'nbs/index.ipynb', 'nbs/images/*'],
+        ),
     ],
-    ids=lambda v: v[-1] if isinstance(v, list) else None,
+    ids=lambda v: Path(v[-1]).name if isinstance(v, list) else None,
 )
 def test_a_second_run_changes_nothing(command, globs, tmp_path):
     tree = copy(tmp_path / 'tree')
     before = contents(tree, *globs)
-    done = subprocess.run([BIN / command[0], *command[1:]], cwd=tree, capture_output=True, text=True)
+    done = warm.run(command, cwd=tree)
     assert done.returncode == 0, done.stderr
     after = contents(tree, *globs)
     assert sorted(k for k in before.keys() | after.keys() if before.get(k) != after.get(k)) == [], 'run `make prepare`'

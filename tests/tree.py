@@ -4,10 +4,12 @@ import configparser
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 NBS = ROOT / 'nbs'
+BIN = Path(sys.executable).parent
 ASIDE = shutil.ignore_patterns(
     '.*venv*',
     '.git',

@@ -1,4 +1,4 @@
-"""Write what follows from settings.ini and the notebooks: identity and version, the sidebar, README.md.
+"""Write what follows from settings.ini and the notebooks: identity and version, chapters, the sidebar, README.md.
 
 Run by `make readme`; tests/test_sync.py holds that a second run leaves no diff.
 """
@@ -16,6 +16,18 @@ SETTINGS = configparser.ConfigParser()
 SETTINGS.read(ROOT / 'settings.ini', encoding='utf-8')
 S = SETTINGS['DEFAULT']
 GIT, DOCS = S['git_url'], S['doc_host'] + S['doc_baseurl']
+CHAPTERS = {  # title -> the numbers of its rooms, first to last
+    'Numbers and data': '00-03',
+    'Corruptions': '04',
+    'Networks, losses, sampling': '05-09',
+    'Runs': '10-11',
+    'Measuring': '12-14b',
+    'Auditing': '14c-14g 19',
+    'Reproducing': '17-18',
+    'Shell': '20',
+}
+# The first word of a name -> where it stands without a number.
+BY_NAME = dict(repro='Reproductions', reproduce='Reproductions', bench='Workshop', train='Workshop', gpu='Workshop')
 
 
 def write_fields(
@@ -32,32 +44,65 @@ def write_fields(
     path.write_text(text, encoding='utf-8')
 
 
-def section(nb: Path) -> str:  # Learn, Understand, Reference or Reproduce
-    "Where a notebook stands in the sidebar."
+def place(nb: Path) -> str | None:  # '04b'
+    "A room's number, with its letter."
+    found = re.match(r'\d\d[a-z]*(?=_)', nb.name)
+    return found and found[0]
+
+
+def chapter(nb: Path) -> str:
+    "The part of the book that a notebook belongs to: a room by its number, any other by the first word of its name."
+    if number := place(nb):
+        for title, spans in CHAPTERS.items():
+            for first, _, last in (span.partition('-') for span in spans.split()):
+                last = last or first
+                if first <= number and number[: len(last)] <= last:
+                    return title
+        raise SystemExit(f'{nb.name}: no chapter of tools/derive.py has room {number}')
     if nb.name == S['readme_nb'] or nb.parent.name == 'tutorials':
         return 'Learn'
-    if re.match(r'\d\d', nb.name):
-        return 'Reference'
-    if re.match(r'(repro|bench|train|gpu)_', nb.name):
-        return 'Reproduce'
-    return 'Understand'
+    return BY_NAME.get(nb.name.split('_')[0].removesuffix('.ipynb'), 'Understand')
+
+
+def chapters() -> dict[str, list[Path]]:  # title -> notebooks, relative to nbs/
+    "Every notebook, once, in reading order."
+    found = sorted(nb.relative_to(NBS) for nb in NBS.rglob('*.ipynb'))
+    found = [nb for nb in found if not any(part[0] in '._' or part == 'runs' for part in nb.parts)]
+    found.sort(key=lambda nb: nb.name != S['readme_nb'])
+    members = {title: [] for title in ('Learn', 'Reproductions', 'Understand', *CHAPTERS, 'Workshop')}
+    for nb in found:
+        members[chapter(nb)].append(nb)
+    return {title: nbs for title, nbs in members.items() if nbs}
+
+
+def claim(nb: Path) -> str:
+    "The sentence under its title."
+    first = nbformat.read(NBS / nb, 4).cells[0].source
+    return first.split('> ', 1)[1].strip()
+
+
+def write_rooms() -> None:
+    "The table below the last sentence of the index's cell on rooms: chapters, rooms, what each claims."
+    lines = ['| room | |', '|---|---|']
+    for title, members in chapters().items():
+        if title in CHAPTERS or title == 'Workshop':
+            lines += [f'| **{title}** | |', *(f'| [{nb.stem}]({nb.as_posix()}) | {claim(nb)} |' for nb in members)]
+    path = NBS / S['readme_nb']
+    nb = nbformat.read(path, 4)
+    (cell,) = [c for c in nb.cells if c.source.startswith('## The rooms')]
+    cell.source = '\n'.join([cell.source.split('\n|')[0].rstrip('\n'), '', *lines])
+    nbformat.write(nb, path)
 
 
 def sidebar() -> str:  # YAML, indented to stand under `contents:`
-    "Every notebook, once, by section and name."
-    found = sorted(
-        nb.relative_to(NBS) for nb in NBS.rglob('*.ipynb') if not any(p[0] in '._' for p in nb.relative_to(NBS).parts)
-    )
-    found.sort(key=lambda nb: nb.name != S['readme_nb'])
+    "Every notebook, by chapter."
     lines = []
-    for name in ('Learn', 'Understand', 'Reference', 'Reproduce'):
-        members = [nb for nb in found if section(nb) == name]
-        if members:
-            lines += [
-                f'      - section: {name}',
-                '        contents:',
-                *(f'          - {nb.as_posix()}' for nb in members),
-            ]
+    for title, members in chapters().items():
+        lines += [
+            f'      - section: {title}',
+            '        contents:',
+            *(f'          - {nb.as_posix()}' for nb in members),
+        ]
     return '\n'.join(lines) + '\n'
 
 
@@ -118,4 +163,5 @@ if __name__ == '__main__':
     )
     write_fields('CITATION.cff', {'version: ': S['version'], 'repository-code: ': f'"{GIT}"', 'url: ': f'"{DOCS}"'})
     write_sidebar()
+    write_rooms()
     write_readme()

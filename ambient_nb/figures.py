@@ -11,8 +11,7 @@ from typing import Callable
 import matplotlib.pyplot as plt
 import numpy as np
 from .core import check_choice
-from .repro import METHODS
-from .rows import Row
+from .rows import METHODS, Row
 from .stats import Estimate
 from .tables import ABSOLUTE, COLUMNS, bounded, budgets_of, pick_rows, sizes_of, unless_empty
 

@@ -15,8 +15,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 from .papers import known
-from .repro import METHODS
-from .rows import TABLE_METRICS, Row, load_rows
+from .rows import METHODS, TABLE_METRICS, Row, load_rows
 from .stats import Estimate
 
 # %% ../nbs/17b_tables.ipynb #97b96bc9

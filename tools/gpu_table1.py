@@ -63,11 +63,12 @@ install_missing()
 
 from ambient_nb.checkpoints import load_json, save_json  # noqa: E402
 from ambient_nb.core import BadInput, check_float, pick_device, writable_dir
-from ambient_nb.collect import neighbours_figure
+from ambient_nb.collect import collect, measured, neighbours_figure, row_of
+from ambient_nb.execute import measure, trainings
 from ambient_nb.networks import PRESETS
 from ambient_nb.plans import Plan, forward_flops, plan
-from ambient_nb.repro import Run, measure, training_images, trainings
-from ambient_nb.rows import Row, collect, measured, row_of, save_rows
+from ambient_nb.rows import Row, save_rows
+from ambient_nb.runs import Run
 from ambient_nb.speed import alternate, bench_table, plan_bench, run_bench
 from ambient_nb.suite import Pair, table1
 from ambient_nb.sweeps import arms_table
@@ -207,20 +208,20 @@ def half_time(p: Plan, samples: int) -> tuple:  # (plan, the baseline read at ha
 
 def train(work: Work, runs: list[Run]) -> None:
     "Train what these runs share, up to the end of the command."
-    (t,) = trainings(runs, work.out)
+    (t,) = trainings(runs)
 
     def stop_in_time(trainer, line):
         try:
             work.need(15)
         except TimeUp:
             if trainer.it < t.config.iters:
-                save_state(t.folder, trainer, dict(it=trainer.it, sec=line['sec']))
+                save_state(t.folder(work.out), trainer, dict(it=trainer.it, sec=line['sec']))
             raise
 
     fit(
         t.config,
-        training_images(t.run),
-        t.folder,
+        t.images,
+        t.folder(work.out),
         snapshots=t.snapshots,
         device=work.device,
         tick=1 if work.smoke else 20,
@@ -258,7 +259,7 @@ def bench(work: Work) -> dict:  # the rows of bench_edm.json, the ceiling of bf1
             max(60, BENCH - (time.monotonic() - begun)),
             time_steps,
             p.arms[0].train,
-            training_images(p.runs[0]),
+            p.runs[0].images,
             str(work.device),
             work.out / 'steps.json',
             ways,

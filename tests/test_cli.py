@@ -55,6 +55,13 @@ def test_version(asked):
     assert cli(asked).stdout == f'{__version__}\n'
 
 
+def test_a_row_leads_back_to_its_runs():
+    done = cli('show', 'table1/digits/50/baseline/550/memorized')
+    assert done.returncode == 0 and all(word in done.stdout for word in ('made by', 'commit', 'data', 'seed 1'))
+    done = cli('show', 'table1/digits/50/baselin/550/memorised')
+    assert done.returncode == 2 and 'table1/digits/50/baseline/550/memorized' in done.stderr
+
+
 def test_a_fault_of_ours_is_not_dressed_up():
     with patch('ambient_nb.publish.run_notebook', side_effect=ZeroDivisionError), pytest.raises(ZeroDivisionError):
         cli('reproduce', 'repro_table1')

@@ -20,7 +20,7 @@ REPROS = [nb for nb in notebooks() if nb.name.startswith('repro_')]
 def row_by_hand() -> Row:
     "One row, of nothing."
     labels = dict(dataset='digits', n=1, method='m', it=0, metric='memorized')
-    about = dict(verdict='no claim', metric_id='m', claim=None, printed=None, selection='', config='', cost={}, data={})
+    about = dict(verdict='no claim', metric_id='m', kind='law', made_by={}, selection='', data={})
     return Row(
         id='a/b',
         labels=labels,

@@ -8,11 +8,10 @@ import pytest
 from tree import ROOT, notebooks
 
 from ambient_nb import papers as papering, publish, repro, sweeps, tables
-from ambient_nb.collect import collect, measured, row_of
+from ambient_nb.collect import collect
 from ambient_nb.core import BadInput, content_hash
 from ambient_nb.papers import papers, set_printed
 from ambient_nb.plans import plan
-from ambient_nb.stats import Estimate
 from ambient_nb.datasets import DATASETS
 from ambient_nb.settings import SETTINGS, constant_ema, propose, quick_setup
 from ambient_nb.suite import ITEMS, THREE
@@ -118,35 +117,6 @@ def test_references_and_other_iterations_are_shown(split_plan):
     last = next(r for r in rows if r.kind == 'pair' and r.labels['it'] == 12)
     other = replace(last, detail=dict(last.detail, against=dict(it=8)))
     assert (tables.iterations(last), tables.iterations(other)) == ('12', '12 against 8')
-
-
-def test_a_distance_of_another_encoder_is_no_fid(split_plan, tmp_path, monkeypatch):
-    "A reader's FID is shown beside our Fréchet distance, and never judged by it."
-    monkeypatch.setenv('AMBIENT_NB_CLAIMS', str(tmp_path / 'mine.json'))
-    papers.cache_clear()
-    id = 'table1/cifar10/300/baseline/frechet'
-    (tmp_path / 'given.json').write_text(json.dumps({id: 12.5}))
-    set_printed(tmp_path / 'given.json')
-    m = measured(split_plan, split_plan.arms[0])
-    cifar = replace(split_plan, dataset='cifar10', profile='paper', item='table1')
-    row = row_of(
-        cifar,
-        replace(m, arm=replace(m.arm, n=300)),
-        'baseline',
-        12,
-        'frechet',
-        Estimate(12.5, 12.4, 12.6, 3, 'seeds'),
-        {},
-        id,
-    )
-    assert (row.printed, row.verdict) == (12.5, 'not comparable')
-    judged = replace(row, labels=dict(row.labels, method='difference'), claim='table1/direction/frechet')
-    assert tables.methods_table([row, judged]).printed.tolist() == ['Fréchet distance 12.50']
-    assert tables.printed_values('repro_table1').loc[('cifar10', 'baseline', 'Fréchet distance'), 300] == '12.50'
-    papers.cache_clear()
-    monkeypatch.setenv('AMBIENT_NB_CLAIMS', str(tmp_path / 'none.json'))
-    assert tables.methods_table([row, judged]).printed.tolist() == ['not available']
-    papers.cache_clear()
 
 
 # the suite

@@ -14,6 +14,7 @@ from ambient_nb import rows as rowing, theory
 from ambient_nb.core import BadInput
 from ambient_nb.oracles import MixtureDenoiser
 from ambient_nb.papers import Claim, claim, papers
+from ambient_nb.rows import verdict
 
 SIZES = dict(seeds=(2, 20, 20), n=(10, 300, 300), sigma_n=((0.4,), (0.2, 0.4), (0.2, 0.4)), data=(None, None, None))
 NOTEBOOKS = {
@@ -101,6 +102,7 @@ def test_a_dry_run_does_and_writes_nothing(tmp_path):
     assert theory.laws_table(rows) == theory.verdicts(rows) == 'no rows'
 
 
+PROFILES = ('smoke', 'quick', 'paper', 'custom')
 IDENTITY = Claim('demo/x', 'law', 'none', 'none', 'zero', law='identity', expected=0.0, tolerance=1e-12)
 BELOW = Claim('demo/x', 'law', 'none', 'none', 'below', law='ordering', inequality='<')
 RANGE = Claim('demo/x', 'law', 'none', 'none', 'elsewhere', law='range', expected=0.15, tolerance=0.005)
@@ -124,11 +126,12 @@ RANGE = Claim('demo/x', 'law', 'none', 'none', 'elsewhere', law='range', expecte
     ],
 )
 def test_a_law_is_judged_in_every_draw(found, values, expected):
-    assert theory.judge(found, values, profile='quick') == theory.judge(found, values, profile='paper') == expected
+    said = {p: verdict(found, theory.over_draws(values), values, profile=p) for p in PROFILES}
+    assert said['quick'] == said['paper'] == expected
     if found:
-        assert theory.judge(found, values, profile='smoke') == 'smoke: no verdict'
+        assert said['smoke'] == 'smoke: no verdict'
     if found and found.law == 'range':
-        assert theory.judge(found, values, profile='custom') == 'not comparable'
+        assert said['custom'] == 'not comparable'
 
 
 @pytest.mark.parametrize(
@@ -220,7 +223,8 @@ def test_every_law_has_its_row():
     judged = {r.claim: r for item in NOTEBOOKS for r in committed(item) if r.claim}
     assert {c.id for c in laws} == set(judged)
     for c in laws:
-        assert judged[c.id].verdict == theory.judge(c, judged[c.id].detail['values'], profile='quick'), c.id
+        r = judged[c.id]
+        assert r.verdict == verdict(c, r.ours, r.detail['values'], profile='quick'), c.id
 
 
 @pytest.mark.parametrize('item', NOTEBOOKS)
@@ -301,7 +305,7 @@ def test_every_claim_has_a_row_that_holds(key):
     rows = {r.claim: r for r in page_rows(key) if r.claim}
     assert set(rows) == {c.id for c in papers()[key].claims if c.notebook == PAGES[key]}
     for id, r in rows.items():
-        assert r.verdict == theory.judge(claim(id), r.detail['values'], profile=r.profile) and r.verdict in (
+        assert r.verdict == verdict(claim(id), r.ours, r.detail['values'], profile=r.profile) and r.verdict in (
             'holds',
             'same direction',
         ), id

@@ -22,7 +22,7 @@ CHAPTERS = {  # title -> the numbers of its rooms, first to last
     'Networks, losses, sampling': '05-09',
     'Runs': '10-11',
     'Measuring': '12-14b',
-    'Auditing': '14c-14g 19',
+    'Auditing': '14c-14z 19',
     'Reproducing': '17-18',
     'Shell': '20',
 }

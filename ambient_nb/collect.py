@@ -109,7 +109,7 @@ def row_of(
     claim_id: str | None = None,
     cost: dict | None = None,
     *,
-    kind: str = 'arm',  # one of KINDS
+    kind: str = 'arm',  # one of ROW_KINDS
     runs: tuple | None = None,  # of Run; None for the arm's
     **labels,  # further ones
 ) -> Row:

@@ -145,7 +145,7 @@ def subset(
 def _permutation(n, seed, epoch):
     return torch.randperm(n, generator=rng(seed, 'order', epoch))
 
-
+# %% ../nbs/02_data.ipynb #dedd9c7a
 def order(
     n: int,  # images in the subset
     seed: int,  # the run's

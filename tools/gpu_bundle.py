@@ -49,7 +49,8 @@ def download(name: str, python: str, to: Path) -> Path:
         raise BadInput(
             'wheels',
             name,
-            f'something that pip finds for Python {python}, or left out with --no-wheels: {done.stderr.strip().splitlines()[-1]}',
+            f'something that pip finds for Python {python}, or left out with --no-wheels: '
+            f'{done.stderr.strip().splitlines()[-1]}',
         )
     return max(to.glob('*.whl'), key=lambda f: f.stat().st_mtime)
 

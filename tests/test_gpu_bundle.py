@@ -1,4 +1,4 @@
-"The half hour on a GPU, with two iterations of a tiny network: packed here, unpacked elsewhere, stopped, killed, continued."
+"The half hour on a GPU, with two iterations of a tiny network: packed, unpacked elsewhere, stopped, killed, continued."
 
 import importlib.util
 import json
@@ -25,7 +25,10 @@ import sys
 from importlib.machinery import ModuleSpec
 class Absent:
     def find_spec(self, name, path=None, target=None):
-        if name in {'papermill', 'ipykernel', 'ipywidgets', 'IPython', 'nbformat', 'nbdev', 'fastcore', 'execnb', 'faiss', 'torch_fidelity', 'torchvision', 'seaborn', 'sklearn', 'typer'}: return ModuleSpec(name, self)
+        if name in {
+            'papermill', 'ipykernel', 'ipywidgets', 'IPython', 'nbformat', 'nbdev', 'fastcore', 'execnb', 'faiss',
+            'torch_fidelity', 'torchvision', 'seaborn', 'sklearn', 'typer'
+        }: return ModuleSpec(name, self)
     def create_module(self, spec): raise ModuleNotFoundError(spec.name)
     def exec_module(self, module): pass
 sys.meta_path.insert(0, Absent())

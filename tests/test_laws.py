@@ -130,7 +130,7 @@ def test_two_regime_never_shows_clean_images_above_the_threshold():
 
 
 def test_two_regime_is_unbiased_for_the_clean_posterior():
-    "On Gaussian data the exact posterior mean minimises the ambient regime over linear denoisers, with noise that varies."
+    "On Gaussian data the exact posterior mean minimises the ambient regime over linear denoisers."
     s, sigma_n, sigma, n = 0.5, 0.6, 1.0, 200_000
     y, noise, z = (torch.randn(n, 1, 1, 1, generator=rng(0, name), dtype=torch.float64) for name in 'ynz')
     slopes = torch.linspace(0.05, 0.5, 46, dtype=torch.float64)

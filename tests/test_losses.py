@@ -122,7 +122,7 @@ def test_minimiser_below_sigma_n(name):
 
 
 def test_minimiser_of_a_mixture():
-    "Half of the images noisy, each half with the moments of the law: above sigma_n all teach, below only the clean ones."
+    "Half of the images noisy, each half with the law's moments: above sigma_n all teach, below only the clean ones."
     twice = [torch.cat([t, t]) for t in (X0, N, Z)]
     clean = torch.arange(len(twice[0])) < len(X0)
     y = torch.where(bcast(clean, twice[0]) > 0, twice[0], twice[0] + 0.4 * twice[1])
@@ -484,7 +484,7 @@ def test_double_tweedie_on_a_gaussian():
 
 @pytest.mark.parametrize('steps', [1, 3])
 def test_consistency_of_a_linear_denoiser(steps):
-    "Zero for the truth, and for a wrong one the squared difference of conditional means, draw by draw of exact moments."
+    "Zero for the truth, and for a wrong one the squared difference of conditional means; the moments are exact."
     d, gain = 4, lambda v, s: v / (v + s**2)
     x0, z, *jumps = moments(2 + 2 * steps, d)
     x0, v, t, s = 0.5 * x0, 0.25, 0.9, 0.3

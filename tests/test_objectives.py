@@ -1,4 +1,4 @@
-"Every loss with every operator that fits: trains, is resumed bit for bit, loads, samples; what does not fit is refused."
+"Every loss with every operator that fits: trains, resumes bit for bit, loads, samples; the rest is refused."
 
 import json
 from dataclasses import asdict, replace

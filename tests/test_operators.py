@@ -1,4 +1,4 @@
-"""Every operator of the registry keeps every law: same draws however the work is cut, adjoints, further corruption, clear refusals."""
+"""Every operator of the registry keeps every law: same draws however cut, adjoints, further corruption, refusals."""
 
 from cmath import rect
 from math import pi, sqrt

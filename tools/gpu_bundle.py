@@ -49,7 +49,8 @@ def download(name: str, python: str, to: Path) -> Path:
         raise BadInput(
             'wheels',
             name,
-            f'something that pip finds for Python {python}, or left out with --no-wheels: {done.stderr.strip().splitlines()[-1]}',
+            f'something that pip finds for Python {python}, or left out with --no-wheels: '
+            + done.stderr.strip().splitlines()[-1],
         )
     return max(to.glob('*.whl'), key=lambda f: f.stat().st_mtime)
 
@@ -84,8 +85,8 @@ def pack(part: Path, data: str | None, python: str, wheels: bool, limit: float) 
                 (part / 'wheels').mkdir(exist_ok=True)
                 shutil.move(wheel, part / 'wheels')
     return (
-        f'{size(part) / 2**20:.1f} MiB; encoder: {encoder_for("cifar10", images).name}; wheels: {", ".join(packed) or "none"}'
-        + (f'; no room for {", ".join(left)}' if left else '')
+        f'{size(part) / 2**20:.1f} MiB; encoder: {encoder_for("cifar10", images).name}; '
+        f'wheels: {", ".join(packed) or "none"}' + (f'; no room for {", ".join(left)}' if left else '')
     )
 
 

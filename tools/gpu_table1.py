@@ -1,7 +1,7 @@
-"""Table 1 at the paper's scale in half an hour of one GPU, by a command that stops in time and goes on where it stopped.
+"""Table 1 at the paper's scale in half an hour of one GPU: a command that stops in time and goes on where it stopped.
 
-`make gpu-bundle` puts this file beside the package, wheels and images in build/gpu, which is all that the machine needs. There, again and
-again until it says "done":
+`make gpu-bundle` puts this file beside the package, wheels and images in build/gpu, which is all that the machine
+needs. There, again and again until it says "done":
 
     python3 build/gpu/gpu_table1.py --minutes 9.4
 
@@ -35,7 +35,7 @@ NEEDED = ('torch', 'numpy', 'scipy', 'pyarrow', 'matplotlib', *WHEELS)  # the fi
 
 
 def install_missing() -> None:
-    "Unpack the bundle's wheels of packages that this machine lacks, beside this file; never another version of one it has."
+    "Unpack the bundle's wheels of packages that this machine lacks; never another version of one it has."
     sys.path.append(str(HERE / 'site'))
     wanted = {WHEELS[m].replace('-', '_') for m in WHEELS if find_spec(m) is None}
     wheels = [str(w) for w in sorted((HERE / 'wheels').glob('*.whl')) if w.name.split('-')[0].lower() in wanted]
@@ -316,8 +316,9 @@ def rows_of(work: Work, p: Plan, key: str, ceiling: float) -> list[Row]:
         found = [r for r in found if r.labels['method'] in (*names, 'difference')]
     kept = load_json(HERE / 'manifest.json')['commit']
     said = (
-        f'the iterations are those that the time gave both methods, {s["samples"]} samples are drawn once, at the end, in float32; '
-        f'against the paper: {c.iters} iterations, lr {c.lr:g}, ramp {c.ramp_kimg:g} kimg, {c.precision}{", compiled" if c.compile else ""}'
+        f'the iterations are those that the time gave both methods, {s["samples"]} samples are drawn once, '
+        f'at the end, in float32; against the paper: {c.iters} iterations, lr {c.lr:g}, ramp {c.ramp_kimg:g} kimg, '
+        f'{c.precision}{", compiled" if c.compile else ""}'
     )
 
     def with_cost(r):

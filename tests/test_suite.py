@@ -13,10 +13,11 @@ from ambient_nb.core import BadInput, content_hash
 from ambient_nb.papers import papers, set_printed
 from ambient_nb.plans import plan
 from ambient_nb.datasets import DATASETS
+from ambient_nb.drive import identity
 from ambient_nb.settings import SETTINGS, constant_ema, propose, quick_setup
 from ambient_nb.suite import ITEMS, THREE
 from ambient_nb.runs import load_split
-from ambient_nb.training import TrainConfig, ema_beta, identity
+from ambient_nb.training import TrainConfig, ema_beta
 
 REPROS = [nb for nb in notebooks() if nb.name.startswith('repro_')]
 

@@ -120,9 +120,6 @@ def test_references_and_other_iterations_are_shown(split_plan):
     assert (tables.iterations(last), tables.iterations(other)) == ('12', '12 against 8')
 
 
-# the suite
-
-
 # a reader's printed values
 
 
@@ -159,9 +156,6 @@ def test_bad_values_leave_nothing(content, said, tmp_path, monkeypatch):
         set_printed(tmp_path / 'given.json')
     assert not (tmp_path / 'mine.json').exists()
     papers.cache_clear()
-
-
-# what is published
 
 
 # plans that say early what would fail late

@@ -163,8 +163,8 @@ def test_data_make(tmp_path):
 def test_reproduce_and_back(tmp_path, monkeypatch):
     "Paths mean what they mean where the command is given; a row leads back to the run, the command to the row."
     monkeypatch.chdir(tmp_path)
-    pixels = torch.randint(256, (30, 3, 8, 8), dtype=torch.uint8, generator=rng(0, 'photos'))
-    write_zip(tmp_path / 'photos.zip', Images(pixels, None, torch.arange(30), 'photos'))
+    pixels = torch.randint(256, (31, 3, 8, 8), dtype=torch.uint8, generator=rng(0, 'photos'))
+    write_zip(tmp_path / 'photos.zip', Images(pixels, None, torch.arange(31), 'photos'))
     parameters = [word for p in ('n=20', 'seeds=0', 'data=photos.zip') for word in ('-p', p)]
     done = cli('reproduce', 'repro_table1', '--profile', 'smoke', *parameters, '--out', 'runs')
     assert done.returncode == 0, done.stderr[-2000:]

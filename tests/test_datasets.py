@@ -181,6 +181,9 @@ def test_a_zip_reproduces_under_its_own_name(photos, tmp_path):
         plan('table1', data=str(photos), profile='paper', device='cpu', out=tmp_path)
     with pytest.raises(BadInput, match='dataset must be one of .*, or photos, as this zip is called'):
         plan('table1', dataset='faces', data=str(photos), profile='smoke', device='cpu', out=tmp_path)
+    few = write_zip(tmp_path / 'few.zip', some(30, px=16))
+    with pytest.raises(BadInput, match='data must be pictures of which at least 4 are held out, not 3'):
+        plan('table1', data=str(few), n=20, profile='smoke', device='cpu', out=tmp_path)
 
 
 def test_papermill_with_a_zip_of_ones_own(photos, tmp_path):

@@ -146,7 +146,6 @@ def run_notebook(
         executed,
         parameters=parameters,
         progress_bar=os.environ.get('AMBIENT_NB_PROGRESS') != '0',
-        cwd=str(out),
         log_output=False,
         extra_arguments=['--log-level=40'],  # a kernel warns of its local sockets
     )

@@ -291,12 +291,11 @@ def load_denoiser(
     device: torch.device | str = 'cpu',
 ) -> Precond:  # float32, in eval mode; Damaged when a file is
     "The EMA denoiser of a run at one of its snapshots, from its folder alone."
-    found, about = snapshots_in(folder), load_json(Path(folder) / 'config.json')
+    if not (found := snapshots_in(folder)):
+        raise BadInput('folder', str(folder), 'that of a run with a snapshot')
+    it, about = check_choice('it', found[-1] if it is None else it, found), load_json(Path(folder) / 'config.json')
     if 'shape' not in about:
         raise Damaged(Path(folder) / 'config.json', 'it has no shape', 'Claim the folder with its config and images.')
-    if it is None and not found:
-        raise BadInput('folder', str(folder), 'that of a run with a snapshot')
-    it = found[-1] if it is None else it
     D = make_denoiser(stored_config(folder), tuple(about['shape'])).to(device).eval().requires_grad_(False)
     D.load_state_dict(load_checkpoint(snapshot_path(folder, it))[0])
     return D

@@ -13,10 +13,11 @@ from ambient_nb.core import BadInput, content_hash
 from ambient_nb.papers import papers, set_printed
 from ambient_nb.plans import plan
 from ambient_nb.datasets import DATASETS
+from ambient_nb.drive import identity
 from ambient_nb.settings import SETTINGS, constant_ema, propose, quick_setup
 from ambient_nb.suite import ITEMS, THREE
 from ambient_nb.runs import load_split
-from ambient_nb.training import TrainConfig, ema_beta, identity
+from ambient_nb.training import TrainConfig, ema_beta
 
 REPROS = [nb for nb in notebooks() if nb.name.startswith('repro_')]
 
@@ -119,9 +120,6 @@ def test_references_and_other_iterations_are_shown(split_plan):
     assert (tables.iterations(last), tables.iterations(other)) == ('12', '12 against 8')
 
 
-# the suite
-
-
 # a reader's printed values
 
 
@@ -158,9 +156,6 @@ def test_bad_values_leave_nothing(content, said, tmp_path, monkeypatch):
         set_printed(tmp_path / 'given.json')
     assert not (tmp_path / 'mine.json').exists()
     papers.cache_clear()
-
-
-# what is published
 
 
 # plans that say early what would fail late

@@ -236,6 +236,8 @@ def test_a_folder_of_version_0_1_is_read_and_completed(tmp_path, straight):
     assert stored['shape'] == [1, 8, 8] and stored['dataset'] == 'digits' and stored_config(folder) == CONFIG
     assert equal(load_denoiser(folder).state_dict(), weights(folder, 60))
     assert equal(load_denoiser(folder, 20).state_dict(), weights(folder, 20))
+    with pytest.raises(BadInput, match='it=30 is not allowed: it must be one of 20, 60'):
+        load_denoiser(folder, 30)
     with pytest.raises(BadInput, match='another one'):
         claim_folder(as_before(folder), replace(CONFIG, seed=9), IMAGES)
 

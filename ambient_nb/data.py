@@ -190,8 +190,7 @@ def stack(
         if out is None:
             out, first = np.empty((n, 3, h, w), np.uint8), f'{name} is {w}x{h}'
         if h != out.shape[-1]:
-            sizes = f'this image is {w}x{h} and {first}; `ambient-nb data make --size` brings them to one'
-            raise BadInput('data', f'{source}: {name}', f'of one size, {sizes}')
+            raise BadInput('data', f'{source}: {name}', f'of one size, this image is {w}x{h} and {first}')
         grey += a.ndim == 2
         out[i] = a if a.ndim == 2 else a.transpose(2, 0, 1)
     return torch.from_numpy(out[:, :1].copy() if grey == n else out), grey % n

@@ -268,7 +268,13 @@ BACKBONES = {
     'inception': Inception,
     **{f'clip-{size}': partial(CLIP, size) for size in CLIP_REPOS},
 }
-OWN = ('pixels', 'digits-cnn', 'cifar10-cnn')
+
+# %% ../nbs/12c_backbones.ipynb #a56b35b8
+OWN = {
+    'pixels': lambda reference, device: PixelEncoder(reference),
+    'digits-cnn': lambda reference, device: DigitsEncoder(),
+    'cifar10-cnn': lambda reference, device: CifarEncoder(device=device),
+}  # those that come with the package
 
 # %% ../nbs/12c_backbones.ipynb #0001bcd8
 def encoder_named(
@@ -284,10 +290,6 @@ def encoder_named(
         return BACKBONES[name](weights=weights, device=device, **({} if sha256 is None else dict(sha256=sha256)))
     if (weights, sha256) != (None, None):
         raise BadInput('weights', str(weights or sha256), f'left out for {name}, which comes with the package')
-    if name == 'cifar10-cnn':
-        return CifarEncoder(device=device)
-    if name == 'digits-cnn':
-        return DigitsEncoder()
-    if reference is None:
+    if name == 'pixels' and reference is None:
         raise BadInput('reference', None, 'the images whose mean the pixels are measured from')
-    return PixelEncoder(reference)
+    return OWN[name](reference, device)

@@ -20,7 +20,7 @@ from .data import Images
 from .datamake import to_square
 from .readers import read_arrays
 from .pictures import PICTURE_FILES, done_to, is_picture, picture_of
-from .trees import open_tree, spelt
+from .trees import few, open_tree, spelt
 from .features import Encoder
 
 # %% ../nbs/14c_sources.ipynb #3c2cb5a5
@@ -117,9 +117,11 @@ def of_files(
         return tree.called, [(n, lambda n=n: picture_of(tree.read(n))) for n in found], tree.notes(found)
     arrays = [n for n in tree.names if n.endswith(('.npy', '.npz'))]
     if len(arrays) != 1:
-        wanted = f'a folder, zip or tar of pictures ({", ".join(PICTURE_FILES)}), or one .npy or .npz array'
+        wanted = f'a folder, zip or tar of pictures ({few(PICTURE_FILES, 13)}), or one .npy or .npz array'
         held = f'{len(arrays)} arrays' if arrays else 'neither'
-        raise BadInput('source', spelt(str(source)), '; '.join([f'{wanted}; this one holds {held}', *tree.notes(arrays)]))
+        raise BadInput(
+            'source', spelt(str(source)), '; '.join([f'{wanted}; this one holds {held}', *tree.notes(arrays)])
+        )
     entries = read_arrays(tree, 'train')[0]
     return tree.called, [(e.name.split(': ')[-1], e.open) for e in entries], tree.notes(arrays)
 

@@ -9,7 +9,7 @@ __all__ = ['FOLLOWED', 'BACK', 'NOWHERE', 'UNREADABLE', 'ARCHIVES', 'spelt', 'pl
 
 # %% ../nbs/01a_trees.ipynb #89d659ee
 import io, struct, tarfile, zipfile, zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
@@ -54,7 +54,7 @@ def visible(
 
 # %% ../nbs/01a_trees.ipynb #e2ec0f45
 def few(
-    names: list[str],
+    names: Sequence[str],
     n: int = 3,  # so many are named
 ) -> str:
     "The first names of many."

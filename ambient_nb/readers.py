@@ -7,7 +7,7 @@ __all__ = ['TARS', 'BATCH', 'TINY', 'KINDS', 'without_shared', 'stripped', 'are_
            'json_classes', 'metadata_rows', 'metadata_classes', 'cls_classes', 'path_of', 'labels_of', 'read_images',
            'open_shards', 'layout', 'unread', 'read_source']
 
-# %% ../nbs/02a_readers.ipynb #a48f2938
+# %% ../nbs/02a_readers.ipynb #8bf00d5a
 import csv, io, json, re
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from .splits import Asked, Found, by_split, parts_of, split_in
 from .trees import Entry, Tree, open_tree, picture_of
 from .volumes import read_fastmri
 
-# %% ../nbs/02a_readers.ipynb #58f82f7b
+# %% ../nbs/02a_readers.ipynb #682b355b
 def without_shared(
     paths: dict,  # name -> its parts
     keep: int = 1,  # parts that stay in any case
@@ -34,7 +34,7 @@ def without_shared(
         paths = {name: parts[1:] for name, parts in paths.items()}
     return paths
 
-# %% ../nbs/02a_readers.ipynb #2058f692
+# %% ../nbs/02a_readers.ipynb #9389ceb1
 def stripped(
     places: dict,  # name -> Place
 ) -> dict:  # name -> parts, split by split without shared folders
@@ -45,7 +45,7 @@ def stripped(
         groups[places[name].split][name] = parts
     return {name: parts for group in groups.values() for name, parts in without_shared(group, 2).items()}
 
-# %% ../nbs/02a_readers.ipynb #9d9e3a6d
+# %% ../nbs/02a_readers.ipynb #5d1dd536
 def are_shards(
     paths: dict,  # name -> its parts
     asked: Asked,
@@ -65,7 +65,7 @@ def are_shards(
         return True
     raise BadInput('folders', None, f"'shards' or 'classes' for a source with folders such as {sorted(numbers)[0]}")
 
-# %% ../nbs/02a_readers.ipynb #62a8d92a
+# %% ../nbs/02a_readers.ipynb #e5918a4b
 def folder_classes(
     paths: dict,  # name -> its parts
     asked: Asked,
@@ -80,7 +80,7 @@ def folder_classes(
         raise BadInput('src', source, allowed + loose[0])
     return {name: parts[0] for name, parts in paths.items()}
 
-# %% ../nbs/02a_readers.ipynb #33c7b494
+# %% ../nbs/02a_readers.ipynb #c4d8827d
 def beneath(
     tree: Tree,
     files: tuple,  # names of files, without folders
@@ -90,7 +90,7 @@ def beneath(
         if (short := parts_of(name)[-1]) in files:
             yield name, name.removesuffix(short)
 
-# %% ../nbs/02a_readers.ipynb #a5a944f4
+# %% ../nbs/02a_readers.ipynb #87a77a5e
 def json_classes(
     tree: Tree,
     names: list[str],  # of its pictures
@@ -107,7 +107,7 @@ def json_classes(
         raise BadInput('src', str(tree.src), 'one whose dataset.json files have the same classes')
     return found, stored[0] if stored else None
 
-# %% ../nbs/02a_readers.ipynb #e4974d40
+# %% ../nbs/02a_readers.ipynb #2e47e14f
 def metadata_rows(
     tree: Tree,
     name: str,  # of a metadata.csv or .jsonl
@@ -121,7 +121,7 @@ def metadata_rows(
     except ValueError as e:
         raise BadInput('src', f'{tree.src}: {name}', f'a list that can be read ({e})') from None
 
-# %% ../nbs/02a_readers.ipynb #ada492de
+# %% ../nbs/02a_readers.ipynb #2432b65b
 def metadata_classes(
     tree: Tree,
     names: list[str],  # of its pictures
@@ -147,7 +147,7 @@ def metadata_classes(
         found |= listed
     return found, dict(left)
 
-# %% ../nbs/02a_readers.ipynb #d4f6a96a
+# %% ../nbs/02a_readers.ipynb #4a22781c
 def cls_classes(
     tree: Tree,
     names: list[str],  # of its pictures
@@ -171,13 +171,13 @@ def cls_classes(
     except ValueError as e:
         raise BadInput('src', str(tree.src), f'.cls files with numbers or names ({e})') from None
 
-# %% ../nbs/02a_readers.ipynb #86cd3c26
+# %% ../nbs/02a_readers.ipynb #aa298389
 def path_of(name: str) -> list[str]:  # a picture in a shard keeps the shard's split, not its number
     "The parts of a picture's path that may say a split or a class."
     parts = [split_in(p) if re.search(r'\.tar(\.gz)?$|\.tgz$', p) else p for p in parts_of(name)[:-1]]
     return [p for p in parts if p] + parts_of(name)[-1:]
 
-# %% ../nbs/02a_readers.ipynb #c8da615e
+# %% ../nbs/02a_readers.ipynb #3ce95b7e
 def labels_of(
     tree: Tree,
     paths: dict,  # name of each picture -> its parts, stripped
@@ -201,7 +201,7 @@ def labels_of(
     others = {name: parts[0] if len(parts) > 1 else None for name, parts in paths.items() if name not in mine}
     return found | others, None, left
 
-# %% ../nbs/02a_readers.ipynb #ac3bb70b
+# %% ../nbs/02a_readers.ipynb #6b35a26d
 def read_images(
     tree: Tree,
     asked: Asked = Asked(),
@@ -221,7 +221,7 @@ def read_images(
     elsewhere = Counter((places[name].split, named(labels.get(name), classes)) for name in others)
     return Found(entries, classes, split, dict(elsewhere), left)
 
-# %% ../nbs/02a_readers.ipynb #d90bdb6c
+# %% ../nbs/02a_readers.ipynb #e2562c3d
 TARS = ('.tar', '.tar.gz', '.tgz')
 
 
@@ -229,7 +229,7 @@ def open_shards(
     tree: Tree,  # a folder of .tar files
 ) -> Tree:  # of what is in them, under their names
     "The files in all tar files of a folder."
-    shards = {name: open_tree(tree.src / name) for name in tree.names if name.lower().endswith(TARS)}
+    shards = {name: open_tree(tree.paths[name]) for name in tree.names if name.lower().endswith(TARS)}
     inside = {f'{name}/{file}': (shard, file) for name, shard in shards.items() for file in shard.names}
 
     def read(name):
@@ -237,19 +237,22 @@ def open_shards(
         return shard.read(file)
 
     rest = [name for name in tree.names if name not in shards]
-    return Tree(tree.src, sorted([*inside, *rest]), lambda name: read(name) if name in inside else tree.read(name))
+    aside = {f'{name}: {what}': names for name, shard in shards.items() for what, names in shard.aside.items()}
+    return Tree(
+        tree.src, sorted([*inside, *rest]), lambda n: read(n) if n in inside else tree.read(n), tree.aside | aside
+    )
 
-# %% ../nbs/02a_readers.ipynb #373cc95a
+# %% ../nbs/02a_readers.ipynb #b3c0e8d1
 BATCH = r'(^|/)(data_batch_\d+|test_batch|batches\.meta)$'  # of CIFAR-10
 TINY = r'(^|/)(val_annotations\.txt|train/[^/]+/images/[^/]+)$'
 KINDS = {
     'pictures': (read_images, PICTURE_FILES),
     'tables (.parquet)': (read_parquet, ('.parquet',)),
-    'volumes (.h5)': (read_fastmri, ('.h5',)),
+    'volumes (.h5)': (read_fastmri, ('.h5', '.hdf5')),
     'arrays (.npy, .npz)': (read_arrays, ('.npy', '.npz')),
 }  # what it is called: reader, endings
 
-# %% ../nbs/02a_readers.ipynb #274ba24a
+# %% ../nbs/02a_readers.ipynb #f38a5364
 def layout(tree: Tree) -> Callable:  # one of the readers; BadInput where several would do
     "The reader for a source, by the names of its files."
     if any(re.search(BATCH, name) for name in tree.names):
@@ -264,7 +267,7 @@ def layout(tree: Tree) -> Callable:  # one of the readers; BadInput where severa
         raise BadInput('src', str(tree.src), f'a source of one kind; it has {both}: name the folder or file of one')
     return KINDS[next(iter(has), 'pictures')][0]
 
-# %% ../nbs/02a_readers.ipynb #16ab4bb2
+# %% ../nbs/02a_readers.ipynb #ae053c74
 def unread(
     tree: Tree,
     read: Callable,  # its reader
@@ -279,7 +282,7 @@ def unread(
         Counter(f'files ending in .{n.rpartition(".")[2]}' if '.' in n else 'files without ending' for n in short)
     )
 
-# %% ../nbs/02a_readers.ipynb #400bf76d
+# %% ../nbs/02a_readers.ipynb #b4766936
 def read_source(
     tree: Tree,
     asked: Asked,
@@ -289,7 +292,7 @@ def read_source(
         tree = open_shards(tree)
     read = layout(tree)
     if read is read_fastmri:
-        volumes = {n: parts_of(n) for n in tree.names if n.endswith('.h5')}
+        volumes = {n: parts_of(n) for n in tree.names if n.lower().endswith(('.h5', '.hdf5'))}
         split, places = by_split(volumes, asked, str(tree.src))
         mine = [n for n in volumes if places[n].split == split]
         entries, classes = read(replace(tree, names=mine), split)[:2]

@@ -122,7 +122,7 @@ def of_files(
         raise BadInput(
             'source', spelt(str(source)), '; '.join([f'{wanted}; this one holds {held}', *tree.notes(arrays)])
         )
-    entries = read_arrays(tree, 'train')[0]
+    entries = read_arrays(tree)[0]
     return tree.called, [(e.name.split(': ')[-1], e.open) for e in entries], tree.notes(arrays)
 
 # %% ../nbs/14c_sources.ipynb #f7687981

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['pictures_last', 'load_arrays', 'label_array', 'class_list', 'arrays_of', 'unit_entries', 'read_arrays']
 
-# %% ../nbs/01e_arrays.ipynb #d25115d5
+# %% ../nbs/01e_arrays.ipynb #449f03ea
 import io
 from collections import Counter, defaultdict
 from dataclasses import replace
@@ -16,7 +16,7 @@ from .labels import class_of, class_order, label_name, numbers_of
 from .splits import Asked, Found, by_split, parts_of, words_of
 from .trees import Entry, Tree, picture_of
 
-# %% ../nbs/01e_arrays.ipynb #67d42f3f
+# %% ../nbs/01e_arrays.ipynb #ca995d09
 def pictures_last(
     u: np.ndarray,  # any array
 ) -> np.ndarray:  # (N,H,W) or (N,H,W,3) uint8; ValueError where it holds no pictures
@@ -29,7 +29,7 @@ def pictures_last(
         raise ValueError(f'pictures of one or three channels, not {u.shape}')
     return u[..., 0] if u.ndim == 4 and u.shape[-1] == 1 else u
 
-# %% ../nbs/01e_arrays.ipynb #42936344
+# %% ../nbs/01e_arrays.ipynb #fe20a6ba
 def load_arrays(
     tree: Tree,
     name: str,  # of an .npy or .npz file
@@ -45,7 +45,7 @@ def load_arrays(
     except Exception as e:
         raise BadInput('src', f'{tree.src}: {name}', f'a whole NumPy file without pickled objects ({e})') from None
 
-# %% ../nbs/01e_arrays.ipynb #beed04ce
+# %% ../nbs/01e_arrays.ipynb #c2e8cbdb
 def label_array(
     others: dict,  # name -> array, without the pictures
     n: int,  # pictures
@@ -63,7 +63,7 @@ def label_array(
         raise BadInput('label', None, f'given, as several arrays of {where} could be labels: {", ".join(fit)}')
     return fit[0] if fit else None
 
-# %% ../nbs/01e_arrays.ipynb #a01947b6
+# %% ../nbs/01e_arrays.ipynb #9ea41d71
 def class_list(
     a: np.ndarray,  # (N,), (N,1) or one-hot (N,K)
     n: int,  # pictures
@@ -77,7 +77,7 @@ def class_list(
     except ValueError as e:
         raise BadInput('src', where, f'labels that are {e}') from None
 
-# %% ../nbs/01e_arrays.ipynb #d30488a0
+# %% ../nbs/01e_arrays.ipynb #56513156
 def arrays_of(
     tree: Tree,  # .npy and .npz files
 ) -> dict:  # name -> (unit it belongs to, its parts for the split, its name there, the array)
@@ -94,7 +94,7 @@ def arrays_of(
             found[name] = ('/'.join(folders), parts, stem, load_arrays(tree, name)['images'])
     return found
 
-# %% ../nbs/01e_arrays.ipynb #2e171c07
+# %% ../nbs/01e_arrays.ipynb #2b1a889e
 def unit_entries(
     arrays: dict,  # name -> (its file, array), of one unit
     where: str,  # the unit, for the errors
@@ -118,7 +118,7 @@ def unit_entries(
     labels = [None] * n if called is None else class_list(others[called], n, f'{where}: {called}')
     return entries, labels, {f'array {k}': f'{a.shape}' for k, a in others.items() if k != called}
 
-# %% ../nbs/01e_arrays.ipynb #a3d4f138
+# %% ../nbs/01e_arrays.ipynb #f5f0df1e
 def read_arrays(
     tree: Tree,  # .npy or .npz files
     asked: Asked = Asked(),

@@ -120,7 +120,8 @@ def data_make(
     if check:
         from ambient_nb.siblings import sibling_notes
 
-        typer.echo('\n'.join(sibling_notes(made['out'])), nl=False)
+        for line in sibling_notes(made['out']):
+            typer.echo(line)
 
 # %% ../nbs/20_cli.ipynb #c4664383
 @app.command('convert')

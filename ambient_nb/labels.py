@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['LABELS', 'class_of', 'label_name', 'class_order', 'numbers_of', 'named']
 
-# %% ../nbs/01d_labels.ipynb #4a174f24
+# %% ../nbs/01d_labels.ipynb #35cd6d4e
 import numpy as np
 from .core import BadInput
 from .splits import words_of
 
-# %% ../nbs/01d_labels.ipynb #350662d2
+# %% ../nbs/01d_labels.ipynb #020f76a2
 def class_of(
     value,  # a cell of a table, an element or row of an array, the text of a file
 ) -> int | str | None:  # number from 0, name, or None where there is no class; ValueError otherwise
@@ -32,10 +32,10 @@ def class_of(
         raise ValueError(f'whole numbers from 0, or names, not {value!r:.60}')
     return int(value)
 
-# %% ../nbs/01d_labels.ipynb #18750215
+# %% ../nbs/01d_labels.ipynb #cf8de4b2
 LABELS = ('label', 'labels', 'fine_label', 'fine_labels', 'class', 'category', 'target', 'targets', 'cls', 'y')
 
-# %% ../nbs/01d_labels.ipynb #71ff53ae
+# %% ../nbs/01d_labels.ipynb #54baa102
 def label_name(
     names: list[str],  # of columns or arrays
     where: str,  # for the errors
@@ -54,7 +54,7 @@ def label_name(
         raise BadInput('label', None, f'given, as {where} has several: {", ".join(alike)}')
     return alike[0] if alike else None
 
-# %% ../nbs/01d_labels.ipynb #f226ffec
+# %% ../nbs/01d_labels.ipynb #719b67e6
 def class_order(
     names: dict,  # split -> names of classes in it
 ) -> list[str]:
@@ -62,7 +62,7 @@ def class_order(
     first = set(names.get('train') or names.get('') or ())
     return sorted(first) + sorted(set().union(*names.values()) - first)
 
-# %% ../nbs/01d_labels.ipynb #4d692e7e
+# %% ../nbs/01d_labels.ipynb #165d5949
 def numbers_of(
     labels: list,  # of `class_of`
     order: list[str] | None,  # of the names that stand for numbers already, or of `class_order`
@@ -77,7 +77,7 @@ def numbers_of(
     number = {name: k for k, name in enumerate(order)}
     return [None if label is None else number[label] for label in labels], order
 
-# %% ../nbs/01d_labels.ipynb #4ff17352
+# %% ../nbs/01d_labels.ipynb #890fc301
 def named(
     label: int | str | None,
     classes: list | None,  # names by number

@@ -6,7 +6,7 @@
 __all__ = ['Table', 'open_table', 'holds_pictures', 'picture_column', 'cell_picture', 'check_filled', 'column_labels',
            'table_entries', 'configurations', 'label_names', 'read_parquet']
 
-# %% ../nbs/01f_parquet.ipynb #206ae61f
+# %% ../nbs/01f_parquet.ipynb #a0b7e422
 import json
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from .labels import class_of, class_order, label_name, named, numbers_of
 from .splits import Asked, Found, by_split, parts_of, split_in, without_word, words_of
 from .trees import Entry, Tree, picture_of
 
-# %% ../nbs/01f_parquet.ipynb #4f6f308c
+# %% ../nbs/01f_parquet.ipynb #1fe20159
 @dataclass(frozen=True, eq=False)
 class Table:
     "A parquet file, open."
@@ -33,7 +33,7 @@ class Table:
         "All rows of a column."
         return self.file.read(columns=[name]).column(name)
 
-# %% ../nbs/01f_parquet.ipynb #299c1392
+# %% ../nbs/01f_parquet.ipynb #cbae19d0
 def open_table(
     tree: Tree,
     name: str,  # of a parquet file in it
@@ -47,7 +47,7 @@ def open_table(
     except (pa.ArrowException, OSError) as e:
         raise BadInput('src', where, f'a parquet file that opens ({e})') from None
 
-# %% ../nbs/01f_parquet.ipynb #ddf4f6d1
+# %% ../nbs/01f_parquet.ipynb #550df478
 def holds_pictures(kind) -> bool:  # a pyarrow type
     "Could a column of this type hold encoded pictures?"
     import pyarrow as pa
@@ -56,7 +56,7 @@ def holds_pictures(kind) -> bool:  # a pyarrow type
         return kind.get_field_index('bytes') >= 0
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
 
-# %% ../nbs/01f_parquet.ipynb #76176e8f
+# %% ../nbs/01f_parquet.ipynb #09b04cc3
 def picture_column(
     table: Table,
     asked: str | None = None,  # the user's choice
@@ -75,7 +75,7 @@ def picture_column(
         raise BadInput('column', None, f'given, as {table.where} has several of pictures: {", ".join(fit)}')
     return fit[0] if len(fit) == 1 else 'image'
 
-# %% ../nbs/01f_parquet.ipynb #c62e4923
+# %% ../nbs/01f_parquet.ipynb #5231384f
 def cell_picture(
     cell,  # of a column of pictures: bytes, or a struct that has them
 ):  # a PIL image
@@ -83,7 +83,7 @@ def cell_picture(
     value = cell.as_py()
     return picture_of(value['bytes'] if isinstance(value, dict) else value)
 
-# %% ../nbs/01f_parquet.ipynb #6e758872
+# %% ../nbs/01f_parquet.ipynb #9d8285e5
 def check_filled(
     cells,  # of a column of pictures
     where: str,  # for the errors
@@ -104,7 +104,7 @@ def check_filled(
         f'row {row} holds {what}. datasets writes them with `dataset.with_format(None)` after `embed_table_storage`',
     )
 
-# %% ../nbs/01f_parquet.ipynb #d5169304
+# %% ../nbs/01f_parquet.ipynb #170cf5d9
 def column_labels(
     table: Table,
     called: str,  # the column
@@ -115,7 +115,7 @@ def column_labels(
     except ValueError as e:
         raise BadInput('src', f'{table.where}: {called}', f'labels that are {e}') from None
 
-# %% ../nbs/01f_parquet.ipynb #a7df3f74
+# %% ../nbs/01f_parquet.ipynb #90fa7f95
 def table_entries(
     table: Table,
     name: str,  # of the file
@@ -132,7 +132,7 @@ def table_entries(
         return entries, [None] * len(cells), None, left
     return entries, column_labels(table, called), table.names_of(called), left
 
-# %% ../nbs/01f_parquet.ipynb #3273a92c
+# %% ../nbs/01f_parquet.ipynb #808c79be
 def configurations(
     places: dict,  # name -> Place, of one split
 ) -> list[str]:  # what their folders are called, and files whose names hold a split
@@ -144,7 +144,7 @@ def configurations(
 
     return sorted({called(name, place.parts) for name, place in places.items()})
 
-# %% ../nbs/01f_parquet.ipynb #1407236d
+# %% ../nbs/01f_parquet.ipynb #bac2d9d2
 def label_names(
     tree: Tree,
     places: dict,  # name -> Place of all parquet files
@@ -161,7 +161,7 @@ def label_names(
             found.update((place.split, label) for label in labels)
     return found
 
-# %% ../nbs/01f_parquet.ipynb #a18220b5
+# %% ../nbs/01f_parquet.ipynb #ed22e4f3
 def read_parquet(
     tree: Tree,  # parquet files
     asked: Asked = Asked(),

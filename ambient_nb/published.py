@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SafeUnpickler', 'read_batch', 'batch_entries', 'read_cifar', 'annotated', 'read_tiny']
 
-# %% ../nbs/01g_published.ipynb #ac9d0b47
+# %% ../nbs/01g_published.ipynb #38efba5c
 import csv, io, pickle, re
 from collections import Counter
 from functools import partial
@@ -15,7 +15,7 @@ from .labels import named
 from .splits import Asked, Found, asked_split
 from .trees import Entry, Tree, picture_of
 
-# %% ../nbs/01g_published.ipynb #1ed720f4
+# %% ../nbs/01g_published.ipynb #d4dfa561
 class SafeUnpickler(pickle.Unpickler):
     "Builds plain Python values and NumPy arrays; everything else is refused."
 
@@ -32,7 +32,7 @@ class SafeUnpickler(pickle.Unpickler):
             return self.known[module, name]
         raise pickle.UnpicklingError(f'it asks for {module}.{name}')
 
-# %% ../nbs/01g_published.ipynb #497b1240
+# %% ../nbs/01g_published.ipynb #315fc44e
 def read_batch(
     tree: Tree,  # CIFAR-10 as published
     name: str,  # of a batch, or of batches.meta
@@ -44,7 +44,7 @@ def read_batch(
     except Exception as e:
         raise BadInput('src', f'{tree.src}: {name}', f'a CIFAR-10 batch ({e})') from None
 
-# %% ../nbs/01g_published.ipynb #ac86f2f9
+# %% ../nbs/01g_published.ipynb #3fa64da4
 def batch_entries(
     tree: Tree,  # CIFAR-10 as published
     name: str,  # of a batch
@@ -63,7 +63,7 @@ def batch_entries(
         for file, k, picture in zip(files, labels, pictures)
     ]
 
-# %% ../nbs/01g_published.ipynb #2e809fd4
+# %% ../nbs/01g_published.ipynb #7fc639e8
 def read_cifar(
     tree: Tree,  # cifar-10-batches-py or its tar.gz
     asked: Asked = Asked(('train',)),
@@ -85,7 +85,7 @@ def read_cifar(
     elsewhere = Counter((part, named(label, names)) for part, label in others)
     return Found(entries.get(split, []), names, split, dict(elsewhere))
 
-# %% ../nbs/01g_published.ipynb #625b93c0
+# %% ../nbs/01g_published.ipynb #79192006
 def annotated(
     tree: Tree,  # with val_annotations.txt, perhaps
 ) -> dict:  # name of a picture -> WordNet id
@@ -100,7 +100,7 @@ def annotated(
         raise BadInput('src', f'{tree.src}: {listed}', 'a list that names each picture once')
     return dict(found)
 
-# %% ../nbs/01g_published.ipynb #d58efc10
+# %% ../nbs/01g_published.ipynb #3628f604
 def read_tiny(
     tree: Tree,  # tiny-imagenet-200, unpacked or its zip
     asked: Asked = Asked(('train',)),

@@ -7,7 +7,7 @@ __all__ = ['TARS', 'BATCH', 'TINY', 'KINDS', 'without_shared', 'stripped', 'are_
            'json_classes', 'metadata_rows', 'metadata_classes', 'cls_classes', 'path_of', 'labels_of', 'read_images',
            'open_shards', 'layout', 'unread', 'read_source']
 
-# %% ../nbs/02a_readers.ipynb #1a133047
+# %% ../nbs/02a_readers.ipynb #a7ae5256
 import csv, io, json, re
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from .splits import Asked, Found, by_split, parts_of, split_in
 from .trees import Entry, Tree, open_tree, picture_of
 from .volumes import read_fastmri
 
-# %% ../nbs/02a_readers.ipynb #173d0152
+# %% ../nbs/02a_readers.ipynb #9ae1cb2d
 def without_shared(
     paths: dict,  # name -> its parts
     keep: int = 1,  # parts that stay in any case
@@ -34,7 +34,7 @@ def without_shared(
         paths = {name: parts[1:] for name, parts in paths.items()}
     return paths
 
-# %% ../nbs/02a_readers.ipynb #48526d59
+# %% ../nbs/02a_readers.ipynb #b8f3edbd
 def stripped(
     places: dict,  # name -> Place
 ) -> dict:  # name -> parts, split by split without shared folders
@@ -45,7 +45,7 @@ def stripped(
         groups[places[name].split][name] = parts
     return {name: parts for group in groups.values() for name, parts in without_shared(group, 2).items()}
 
-# %% ../nbs/02a_readers.ipynb #a05c6f4e
+# %% ../nbs/02a_readers.ipynb #f189bdaa
 def are_shards(
     paths: dict,  # name -> its parts
     asked: Asked,
@@ -65,7 +65,7 @@ def are_shards(
         return True
     raise BadInput('folders', None, f"'shards' or 'classes' for a source with folders such as {sorted(numbers)[0]}")
 
-# %% ../nbs/02a_readers.ipynb #496cbed1
+# %% ../nbs/02a_readers.ipynb #c558ff68
 def folder_classes(
     paths: dict,  # name -> its parts
     asked: Asked,
@@ -80,7 +80,7 @@ def folder_classes(
         raise BadInput('src', source, allowed + loose[0])
     return {name: parts[0] for name, parts in paths.items()}
 
-# %% ../nbs/02a_readers.ipynb #8b45f609
+# %% ../nbs/02a_readers.ipynb #5774ba68
 def beneath(
     tree: Tree,
     files: tuple,  # names of files, without folders
@@ -90,7 +90,7 @@ def beneath(
         if (short := parts_of(name)[-1]) in files:
             yield name, name.removesuffix(short)
 
-# %% ../nbs/02a_readers.ipynb #4b7f6514
+# %% ../nbs/02a_readers.ipynb #15bef6db
 def json_classes(
     tree: Tree,
     names: list[str],  # of its pictures
@@ -107,7 +107,7 @@ def json_classes(
         raise BadInput('src', str(tree.src), 'one whose dataset.json files have the same classes')
     return found, stored[0] if stored else None
 
-# %% ../nbs/02a_readers.ipynb #345dd763
+# %% ../nbs/02a_readers.ipynb #4299466a
 def metadata_rows(
     tree: Tree,
     name: str,  # of a metadata.csv or .jsonl
@@ -121,7 +121,7 @@ def metadata_rows(
     except ValueError as e:
         raise BadInput('src', f'{tree.src}: {name}', f'a list that can be read ({e})') from None
 
-# %% ../nbs/02a_readers.ipynb #a3a51db6
+# %% ../nbs/02a_readers.ipynb #7e1eff6f
 def metadata_classes(
     tree: Tree,
     names: list[str],  # of its pictures
@@ -147,7 +147,7 @@ def metadata_classes(
         found |= listed
     return found, dict(left)
 
-# %% ../nbs/02a_readers.ipynb #1844142b
+# %% ../nbs/02a_readers.ipynb #0cd138cd
 def cls_classes(
     tree: Tree,
     names: list[str],  # of its pictures
@@ -171,13 +171,13 @@ def cls_classes(
     except ValueError as e:
         raise BadInput('src', str(tree.src), f'.cls files with numbers or names ({e})') from None
 
-# %% ../nbs/02a_readers.ipynb #a766bba7
+# %% ../nbs/02a_readers.ipynb #58314bca
 def path_of(name: str) -> list[str]:  # a picture in a shard keeps the shard's split, not its number
     "The parts of a picture's path that may say a split or a class."
     parts = [split_in(p) if re.search(r'\.tar(\.gz)?$|\.tgz$', p) else p for p in parts_of(name)[:-1]]
     return [p for p in parts if p] + parts_of(name)[-1:]
 
-# %% ../nbs/02a_readers.ipynb #dfdc39b5
+# %% ../nbs/02a_readers.ipynb #b96d2af4
 def labels_of(
     tree: Tree,
     paths: dict,  # name of each picture -> its parts, stripped
@@ -201,7 +201,7 @@ def labels_of(
     others = {name: parts[0] if len(parts) > 1 else None for name, parts in paths.items() if name not in mine}
     return found | others, None, left
 
-# %% ../nbs/02a_readers.ipynb #952f10f1
+# %% ../nbs/02a_readers.ipynb #a0697517
 def read_images(
     tree: Tree,
     asked: Asked = Asked(),
@@ -221,7 +221,7 @@ def read_images(
     elsewhere = Counter((places[name].split, named(labels.get(name), classes)) for name in others)
     return Found(entries, classes, split, dict(elsewhere), left)
 
-# %% ../nbs/02a_readers.ipynb #d7f6445a
+# %% ../nbs/02a_readers.ipynb #8af904de
 TARS = ('.tar', '.tar.gz', '.tgz')
 
 
@@ -242,7 +242,7 @@ def open_shards(
         tree.src, sorted([*inside, *rest]), lambda n: read(n) if n in inside else tree.read(n), tree.aside | aside
     )
 
-# %% ../nbs/02a_readers.ipynb #d0e7f2d8
+# %% ../nbs/02a_readers.ipynb #aacddf5c
 BATCH = r'(^|/)(data_batch_\d+|test_batch|batches\.meta)$'  # of CIFAR-10
 TINY = r'(^|/)(val_annotations\.txt|train/[^/]+/images/[^/]+)$'
 KINDS = {
@@ -252,7 +252,7 @@ KINDS = {
     'arrays (.npy, .npz)': (read_arrays, ('.npy', '.npz')),
 }  # what it is called: reader, endings
 
-# %% ../nbs/02a_readers.ipynb #3ade0a76
+# %% ../nbs/02a_readers.ipynb #51634d4b
 def layout(tree: Tree) -> Callable:  # one of the readers; BadInput where several would do
     "The reader for a source, by the names of its files."
     if any(re.search(BATCH, name) for name in tree.names):
@@ -267,7 +267,7 @@ def layout(tree: Tree) -> Callable:  # one of the readers; BadInput where severa
         raise BadInput('src', str(tree.src), f'a source of one kind; it has {both}: name the folder or file of one')
     return KINDS[next(iter(has), 'pictures')][0]
 
-# %% ../nbs/02a_readers.ipynb #26bbf745
+# %% ../nbs/02a_readers.ipynb #04eafc48
 def unread(
     tree: Tree,
     read: Callable,  # its reader
@@ -282,7 +282,7 @@ def unread(
         Counter(f'files ending in .{n.rpartition(".")[2]}' if '.' in n else 'files without ending' for n in short)
     )
 
-# %% ../nbs/02a_readers.ipynb #ce1cbc64
+# %% ../nbs/02a_readers.ipynb #92830674
 def read_source(
     tree: Tree,
     asked: Asked,

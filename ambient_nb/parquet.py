@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['Table', 'open_table', 'holds_pictures', 'picture_column', 'cell_picture', 'check_filled', 'column_labels',
-           'table_entries', 'configurations', 'label_names', 'read_parquet']
+           'table_entries', 'configurations', 'label_names', 'read_tables', 'read_parquet']
 
-# %% ../nbs/01f_parquet.ipynb #a0b7e422
+# %% ../nbs/01f_parquet.ipynb #91a33fe2
 import json
-from collections import Counter, defaultdict
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from .core import BadInput
@@ -16,7 +17,7 @@ from .labels import class_of, class_order, label_name, named, numbers_of
 from .splits import Asked, Found, by_split, parts_of, split_in, without_word, words_of
 from .trees import Entry, Tree, picture_of
 
-# %% ../nbs/01f_parquet.ipynb #1fe20159
+# %% ../nbs/01f_parquet.ipynb #cd63c095
 @dataclass(frozen=True, eq=False)
 class Table:
     "A parquet file, open."
@@ -33,7 +34,7 @@ class Table:
         "All rows of a column."
         return self.file.read(columns=[name]).column(name)
 
-# %% ../nbs/01f_parquet.ipynb #cbae19d0
+# %% ../nbs/01f_parquet.ipynb #312d47c8
 def open_table(
     tree: Tree,
     name: str,  # of a parquet file in it
@@ -47,7 +48,7 @@ def open_table(
     except (pa.ArrowException, OSError) as e:
         raise BadInput('src', where, f'a parquet file that opens ({e})') from None
 
-# %% ../nbs/01f_parquet.ipynb #550df478
+# %% ../nbs/01f_parquet.ipynb #e1cdc2f6
 def holds_pictures(kind) -> bool:  # a pyarrow type
     "Could a column of this type hold encoded pictures?"
     import pyarrow as pa
@@ -56,7 +57,7 @@ def holds_pictures(kind) -> bool:  # a pyarrow type
         return kind.get_field_index('bytes') >= 0
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
 
-# %% ../nbs/01f_parquet.ipynb #09b04cc3
+# %% ../nbs/01f_parquet.ipynb #ab63d8b5
 def picture_column(
     table: Table,
     asked: str | None = None,  # the user's choice
@@ -75,7 +76,7 @@ def picture_column(
         raise BadInput('column', None, f'given, as {table.where} has several of pictures: {", ".join(fit)}')
     return fit[0] if len(fit) == 1 else 'image'
 
-# %% ../nbs/01f_parquet.ipynb #5231384f
+# %% ../nbs/01f_parquet.ipynb #688e4a5e
 def cell_picture(
     cell,  # of a column of pictures: bytes, or a struct that has them
 ):  # a PIL image
@@ -83,7 +84,7 @@ def cell_picture(
     value = cell.as_py()
     return picture_of(value['bytes'] if isinstance(value, dict) else value)
 
-# %% ../nbs/01f_parquet.ipynb #9d8285e5
+# %% ../nbs/01f_parquet.ipynb #e97d61dd
 def check_filled(
     cells,  # of a column of pictures
     where: str,  # for the errors
@@ -104,7 +105,7 @@ def check_filled(
         f'row {row} holds {what}. datasets writes them with `dataset.with_format(None)` after `embed_table_storage`',
     )
 
-# %% ../nbs/01f_parquet.ipynb #170cf5d9
+# %% ../nbs/01f_parquet.ipynb #499ed48b
 def column_labels(
     table: Table,
     called: str,  # the column
@@ -115,7 +116,7 @@ def column_labels(
     except ValueError as e:
         raise BadInput('src', f'{table.where}: {called}', f'labels that are {e}') from None
 
-# %% ../nbs/01f_parquet.ipynb #90fa7f95
+# %% ../nbs/01f_parquet.ipynb #b31e8c37
 def table_entries(
     table: Table,
     name: str,  # of the file
@@ -132,7 +133,7 @@ def table_entries(
         return entries, [None] * len(cells), None, left
     return entries, column_labels(table, called), table.names_of(called), left
 
-# %% ../nbs/01f_parquet.ipynb #808c79be
+# %% ../nbs/01f_parquet.ipynb #570ab231
 def configurations(
     places: dict,  # name -> Place, of one split
 ) -> list[str]:  # what their folders are called, and files whose names hold a split
@@ -144,7 +145,7 @@ def configurations(
 
     return sorted({called(name, place.parts) for name, place in places.items()})
 
-# %% ../nbs/01f_parquet.ipynb #bac2d9d2
+# %% ../nbs/01f_parquet.ipynb #2d13081a
 def label_names(
     tree: Tree,
     places: dict,  # name -> Place of all parquet files
@@ -161,7 +162,23 @@ def label_names(
             found.update((place.split, label) for label in labels)
     return found
 
-# %% ../nbs/01f_parquet.ipynb #ed22e4f3
+# %% ../nbs/01f_parquet.ipynb #769b9091
+def read_tables(
+    tree: Tree,
+    names: Iterable[str],  # of the files of one split
+    asked: Asked,
+) -> tuple[list[Entry], list, list | None, dict]:  # as `table_entries`
+    "The pictures of several parquet files that go on from each other."
+    entries, labels, stored, left = [], [], [], Counter()
+    for name in names:
+        more, theirs, known, unread = table_entries(open_table(tree, name), name, asked)
+        entries, labels, stored = entries + more, labels + theirs, stored + [known]
+        left.update(unread)
+    if any(known != stored[0] for known in stored):
+        raise BadInput('src', str(tree.src), 'one whose files give their classes the same names')
+    return entries, labels, stored[0] if stored else None, dict(left)
+
+# %% ../nbs/01f_parquet.ipynb #dd88e599
 def read_parquet(
     tree: Tree,  # parquet files
     asked: Asked = Asked(),
@@ -173,18 +190,9 @@ def read_parquet(
     mine = {name: place for name, place in places.items() if place.split == split}
     if len(several := configurations(mine)) > 1:
         raise BadInput('src', source, f'one configuration; it has {", ".join(several)}: name the folder of one')
-    entries, labels, stored, left = [], [], [], Counter()
-    for name in mine:
-        more, theirs, known, unread = table_entries(open_table(tree, name), name, asked)
-        entries, labels, stored = entries + more, labels + theirs, stored + [known]
-        left.update(unread)
-    if any(known != stored[0] for known in stored):
-        raise BadInput('src', source, 'one whose files give their classes the same names')
+    entries, labels, stored, left = read_tables(tree, mine, asked)
     others = label_names(tree, places, asked, split)
-    by_name = defaultdict(set, {split: {label for label in labels if isinstance(label, str)}})
-    for part, label in others:
-        by_name[part] |= {label} if isinstance(label, str) else set()
-    numbers, classes = numbers_of(labels, class_order(by_name), source)
-    classes = classes or stored[0]
+    numbers, classes = numbers_of(labels, class_order([*others, *((split, label) for label in labels)]), source)
+    classes = classes or stored
     entries = [replace(entry, label=k) for entry, k in zip(entries, numbers)]
-    return Found(entries, classes, split, {(part, named(k, classes)): n for (part, k), n in others.items()}, dict(left))
+    return Found(entries, classes, split, {(part, named(k, classes)): n for (part, k), n in others.items()}, left)

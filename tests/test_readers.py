@@ -276,3 +276,48 @@ def test_command_prints_what_was_found_and_searches_the_other_split(tmp_path):
     assert sibling_notes(out['train'])[0].startswith('1 of 10 pictures are also in p-val.zip')
     third = run.invoke(app, ['data', 'make', str(src), out['val'], '--split', 'val', '--no-check'])
     assert third.exit_code == 0 and 'also in' not in third.output
+
+
+# --- why folders, tables and shards are not read by datasets and webdataset -------------------------------------------
+
+
+def test_where_datasets_reads_as_ours_and_where_it_does_not(tmp_path, monkeypatch):
+    "The splits and classes that 5.2.0 knows are ours too; others it adds to the training set, or loses their pictures."
+    monkeypatch.setenv('HF_HOME', str(tmp_path / 'hf'))
+    datasets = pytest.importorskip('datasets', reason='compares with Hugging Face datasets')
+
+    def theirs(src):
+        found = datasets.load_dataset('imagefolder', data_dir=str(src), cache_dir=str(tmp_path / 'cache'))
+        return {split: len(rows) for split, rows in found.items()}
+
+    def ours(src):
+        made = make_zip(src, tmp_path / 'o.zip')
+        return {split: sum(n for n, _ in of.values()) for split, of in made['parts'].items()}
+
+    kinds = [f'{k}/{i}.png' for k in ('cat', 'dog') for i in range(3)]
+    known = fill(tmp_path / 'known', *(f'{part}/{name}' for part in ('train', 'test') for name in kinds))
+    assert theirs(known) == ours(known) == dict(train=6, test=6)
+    capital = fill(tmp_path / 'capital', *(f'{part}/{name}' for part in ('Train', 'Test') for name in kinds))
+    assert theirs(capital) == dict(train=12) and ours(capital) == dict(train=6, test=6)
+    linked = fill(tmp_path / 'linked', 'cat/0.png')
+    (linked / 'dog').symlink_to(known / 'train' / 'dog')
+    assert theirs(linked) == dict(train=1) and ours(linked) == {'': 4}
+
+
+def test_where_webdataset_reads_otherwise(tmp_path):
+    "A label without its picture, a picture without its label, and a flipped bit pass through 1.0.2 without a word."
+    webdataset = pytest.importorskip('webdataset', reason='compares with webdataset')
+    with tarfile.open(tmp_path / 'a.tar', 'w') as tar:
+        for name, data in (('0.png', png(0)), ('0.cls', b'1'), ('1.png', png(1)), ('2.cls', b'3')):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    assert len(list(webdataset.WebDataset(str(tmp_path / 'a.tar'), shardshuffle=False))) == 3
+    with pytest.raises(BadInput, match='one .cls file for every picture: 1'):
+        make_zip(tmp_path / 'a.tar', tmp_path / 'o.zip')
+    flipped = bytearray((tmp_path / 'a.tar').read_bytes())
+    flipped[1024] ^= 1  # in the header of 0.cls
+    (tmp_path / 'b.tar').write_bytes(flipped)
+    assert len(list(webdataset.WebDataset(str(tmp_path / 'b.tar'), shardshuffle=False))) < 3
+    with pytest.raises(BadInput):
+        make_zip(tmp_path / 'b.tar', tmp_path / 'o.zip')

@@ -6,18 +6,18 @@
 __all__ = ['pictures_last', 'load_arrays', 'label_array', 'class_list', 'arrays_of', 'array_entries', 'unit_entries', 'units_of',
            'read_arrays']
 
-# %% ../nbs/01e_arrays.ipynb #512dea3a
+# %% ../nbs/01e_arrays.ipynb #d2cd3a9f
 import io
 from collections import Counter, defaultdict
 from dataclasses import replace
 from functools import partial
 import numpy as np
 from .core import BadInput
-from .labels import class_of, class_order, label_name, named, numbers_of
+from .labels import class_of, class_order, label_name, class_called, numbers_of
 from .splits import Asked, Found, by_split, parts_of, words_of
 from .trees import Entry, Tree, picture_of
 
-# %% ../nbs/01e_arrays.ipynb #479cd452
+# %% ../nbs/01e_arrays.ipynb #4bbe92e2
 def pictures_last(
     u: np.ndarray,  # any array
 ) -> np.ndarray:  # (N,H,W) or (N,H,W,3) uint8; ValueError where it holds no pictures
@@ -30,7 +30,7 @@ def pictures_last(
         raise ValueError(f'pictures of one or three channels, not {u.shape}')
     return u[..., 0] if u.ndim == 4 and u.shape[-1] == 1 else u
 
-# %% ../nbs/01e_arrays.ipynb #9e754872
+# %% ../nbs/01e_arrays.ipynb #950395a7
 def load_arrays(
     tree: Tree,
     name: str,  # of an .npy or .npz file
@@ -46,7 +46,7 @@ def load_arrays(
     except Exception as e:
         raise BadInput('src', f'{tree.src}: {name}', f'a whole NumPy file without pickled objects ({e})') from None
 
-# %% ../nbs/01e_arrays.ipynb #9bc4ff1b
+# %% ../nbs/01e_arrays.ipynb #3efc9ee0
 def label_array(
     others: dict,  # name -> array, without the pictures
     n: int,  # pictures
@@ -64,7 +64,7 @@ def label_array(
         raise BadInput('label', None, f'given, as several arrays of {where} could be labels: {", ".join(fit)}')
     return fit[0] if fit else None
 
-# %% ../nbs/01e_arrays.ipynb #e1f09afb
+# %% ../nbs/01e_arrays.ipynb #52da184f
 def class_list(
     a: np.ndarray,  # (N,), (N,1) or one-hot (N,K)
     n: int,  # pictures
@@ -78,7 +78,7 @@ def class_list(
     except ValueError as e:
         raise BadInput('src', where, f'labels that are {e}') from None
 
-# %% ../nbs/01e_arrays.ipynb #5f952d4d
+# %% ../nbs/01e_arrays.ipynb #255da006
 def arrays_of(
     tree: Tree,  # .npy and .npz files
 ) -> dict:  # name -> (unit it belongs to, its parts for the split, its name there, the array)
@@ -95,7 +95,7 @@ def arrays_of(
             found[name] = ('/'.join(folders), parts, stem, load_arrays(tree, name)['images'])
     return found
 
-# %% ../nbs/01e_arrays.ipynb #a2066f95
+# %% ../nbs/01e_arrays.ipynb #1fc76c0e
 def array_entries(
     a: np.ndarray,  # pictures
     name: str,  # of its file
@@ -108,7 +108,7 @@ def array_entries(
         raise BadInput('src', where, str(e)) from None
     return [Entry(f'{name}: {i}', None, partial(picture_of, u[i])) for i in range(len(u))]
 
-# %% ../nbs/01e_arrays.ipynb #b0c0c008
+# %% ../nbs/01e_arrays.ipynb #78bf1314
 def unit_entries(
     arrays: dict,  # name -> (its file, array), of one unit
     where: str,  # the unit, for the errors
@@ -127,7 +127,7 @@ def unit_entries(
     labels = [None] * n if called is None else class_list(others[called], n, f'{where}: {called}')
     return entries, labels, {f'array {k}': f'{a.shape}' for k, a in others.items() if k != called}
 
-# %% ../nbs/01e_arrays.ipynb #4acf6dd9
+# %% ../nbs/01e_arrays.ipynb #ede359ce
 def units_of(
     arrays: dict,  # from `arrays_of`
     places: dict,  # name -> Place
@@ -141,7 +141,7 @@ def units_of(
         raise BadInput('src', source, 'a source of .npz files or of .npy files, not of both')
     return units
 
-# %% ../nbs/01e_arrays.ipynb #f628fccf
+# %% ../nbs/01e_arrays.ipynb #65f235cc
 def read_arrays(
     tree: Tree,  # .npy or .npz files
     asked: Asked = Asked(),
@@ -159,5 +159,5 @@ def read_arrays(
             others += [(part, label) for label in theirs]
     order = class_order([*others, *((split, label) for label in labels)])
     numbers, classes = numbers_of(labels, order, str(tree.src))
-    elsewhere = Counter((part, named(label, classes)) for part, label in others)
+    elsewhere = Counter((part, class_called(label, classes)) for part, label in others)
     return Found([replace(e, label=k) for e, k in zip(entries, numbers)], classes, split, dict(elsewhere), left)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from .core import BadInput, check_choice, check_int, progress, rng, writable_dir
 from .data import Images, pick, stack, write_zip, zip_notes
-from .labels import named
+from .labels import class_called
 from .pictures import done_to
 from .readers import layout, read_source, read_volumes
 from .splits import SPLITS, Asked, Found
@@ -193,7 +193,7 @@ def parts_table(
     "How many pictures of each split and class there were, and how many were taken."
 
     def names(entries):
-        return Counter((found.split, named(e.label, found.classes)) for e in entries)
+        return Counter((found.split, class_called(e.label, found.classes)) for e in entries)
 
     all_, mine = names(found.entries) + Counter(found.elsewhere), names(found.entries[i] for i in taken)
     table = {}

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['without_shared', 'stripped', 'are_shards', 'folder_classes']
 
-# %% ../nbs/01h_folders.ipynb #bc990926
+# %% ../nbs/01h_folders.ipynb #23edcd44
 import re
 from collections import defaultdict
 from .core import BadInput
 from .splits import Asked
 
-# %% ../nbs/01h_folders.ipynb #ac3cf10e
+# %% ../nbs/01h_folders.ipynb #4ce49435
 def without_shared(
     paths: dict,  # name -> its parts
     keep: int = 1,  # parts that stay in any case
@@ -21,7 +21,7 @@ def without_shared(
         paths = {name: parts[1:] for name, parts in paths.items()}
     return paths
 
-# %% ../nbs/01h_folders.ipynb #0ccc9ab7
+# %% ../nbs/01h_folders.ipynb #db792ca5
 def stripped(
     places: dict,  # name -> Place
 ) -> dict:  # name -> parts, split by split without shared folders
@@ -32,7 +32,7 @@ def stripped(
         groups[places[name].split][name] = parts
     return {name: parts for group in groups.values() for name, parts in without_shared(group, 2).items()}
 
-# %% ../nbs/01h_folders.ipynb #aae3b587
+# %% ../nbs/01h_folders.ipynb #c79c1e56
 def are_shards(
     paths: dict,  # name -> its parts
     asked: Asked,
@@ -52,7 +52,7 @@ def are_shards(
         return True
     raise BadInput('folders', None, f"'shards' or 'classes' for a source with folders such as {sorted(numbers)[0]}")
 
-# %% ../nbs/01h_folders.ipynb #46f0d145
+# %% ../nbs/01h_folders.ipynb #716d29f7
 def folder_classes(
     paths: dict,  # name -> its parts
     asked: Asked,

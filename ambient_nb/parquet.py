@@ -6,18 +6,18 @@
 __all__ = ['Table', 'open_table', 'holds_pictures', 'picture_column', 'cell_picture', 'check_filled', 'column_labels',
            'table_entries', 'configurations', 'label_names', 'read_tables', 'read_parquet']
 
-# %% ../nbs/01f_parquet.ipynb #91a33fe2
+# %% ../nbs/01f_parquet.ipynb #9ee8c99f
 import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from .core import BadInput
-from .labels import class_of, class_order, label_name, named, numbers_of
+from .labels import class_of, class_order, label_name, class_called, numbers_of
 from .splits import Asked, Found, by_split, parts_of, split_in, without_word, words_of
 from .trees import Entry, Tree, picture_of
 
-# %% ../nbs/01f_parquet.ipynb #cd63c095
+# %% ../nbs/01f_parquet.ipynb #e4904509
 @dataclass(frozen=True, eq=False)
 class Table:
     "A parquet file, open."
@@ -34,7 +34,7 @@ class Table:
         "All rows of a column."
         return self.file.read(columns=[name]).column(name)
 
-# %% ../nbs/01f_parquet.ipynb #312d47c8
+# %% ../nbs/01f_parquet.ipynb #b1be577f
 def open_table(
     tree: Tree,
     name: str,  # of a parquet file in it
@@ -48,7 +48,7 @@ def open_table(
     except (pa.ArrowException, OSError) as e:
         raise BadInput('src', where, f'a parquet file that opens ({e})') from None
 
-# %% ../nbs/01f_parquet.ipynb #e1cdc2f6
+# %% ../nbs/01f_parquet.ipynb #5d8bd909
 def holds_pictures(kind) -> bool:  # a pyarrow type
     "Could a column of this type hold encoded pictures?"
     import pyarrow as pa
@@ -57,7 +57,7 @@ def holds_pictures(kind) -> bool:  # a pyarrow type
         return kind.get_field_index('bytes') >= 0
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
 
-# %% ../nbs/01f_parquet.ipynb #ab63d8b5
+# %% ../nbs/01f_parquet.ipynb #a9cf2798
 def picture_column(
     table: Table,
     asked: str | None = None,  # the user's choice
@@ -76,7 +76,7 @@ def picture_column(
         raise BadInput('column', None, f'given, as {table.where} has several of pictures: {", ".join(fit)}')
     return fit[0] if len(fit) == 1 else 'image'
 
-# %% ../nbs/01f_parquet.ipynb #688e4a5e
+# %% ../nbs/01f_parquet.ipynb #72d7f185
 def cell_picture(
     cell,  # of a column of pictures: bytes, or a struct that has them
 ):  # a PIL image
@@ -84,7 +84,7 @@ def cell_picture(
     value = cell.as_py()
     return picture_of(value['bytes'] if isinstance(value, dict) else value)
 
-# %% ../nbs/01f_parquet.ipynb #e97d61dd
+# %% ../nbs/01f_parquet.ipynb #a1492e3a
 def check_filled(
     cells,  # of a column of pictures
     where: str,  # for the errors
@@ -105,7 +105,7 @@ def check_filled(
         f'row {row} holds {what}. datasets writes them with `dataset.with_format(None)` after `embed_table_storage`',
     )
 
-# %% ../nbs/01f_parquet.ipynb #499ed48b
+# %% ../nbs/01f_parquet.ipynb #9f24c294
 def column_labels(
     table: Table,
     called: str,  # the column
@@ -116,7 +116,7 @@ def column_labels(
     except ValueError as e:
         raise BadInput('src', f'{table.where}: {called}', f'labels that are {e}') from None
 
-# %% ../nbs/01f_parquet.ipynb #b31e8c37
+# %% ../nbs/01f_parquet.ipynb #ce92ca91
 def table_entries(
     table: Table,
     name: str,  # of the file
@@ -133,7 +133,7 @@ def table_entries(
         return entries, [None] * len(cells), None, left
     return entries, column_labels(table, called), table.names_of(called), left
 
-# %% ../nbs/01f_parquet.ipynb #570ab231
+# %% ../nbs/01f_parquet.ipynb #ba26a726
 def configurations(
     places: dict,  # name -> Place, of one split
 ) -> list[str]:  # what their folders are called, and files whose names hold a split
@@ -145,7 +145,7 @@ def configurations(
 
     return sorted({called(name, place.parts) for name, place in places.items()})
 
-# %% ../nbs/01f_parquet.ipynb #2d13081a
+# %% ../nbs/01f_parquet.ipynb #2c515a7e
 def label_names(
     tree: Tree,
     places: dict,  # name -> Place of all parquet files
@@ -162,7 +162,7 @@ def label_names(
             found.update((place.split, label) for label in labels)
     return found
 
-# %% ../nbs/01f_parquet.ipynb #769b9091
+# %% ../nbs/01f_parquet.ipynb #91ab9519
 def read_tables(
     tree: Tree,
     names: Iterable[str],  # of the files of one split
@@ -178,7 +178,7 @@ def read_tables(
         raise BadInput('src', str(tree.src), 'one whose files give their classes the same names')
     return entries, labels, stored[0] if stored else None, dict(left)
 
-# %% ../nbs/01f_parquet.ipynb #dd88e599
+# %% ../nbs/01f_parquet.ipynb #1795f642
 def read_parquet(
     tree: Tree,  # parquet files
     asked: Asked = Asked(),
@@ -195,4 +195,6 @@ def read_parquet(
     numbers, classes = numbers_of(labels, class_order([*others, *((split, label) for label in labels)]), source)
     classes = classes or stored
     entries = [replace(entry, label=k) for entry, k in zip(entries, numbers)]
-    return Found(entries, classes, split, {(part, named(k, classes)): n for (part, k), n in others.items()}, left)
+    return Found(
+        entries, classes, split, {(part, class_called(k, classes)): n for (part, k), n in others.items()}, left
+    )

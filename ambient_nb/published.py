@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['SafeUnpickler', 'read_batch', 'batch_entries', 'batch_names', 'read_cifar', 'annotated', 'tiny_splits', 'read_tiny']
 
-# %% ../nbs/01g_published.ipynb #87bf1fb9
+# %% ../nbs/01g_published.ipynb #f32549f8
 import csv, io, pickle, re
 from collections import Counter
 from functools import partial
 import numpy as np
 from .core import BadInput
-from .labels import named
+from .labels import class_called
 from .splits import Asked, Found, asked_split
 from .trees import Entry, Tree, picture_of
 
-# %% ../nbs/01g_published.ipynb #2e7bddcf
+# %% ../nbs/01g_published.ipynb #08d3176a
 class SafeUnpickler(pickle.Unpickler):
     "Builds plain Python values and NumPy arrays; everything else is refused."
 
@@ -32,7 +32,7 @@ class SafeUnpickler(pickle.Unpickler):
             return self.known[module, name]
         raise pickle.UnpicklingError(f'it asks for {module}.{name}')
 
-# %% ../nbs/01g_published.ipynb #6c2363db
+# %% ../nbs/01g_published.ipynb #a0715955
 def read_batch(
     tree: Tree,  # CIFAR-10 as published
     name: str,  # of a batch, or of batches.meta
@@ -44,7 +44,7 @@ def read_batch(
     except Exception as e:
         raise BadInput('src', f'{tree.src}: {name}', f'a CIFAR-10 batch ({e})') from None
 
-# %% ../nbs/01g_published.ipynb #2a895e53
+# %% ../nbs/01g_published.ipynb #cc73094f
 def batch_entries(
     tree: Tree,  # CIFAR-10 as published
     name: str,  # of a batch
@@ -63,7 +63,7 @@ def batch_entries(
         for file, k, picture in zip(files, labels, pictures)
     ]
 
-# %% ../nbs/01g_published.ipynb #430bfabb
+# %% ../nbs/01g_published.ipynb #2e2de29e
 def batch_names(tree: Tree) -> dict:  # short name -> name; BadInput where one is there twice
     "The files that CIFAR-10 is made of."
     found = [n for n in tree.names if re.search(r'(^|/)(data_batch_\d+|test_batch|batches\.meta)$', n)]
@@ -72,7 +72,7 @@ def batch_names(tree: Tree) -> dict:  # short name -> name; BadInput where one i
         raise BadInput('src', str(tree.src), f'one set of batches; it has {", ".join(found)}')
     return short
 
-# %% ../nbs/01g_published.ipynb #f8b74dfd
+# %% ../nbs/01g_published.ipynb #2e6e3645
 def read_cifar(
     tree: Tree,  # cifar-10-batches-py or its tar.gz
     asked: Asked = Asked(('train',)),
@@ -86,10 +86,10 @@ def read_cifar(
     found = {part: len(of) for part, of in entries.items()}
     split = asked_split(found, Asked(asked.splits or ()), str(tree.src))
     others = ((part, e.label) for part, of in entries.items() if part != split for e in of)
-    elsewhere = Counter((part, named(label, names)) for part, label in others)
+    elsewhere = Counter((part, class_called(label, names)) for part, label in others)
     return Found(entries.get(split, []), names, split, dict(elsewhere))
 
-# %% ../nbs/01g_published.ipynb #f955711c
+# %% ../nbs/01g_published.ipynb #ccd99270
 def annotated(
     tree: Tree,  # with val_annotations.txt, perhaps
 ) -> dict:  # name of a picture -> WordNet id
@@ -104,7 +104,7 @@ def annotated(
         raise BadInput('src', f'{tree.src}: {listed}', 'a list that names each picture once')
     return dict(found)
 
-# %% ../nbs/01g_published.ipynb #58b0ff11
+# %% ../nbs/01g_published.ipynb #ed7437b4
 def tiny_splits(tree: Tree) -> dict:  # split -> name of a picture -> WordNet id, None where it is not known
     "The pictures of each split of Tiny-ImageNet."
     train = {n: m[1] for n in tree.names if (m := re.search(r'(?:^|/)train/([^/]+)/images/[^/]+$', n))}
@@ -112,7 +112,7 @@ def tiny_splits(tree: Tree) -> dict:  # split -> name of a picture -> WordNet id
     of = dict(train=train, val=annotated(tree), test=dict.fromkeys(test))
     return {split: labels for split, labels in of.items() if labels}
 
-# %% ../nbs/01g_published.ipynb #8a8f00e2
+# %% ../nbs/01g_published.ipynb #2a06d240
 def read_tiny(
     tree: Tree,  # tiny-imagenet-200, unpacked or its zip
     asked: Asked = Asked(('train',)),

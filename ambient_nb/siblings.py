@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['family', 'siblings_of', 'near_duplicates', 'sibling_notes']
 
-# %% ../nbs/14j_siblings.ipynb #c3f96737
+# %% ../nbs/14j_siblings.ipynb #842e4e7a
 import re
 from pathlib import Path
 import pandas as pd
@@ -16,12 +16,12 @@ from .data import Images, read_zip, shrink, zip_notes
 from .memorization import is_memorized
 from .splits import split_in, without_word
 
-# %% ../nbs/14j_siblings.ipynb #3d93f48c
+# %% ../nbs/14j_siblings.ipynb #8090ffd0
 def family(path: Path) -> str:
     "A zip's name without split and size."
     return re.split(r'-\d', without_word(path.stem))[0]
 
-# %% ../nbs/14j_siblings.ipynb #95a01347
+# %% ../nbs/14j_siblings.ipynb #2197dc14
 def siblings_of(
     path: str | Path,  # of a zip
 ) -> list[Path]:  # sorted
@@ -30,7 +30,7 @@ def siblings_of(
     others = (p for p in path.parent.glob('*.zip') if family(p) == family(path))
     return sorted(p for p in others if split_in(p.stem) != split_in(path.stem))
 
-# %% ../nbs/14j_siblings.ipynb #49de9c33
+# %% ../nbs/14j_siblings.ipynb #54850727
 def near_duplicates(
     images: Images,
     others: Images,  # of another split
@@ -50,7 +50,7 @@ def near_duplicates(
     here = shared.nonzero()[:, 0]
     return pd.DataFrame(dict(here=here, there=near[here, 0], distance=nearest[here] / d**0.5))
 
-# %% ../nbs/14j_siblings.ipynb #36abad33
+# %% ../nbs/14j_siblings.ipynb #b1d29d01
 def sibling_notes(
     path: str | Path,  # of a zip
 ) -> list[str]:  # a sentence for each sibling; none where there is none

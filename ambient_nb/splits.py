@@ -6,14 +6,14 @@
 __all__ = ['SPLITS', 'MEANING', 'words_of', 'split_in', 'parts_of', 'without_word', 'Place', 'place_of', 'Asked', 'Found',
            'asked_split', 'by_split']
 
-# %% ../nbs/01c_splits.ipynb #587c47c9
+# %% ../nbs/01c_splits.ipynb #77051ffb
 import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
 from .core import BadInput
 
-# %% ../nbs/01c_splits.ipynb #b59b08c3
+# %% ../nbs/01c_splits.ipynb #fad376c0
 SPLITS = {
     'train': ('train', 'training', 'trainset', 'trn'),
     'val': ('val', 'valid', 'validation', 'validate', 'dev', 'devel', 'development', 'eval', 'evaluation'),
@@ -22,37 +22,37 @@ SPLITS = {
 }  # split: words that mean it
 MEANING = {word: split for split, words in SPLITS.items() for word in words}
 
-# %% ../nbs/01c_splits.ipynb #cdaa6305
+# %% ../nbs/01c_splits.ipynb #c9d52ee1
 def words_of(name: str) -> list[str]:  # in small letters
     "The words in a name."
     return [word.lower() for word in re.findall(r'[A-Z]?[a-z]+|[A-Z]+(?![a-z])', name)]
 
-# %% ../nbs/01c_splits.ipynb #121fc071
+# %% ../nbs/01c_splits.ipynb #df718387
 def split_in(name: str) -> str:  # a key of SPLITS; '' where the name holds none, or several
     "The split that a name holds."
     found = {MEANING[word] for word in words_of(name) if word in MEANING}
     return found.pop() if len(found) == 1 else ''
 
-# %% ../nbs/01c_splits.ipynb #0b9e03f9
+# %% ../nbs/01c_splits.ipynb #d8155e55
 def parts_of(name: str) -> list[str]:
     "The folders and the file of a path, whichever way its slashes lean."
     return [part for part in re.split(r'[\\/]+', name) if part not in ('', '.')]
 
-# %% ../nbs/01c_splits.ipynb #8cbc1782
+# %% ../nbs/01c_splits.ipynb #d52e3f09
 def without_word(name: str) -> str:  # '' where nothing else is in it
     "A name without the word that is its split."
     pieces = re.split(r'([A-Z]?[a-z]+|[A-Z]+(?![a-z]))', name)
     left = ''.join(piece for piece in pieces if piece.lower() not in MEANING)
     return re.sub(r'([\W_])[\W_]+', r'\1', left).strip(' -_.')
 
-# %% ../nbs/01c_splits.ipynb #6336822c
+# %% ../nbs/01c_splits.ipynb #f154c24b
 class Place(NamedTuple):
     "Where a path says that a picture belongs."
 
     split: str  # a key of SPLITS, '' where it says nothing
     parts: list[str]  # the path without it
 
-# %% ../nbs/01c_splits.ipynb #95b945e3
+# %% ../nbs/01c_splits.ipynb #ab266edc
 def place_of(
     parts: list[str],  # folders, and a file
     source: str,  # for the errors
@@ -69,7 +69,7 @@ def place_of(
     rest = [without_word(name) if i in cut else name for i, name in enumerate(folders)]
     return Place(found.pop(), [name for name in rest if name] + parts[-1:])
 
-# %% ../nbs/01c_splits.ipynb #30d23595
+# %% ../nbs/01c_splits.ipynb #b78e5f4d
 @dataclass(frozen=True)
 class Asked:
     "What is wanted from a source."
@@ -79,7 +79,7 @@ class Asked:
     label: str | None = None  # column or array of labels, where there are several
     folders: str | None = None  # 'classes' or 'shards', where it cannot be seen which they are
 
-# %% ../nbs/01c_splits.ipynb #6e1c8a4f
+# %% ../nbs/01c_splits.ipynb #28148941
 class Found(NamedTuple):
     "What a reader found."
 
@@ -89,7 +89,7 @@ class Found(NamedTuple):
     elsewhere: dict = {}  # (split, class) -> pictures of other splits, not taken
     left: dict = {}  # other files, columns and arrays that were not read: how many, or which
 
-# %% ../nbs/01c_splits.ipynb #d936d6b0
+# %% ../nbs/01c_splits.ipynb #f4b7e93f
 def asked_split(
     found: dict,  # split -> how many, '' for those that name none
     asked: Asked,
@@ -111,7 +111,7 @@ def asked_split(
         raise BadInput('split', wanted, f'one that the source has: {has or "it names none"}')
     return mine or ''
 
-# %% ../nbs/01c_splits.ipynb #300945a1
+# %% ../nbs/01c_splits.ipynb #630ad9f7
 def by_split(
     names: dict,  # name -> its parts
     asked: Asked,

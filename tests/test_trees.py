@@ -49,7 +49,7 @@ FILES = {
     'photo.jfif': file_of(Image.fromarray(colours(6)), 'JPEG'),
     'targa.tga': file_of(Image.fromarray(colours(7)), 'TGA'),
 }
-BESIDE = {'.DS_Store': b'', '__MACOSX/._plain.png': b'', 'read.me': b'text'}
+BESIDE = {'.DS_Store': b'', '__MACOSX/._plain.png': b'', '__MACOSX/plain.png': b'', 'read.me': b'text'}
 
 
 def packings(place):
@@ -176,9 +176,12 @@ def test_archives_that_do_not_add_up(tmp_path):
     size = whole.find(b'PK\1\2', at + 4) - at
     end = bytearray(whole[whole.rfind(b'PK\5\6') :])
     end[12:16] = (int.from_bytes(end[12:16], 'little') - size).to_bytes(4, 'little')  # the first entry is skipped
+    shifted = bytearray(end)
+    shifted[16:20] = (at + size).to_bytes(4, 'little')
     locked = bytearray(whole)
     locked[at + 8] |= 1
-    cases = dict(shorter=whole[: -len(end)] + bytes(end), locked=bytes(locked), cut=whole[: len(whole) // 2], empty=b'')
+    cases = dict(locked=bytes(locked), cut=whole[: len(whole) // 2], empty=b'')
+    cases |= dict(shorter=whole[: -len(end)] + end, shifted=whole[: -len(end)] + shifted)
     for name, data in cases.items():
         (tmp_path / f'{name}.zip').write_bytes(data)
         assert 'src must be' in refused(open_tree, tmp_path / f'{name}.zip', error=BadInput), name
@@ -196,7 +199,7 @@ def test_archives_that_do_not_add_up(tmp_path):
 def test_links_that_have_no_end(tmp_path):
     (tmp_path / 'a' / 'b').mkdir(parents=True)
     (tmp_path / 'a' / 'b' / '0.png').write_bytes(FILES['plain.png'])
-    for name, target in dict(self='.', up='..', root='/').items():
+    for name, target in dict(self='.', up='..', top='../..').items():
         (tmp_path / 'a' / 'b' / name).symlink_to(target)
     (tmp_path / 'other').mkdir()
     (tmp_path / 'other' / 'back').symlink_to(tmp_path / 'a')

@@ -36,6 +36,7 @@ def test_what_was_not_measured_is_no_picture(tmp_path):
     refusals = {
         'mask': dict(kspace=k * columns, mask=columns),
         'no_mask': dict(kspace=k * columns),
+        'one_line': dict(kspace=k * (np.arange(40) != 20)),
         'plane': dict(kspace=k * plane),
         'mask_alone': dict(kspace=k, mask=columns.astype(np.float32)),
         'one_coil': dict(kspace=k[:, 0] * columns, mask=columns),

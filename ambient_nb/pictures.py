@@ -137,8 +137,8 @@ def picture_of(
     raw, before = ' '.join(str(tile[3]) for tile in image.tile), orientation(image)
     image.load()
     after = orientation(image)  # a PNG may have it after its pixels; a TIFF has turned by itself
-    frames = getattr(Image.open(io.BytesIO(content)), 'n_frames', 1)
     plain, done = plain_mode(image, raw)
+    frames = getattr(image, 'n_frames', 1)  # looks through the file
     plain = plain.transpose(TURN[after]) if after > 1 else plain
     done += ['turned upright, as its EXIF tag says'] * (max(before, after) > 1)
     done += ["EXIF tags that do not open ignored"] * (before == 0)

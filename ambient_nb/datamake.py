@@ -17,7 +17,7 @@ from .data import Images, pick, stack, write_zip, zip_notes
 from .labels import class_called
 from .pictures import done_to
 from .readers import layout, read_source, read_volumes
-from .splits import SPLITS, Asked, Found
+from .splits import MEANING, SPLITS, Asked, Found
 from .trees import Entry, Tree, open_tree
 
 # %% ../nbs/02b_datamake.ipynb #c3c4732a
@@ -73,11 +73,11 @@ def to_square(
 # %% ../nbs/02b_datamake.ipynb #9b8a77a1
 def wanted_of(
     recipe: Recipe,
-    split: str | None = None,  # a key of SPLITS, 'none' to take words for names; None for the recipe's
+    split: str | None = None,  # a word of SPLITS, 'none' to take words for names; None for the recipe's
     **more,  # other fields of `Asked`
 ) -> Asked:  # BadInput where there is no such thing
     "What a recipe and the user's choices ask of a source."
-    check_choice('split', split, (None, *SPLITS, 'none'))
+    split = split and check_choice('split', MEANING.get(str(split).lower(), split), (*SPLITS, 'none'))
     check_choice('folders', more.get('folders'), (None, 'classes', 'shards'))
     if not recipe.labelled:
         more['folders'] = more.get('folders') or 'shards'

@@ -44,7 +44,7 @@ def summary(audit: Findings) -> dict:  # JSON-able
 
     def about(p):
         size = dict(source=p.source, n=len(p), shape=list(p.pixels.shape[1:]), sha=p.sha)
-        return size | dict(converted=p.converted, skipped=p.skipped)
+        return size | dict(converted=p.converted, skipped=p.skipped, notes=list(p.notes))
 
     def plain(metric):
         return {k: v.to_dict() if isinstance(v, Estimate) else v for k, v in metric.items()}

@@ -90,13 +90,38 @@ def data_make(
     per_class: int = typer.Option(None, help='Images per class.'),
     n: int = typer.Option(None, help='Images in all.'),
     seed: int = typer.Option(0, help='Shuffle by this seed; -1 keeps the order of SRC.'),
+    split: str = typer.Option(None, help="train, val, test or unlabeled; 'none' takes such words for names."),
+    classes: Path = typer.Option(None, help='A zip whose class numbers are used, such as that of the training set.'),
+    column: str = typer.Option(None, help='The column of pictures, where a table has several.'),
+    label: str = typer.Option(None, help='The column or array of labels, where there are several.'),
+    folders: str = typer.Option(None, help='"classes" or "shards", where folders such as 00000 may be either.'),
+    check: bool = typer.Option(True, help='Search the zips of other splits beside OUT for the same pictures.'),
 ):
     "Make an EDM zip out of images in any common layout."
-    from ambient_nb.datamake import make_zip
+    from ambient_nb.datamake import account, make_zip
 
-    order = None if seed < 0 else seed
-    made = make_zip(src, out, kind=kind, size=size, crop=crop, per_class=per_class, n=n, seed=order)
-    typer.echo('\n'.join(f'{name}: {value}' for name, value in made.items()))
+    order, choices = None if seed < 0 else seed, dict(column=column, label=label, folders=folders)
+    made = make_zip(
+        src,
+        out,
+        kind=kind,
+        size=size,
+        crop=crop,
+        per_class=per_class,
+        n=n,
+        seed=order,
+        split=split,
+        classes=classes,
+        **choices,
+    )
+    typer.echo(account(made))
+    lines = {name: value for name, value in made.items() if name not in ('parts', 'left', 'converted')}
+    typer.echo('\n'.join(f'{name}: {value}' for name, value in lines.items()))
+    if check:
+        from ambient_nb.siblings import sibling_notes
+
+        for line in sibling_notes(made['out']):
+            typer.echo(line)
 
 # %% ../nbs/20_cli.ipynb #c4664383
 @app.command('convert')

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from .core import BadInput, canonical, check_choice, check_int, progress, rng
+from .pictures import done_to, is_picture, picture_of
+from .trees import visible
 
 # %% ../nbs/02_data.ipynb #69fc747c
 @dataclass(frozen=True, eq=False)
@@ -237,20 +239,18 @@ def open_zip(path: str | Path) -> zipfile.ZipFile:  # to be closed by who asked 
 # %% ../nbs/02_data.ipynb #e419f568
 def read_picture(
     z: zipfile.ZipFile,
-    member: str,  # a PNG or JPEG in it
+    member: str,  # a picture in it
 ) -> np.ndarray:  # (H,W) or (H,W,3) uint8
     "One picture of a zip, checked."
-    from PIL import Image
-
     source = f'{z.filename}: {member}'
     try:
-        image = Image.open(io.BytesIO(z.read(member)))
-        image.load()
+        image = picture_of(z.read(member))
     except Exception as e:  # PIL and zipfile raise many kinds
         why = f'{type(e).__name__}: {str(e).split("<")[0].strip()}'
         raise BadInput('data', source, f'an image that opens ({why})') from None
-    if image.mode not in ('L', 'RGB'):
-        raise BadInput('data', source, f'8-bit grey or RGB, not of mode {image.mode}')
+    if done := done_to(image):
+        wanted = 'an upright picture of 8-bit grey or RGB, as `ambient-nb data make` writes them'
+        raise BadInput('data', source, f'{wanted}; this one asks for: {", ".join(done)}')
     return np.asarray(image)
 
 # %% ../nbs/02_data.ipynb #665f3e7b
@@ -264,9 +264,9 @@ def read_zip(
     "Images from an EDM zip, checked."
     path = Path(path).expanduser()
     with open_zip(path) as z:
-        members = sorted(m for m in z.namelist() if m.lower().endswith(('.png', '.jpg', '.jpeg')))
+        members = visible(m for m in z.namelist() if is_picture(m))
         if not members:
-            raise BadInput('data', str(path), 'a zip that holds PNG or JPEG images; this one has none')
+            raise BadInput('data', str(path), 'a zip that holds pictures; this one has none')
         labels = parse_labels(z.read('dataset.json'), members, str(path)) if 'dataset.json' in z.namelist() else None
         ids = list(range(len(members)) if indices is None else indices)
         if not ids or min(ids) < 0 or max(ids) >= len(members):

@@ -124,6 +124,7 @@ def notes_on_files(found: Findings) -> list[str]:  # sentences
     out = []
     for name, p in found.sets.items():
         out += [f'{name}: {how} ({n:,} of {len(p):,}).' for how, n in p.converted.items()]
+        out += [f'{name}: {said}.' for said in p.notes]
         if p.skipped:
             some = '; '.join(list(p.skipped)[:5]) + ('; …' if len(p.skipped) > 5 else '')
             out.append(f'{name}: {len(p.skipped):,} files did not open and are left out: {some}.')

@@ -29,11 +29,12 @@ def some(n=7, channels=3, side=8, labels=True, seed=0):
     return Images(u, torch.arange(n) % 3 if labels else None, torch.arange(n), 'some')
 
 
-def png(u, mode=None):
-    "One picture as PNG bytes, channels first."
+def png(u, mode=None, held=1):
+    "One picture as PNG bytes, channels first; `held` is its EXIF orientation."
     a = u.numpy() if torch.is_tensor(u) else u
+    (tags := Image.Exif())[0x0112] = held
     Image.fromarray(a[0] if a.shape[0] == 1 else a.transpose(1, 2, 0)).convert(mode).save(
-        f := io.BytesIO(), format='PNG'
+        f := io.BytesIO(), format='PNG', **(dict(exif=tags) if held > 1 else {})
     )
     return f.getvalue()
 
@@ -126,6 +127,12 @@ def test_grey_members_are_expanded_and_counted(tmp_path):
     assert read_zip(zipped(tmp_path / 'grey.zip', dict(zip(names(2), map(png, grey))))).channels == 1
 
 
+def test_what_macos_adds_is_no_picture(tmp_path):
+    picture = png(some(1).pixels[0])
+    mac = {f'__MACOSX/{names(1)[0]}': picture, '00000/._img00000000.png': b'', names(1)[0]: picture}
+    assert len(read_zip(zipped(tmp_path / 'mac.zip', mac))) == 1
+
+
 BROKEN = {
     'two sizes': (
         lambda p: zipped(p, {names(2)[0]: png(some(1).pixels[0]), names(2)[1]: png(some(1, side=4).pixels[0])}),
@@ -137,7 +144,8 @@ BROKEN = {
         'img00000001.*opens',
     ),
     'not a png': (lambda p: zipped(p, {names(1)[0]: b'hello'}), 'img00000000.*opens'),
-    'transparent': (lambda p: zipped(p, {names(1)[0]: png(some(1).pixels[0], 'RGBA')}), 'img00000000.*mode RGBA'),
+    'transparent': (lambda p: zipped(p, {names(1)[0]: png(some(1).pixels[0], 'RGBA')}), 'img00000000.*alpha'),
+    'on its side': (lambda p: zipped(p, {names(1)[0]: png(some(1).pixels[0], held=6)}), 'img00000000.*upright'),
     'no images': (lambda p: zipped(p, {'readme.txt': 'hello'}), 'this one has none'),
     'not a zip': (lambda p: p.write_bytes(b'hello') and p, 'zip file that opens'),
     'missing': (lambda p: p, 'existing zip'),

@@ -68,11 +68,14 @@ def test_conversions_are_exact_and_counted(tmp_path, cache):
     p = read_pictures(tmp_path / 'x', folder=cache)
     for i in range(3):
         assert np.array_equal(p.pixels[i], np.stack([grey] * 3))
-    for i in (3, 6, 7):
+    for i in (6, 7):
         assert np.array_equal(p.pixels[i], rgb.transpose(2, 0, 1))
+    for i, (a, alpha) in {3: (rgb.transpose(2, 0, 1), grey), 4: (grey[None], grey[::-1])}.items():
+        laid = 255 - (255.0 - a) * alpha / 255
+        assert np.abs(p.pixels[i].numpy() - laid).max() <= 1
     assert p.converted == {
         '16 bits cut to the high byte': 3,
-        'alpha dropped': 2,
+        'transparency laid on white': 2,
         'P to RGB': 1,
         'grey expanded to RGB': 4,
     }

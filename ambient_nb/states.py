@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SIGNS', 'LEGACY', 'format_of', 'training_state', 'read_torch', 'read_safetensors', 'tensors_in', 'state_in', 'edm2',
-           'network_in', 'levels_in', 'net_in', 'channels_in', 'is_narrow', 'renamed_gates', 'model_in']
+           'network_in', 'levels_in', 'song_ways', 'net_in', 'channels_in', 'is_narrow', 'renamed_gates', 'model_in']
 
-# %% ../nbs/10e_states.ipynb #20b62e95
+# %% ../nbs/10e_states.ipynb #2b5e2b46
 import pickle, re, zipfile
 from pathlib import Path
 import torch
@@ -18,7 +18,7 @@ from .models import ModelConfig
 from .networks import NetConfig
 from .pickles import Leaf
 
-# %% ../nbs/10e_states.ipynb #8d0acbb2
+# %% ../nbs/10e_states.ipynb #60879865
 SIGNS = {  # how files begin that are no networks -> what they are
     b'<': 'a web page, as a download that needs a click or a login leaves it',
     b'version https://git-lfs': 'a Git-LFS pointer; `git lfs pull` fetches the file itself',
@@ -28,7 +28,7 @@ SIGNS = {  # how files begin that are no networks -> what they are
 }
 LEGACY = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # how torch.save began before it wrote zips
 
-# %% ../nbs/10e_states.ipynb #4cf24d7f
+# %% ../nbs/10e_states.ipynb #f5bec439
 def format_of(
     path: Path,  # a file of weights
 ) -> str:  # 'pickle', 'torch' or 'safetensors'; BadInput for what is none of them
@@ -44,7 +44,7 @@ def format_of(
         return 'torch'
     return 'safetensors' if head[8:9] == b'{' else 'pickle'
 
-# %% ../nbs/10e_states.ipynb #e5d0b3e8
+# %% ../nbs/10e_states.ipynb #12349ee2
 def training_state(
     name: str,  # of the file
     held: str,  # what of a training is in it
@@ -53,7 +53,7 @@ def training_state(
     why = f'this is a training state (it holds {held}); take the network snapshot that the training wrote beside it'
     return BadInput('src', name, f'a network: {why}')
 
-# %% ../nbs/10e_states.ipynb #0f04bb3f
+# %% ../nbs/10e_states.ipynb #dc947144
 def read_torch(
     path: Path,  # written by torch.save
 ) -> object:  # what it holds; BadInput where that is more than tensors, Damaged where it is not whole
@@ -76,7 +76,7 @@ def read_torch(
     what = asked[1] if asked else 'more than tensors' if kept else 'no data.pkl: it is a zip of something else'
     raise BadInput('src', path.name, f'a file of tensors; this one holds {what}')
 
-# %% ../nbs/10e_states.ipynb #23150061
+# %% ../nbs/10e_states.ipynb #e98a9a41
 def read_safetensors(
     path: Path,  # NAME.safetensors
 ) -> dict:  # name -> tensor; Damaged where it is not whole
@@ -86,7 +86,7 @@ def read_safetensors(
     except Exception as e:
         raise Damaged(path, f'as safetensors it ends early or makes no sense: {e}', 'Fetch it again.') from None
 
-# %% ../nbs/10e_states.ipynb #6753ad9d
+# %% ../nbs/10e_states.ipynb #6a778c7a
 def tensors_in(
     value,  # any part of a file
 ) -> dict | None:  # name -> tensor; None where it is no state dict
@@ -96,7 +96,7 @@ def tensors_in(
     opened = {k.replace('_orig_mod.', ''): v.value if isinstance(v, Leaf) else v for k, v in value.items()}
     return opened if all(isinstance(v, torch.Tensor) for v in opened.values()) else None
 
-# %% ../nbs/10e_states.ipynb #65324850
+# %% ../nbs/10e_states.ipynb #7fe21f24
 def state_in(
     content,  # of a file
     name: str,  # of the file, for errors
@@ -116,7 +116,7 @@ def state_in(
         raise BadInput('src', name, f"a network with EDM's parts, or one state dict; this file holds {held}")
     return found[taken[0]], taken[0]
 
-# %% ../nbs/10e_states.ipynb #a7004731
+# %% ../nbs/10e_states.ipynb #91766a5a
 def edm2(
     name: str,  # of the file
 ) -> BadInput:  # to be raised
@@ -124,7 +124,7 @@ def edm2(
     why = "this is one of EDM2, whose magnitude-preserving layers are not among ours; its authors' code reads it"
     return BadInput('src', name, f'a network of EDM or its forks: {why}')
 
-# %% ../nbs/10e_states.ipynb #6287e091
+# %% ../nbs/10e_states.ipynb #2a252ec4
 def network_in(
     tensors: dict,  # name -> tensor
     name: str,  # of the file, for errors
@@ -140,7 +140,7 @@ def network_in(
         raise BadInput('src', name, f"one network with EDM's parts and names, `map_layer0.weight`; this has {some}, …")
     return {k.removeprefix(heads[0]): v for k, v in tensors.items() if k.startswith(heads[0])}, heads[0]
 
-# %% ../nbs/10e_states.ipynb #b286ad0d
+# %% ../nbs/10e_states.ipynb #a538e748
 def levels_in(
     bare: dict,  # bare name -> tensor
 ) -> dict:  # resolution -> number of blocks, highest resolution first
@@ -149,7 +149,22 @@ def levels_in(
     found = [int(m[1]) for m in blocks if m]
     return {res: found.count(res) for res in sorted(set(found), reverse=True)}
 
-# %% ../nbs/10e_states.ipynb #079dab15
+# %% ../nbs/10e_states.ipynb #76af0b9a
+def song_ways(
+    bare: dict,  # bare name -> tensor
+    lower: list,  # its resolutions but the highest
+) -> dict:  # of NetConfig
+    "How a DDPM++ or NCSN++ embeds the noise, and how images run beside its blocks."
+    beside = {m[1] for k in bare if (m := re.search(r'_aux_(residual|skip)\.', k))}
+    filters = {v.shape[-1] for k, v in bare.items() if k.endswith('resample_filter')}
+    return dict(
+        embedding_type='fourier' if 'map_noise.freqs' in bare else 'positional',
+        encoder_type=beside.pop() if beside else 'standard',
+        decoder_type='skip' if any(f'dec.{res}x{res}_aux_conv.weight' in bare for res in lower) else 'standard',
+        resample_filter=(1, 3, 3, 1) if 4 in filters else (1, 1),
+    )
+
+# %% ../nbs/10e_states.ipynb #4ae45f4e
 def net_in(
     bare: dict,  # bare name -> tensor
 ) -> NetConfig:  # LookupError where a part of EDM's networks is missing
@@ -170,19 +185,9 @@ def net_in(
     )
     if is_adm:
         return NetConfig('adm', **common)
-    filters = {v.shape[-1] for k, v in bare.items() if k.endswith('resample_filter')}
-    ways = {way for way in ('aux_residual', 'aux_skip') if any(f'_{way}.' in k for k in bare)}
-    return NetConfig(
-        'song',
-        **common,
-        embedding_type='fourier' if 'map_noise.freqs' in bare else 'positional',
-        channel_mult_noise=noise // base,
-        encoder_type=''.join(ways).removeprefix('aux_') or 'standard',
-        decoder_type='skip' if any(f'dec.{res}x{res}_aux_conv.weight' in bare for res in lower) else 'standard',
-        resample_filter=(1, 3, 3, 1) if 4 in filters else (1, 1),
-    )
+    return NetConfig('song', **common, channel_mult_noise=noise // base, **song_ways(bare, lower))
 
-# %% ../nbs/10e_states.ipynb #faf800ce
+# %% ../nbs/10e_states.ipynb #fe35c008
 def channels_in(
     cin: int,  # input channels of the network
     cout: int,  # output channels
@@ -199,14 +204,14 @@ def channels_in(
         raise BadInput('channels', None, f'the number of channels of the images: {why}')
     return sure[cin, cout]
 
-# %% ../nbs/10e_states.ipynb #a6be31d9
+# %% ../nbs/10e_states.ipynb #28acd49d
 def is_narrow(
     bare: dict,  # bare name -> tensor
 ) -> bool:
     "Has it a normalization of fewer than 128 channels, where EDM's groups and deepinv's differ?"
     return any(len(v) < 128 for k, v in bare.items() if re.search(r'norm\d?\.weight$', k))
 
-# %% ../nbs/10e_states.ipynb #d41a9316
+# %% ../nbs/10e_states.ipynb #5e46af0f
 def renamed_gates(
     bare: dict,  # bare name -> tensor, gates as Ambient Diffusion names them
 ) -> dict:  # with our names
@@ -221,7 +226,7 @@ def renamed_gates(
                 out[f'{layer}.gate.resample_filter'] = taps
     return out
 
-# %% ../nbs/10e_states.ipynb #4ab9a9f1
+# %% ../nbs/10e_states.ipynb #aede17f8
 def model_in(
     bare: dict,  # bare name -> tensor
     layout: str,  # whose: 'edm' or 'deepinv'

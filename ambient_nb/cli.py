@@ -111,7 +111,9 @@ def convert_command(
     ),
     channels: int = typer.Option(None, help='Of the images, where a file of weights leaves it open.'),
     precond: str = typer.Option(None, help='edm, vp, ve or iddpm, for a file of weights; edm when not given.'),
-    sigma_data: float = typer.Option(None, help='Std of the data, for a file of weights; 0.5 when not given.'),
+    sigma_data: float = typer.Option(
+        None, help='Std of the data, for a file of weights; 0.5 when not given, 0.75 in deepinv.'
+    ),
 ):
     "Read a network of EDM, its forks or deepinv; write its weights as safetensors and its settings as JSON."
     from ambient_nb.checkpoints import load_json

@@ -30,7 +30,6 @@ def deepinv_class(
     wants = {
         'quirks': (set(c.quirks) <= {'32-groups'}, c.quirks),
         'precond': (c.precond == 'edm', c.precond),
-        'sigma_data': (c.params.get('sigma_data', 0.5) == 0.5, c.params.get('sigma_data')),
         'extra_in': (c.extra_in == c.extra_out == 0, c.extra_in),
         'gated': (not net.gated, net.gated),
         'keep_skips': (net.keep_skips is None, net.keep_skips),
@@ -44,8 +43,9 @@ def deepinv_class(
     made = shape | dict(label_dim=c.label_dim, augment_dim=c.augment_dim) | {k: getattr(net, k) for k in names}
     if net.family == 'song':
         made = dict(model_type=kind, precondition_type='edm') | made
+    made |= dict(pretrained=None, pixel_std=c.params.get('sigma_data', 0.5), _was_trained_on_minus_one_one=True)
     options = ', '.join(f'{k}={v!r}' for k, v in made.items())
-    return f'{"ADMUNet" if net.family == "adm" else "NCSNpp"}({options}, pretrained=None)'
+    return f'{"ADMUNet" if net.family == "adm" else "NCSNpp"}({options})'
 
 # %% ../nbs/10g_exports.ipynb #f72cabb0
 def write_state(

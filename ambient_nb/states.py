@@ -239,7 +239,7 @@ def model_in(
     layout: str,  # whose: 'edm' or 'deepinv'
     channels: int | None = None,  # of the images; found out where that is sure
     precond: str | None = None,  # key of PRECONDS; EDM's when not said
-    sigma_data: float | None = None,  # std of the data, > 0; .5 when not said
+    sigma_data: float | None = None,  # std of the data, > 0; EDM's .5 or deepinv's .75 when not said
 ) -> tuple[ModelConfig, dict, list[str]]:  # (description, name -> tensor as ours, what was assumed)
     "A model from the tensors of its network alone."
     net, (top, *_) = net_in(bare), levels_in(bare)
@@ -251,7 +251,8 @@ def model_in(
         'twice-gated': any(k.endswith('.gate_weight') for k in bare),
         '32-groups': layout == 'deepinv' and is_narrow(bare),
     }
-    params = dict(sigma_data=0.5 if sigma_data is None else check_float('sigma_data', sigma_data, 0, open_lo=True))
+    usual = dict(edm=0.5, deepinv=0.75)[layout]  # deepinv calls it pixel_std
+    params = dict(sigma_data=usual if sigma_data is None else check_float('sigma_data', sigma_data, 0, open_lo=True))
     way, notes = check_choice('precond', precond or 'edm', PRECONDS), []
     config = ModelConfig(
         net,

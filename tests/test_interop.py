@@ -341,18 +341,20 @@ def test_deepinv_layout_in_and_out(tmp_path):
         convert(src, tmp_path / 'n.pt', layout='deepinv')
     assert not (tmp_path / 'n.pt').exists()
     about = load_json(convert(src, tmp_path / 'n.pt', layout='deepinv', trust_architecture=True))
-    assert 'denoises differently' in about['warnings'][0] and 'NCSNpp' in about['made_by']
+    assert 'denoises differently' in about['warnings'][0] and 'pixel_std=0.5' in about['made_by']
     assert set(torch.load(tmp_path / 'n.pt')) == {k.removeprefix('model.') for k in loud(narrow).state_dict()}
     with pytest.raises(BadInput, match="layout=None.*'edm' or 'deepinv'"):
         convert(tmp_path / 'n.pt', tmp_path / 'back.safetensors')
     x, outs = torch.randn(2, 3, 16, 16), {}
     for layout in ('edm', 'deepinv'):
-        convert(tmp_path / 'n.pt', tmp_path / f'{layout}.safetensors', layout=layout)
+        convert(tmp_path / 'n.pt', tmp_path / f'{layout}.safetensors', layout=layout, sigma_data=0.5)
         outs[layout] = load_model(tmp_path / f'{layout}.safetensors')[0](x, 1.0)
     assert torch.equal(outs['edm'], loud(narrow)(x, 1.0)) and not torch.allclose(
         outs['edm'], outs['deepinv'], atol=0.01
     )
     convert(tmp_path / 'deepinv.safetensors', tmp_path / 'again.pt', layout='deepinv')
+    convert(tmp_path / 'n.pt', tmp_path / 'usual.safetensors', layout='deepinv')
+    assert load_model(tmp_path / 'usual.safetensors')[1]['model'].params == dict(sigma_data=0.75)
     with pytest.raises(BadInput, match='says it itself'):
         convert(src, tmp_path / 'x.safetensors', precond='vp')
 

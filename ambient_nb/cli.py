@@ -127,14 +127,27 @@ def data_make(
 @app.command('convert')
 def convert_command(
     src: Path = typer.Argument(
-        ..., help='An EDM network pickle, such as network-snapshot-200000.pkl. Nothing in it is run.'
+        ..., help='A network: EDM pickle, .pt or .safetensors of weights. Nothing in it is run.'
     ),
-    dst: Path = typer.Argument(..., help='The .safetensors file to write; its description goes beside it as .json.'),
+    dst: Path = typer.Argument(..., help='The .safetensors file to write, its description beside it; a .pt to export.'),
+    layout: str = typer.Option(None, help='edm or deepinv: of the weights in SRC, or of DST where it ends in .pt.'),
+    trust_architecture: bool = typer.Option(
+        False, '--trust-architecture', help='Convert although the network may compute something else than ours.'
+    ),
+    channels: int = typer.Option(None, help='Of the images, where a file of weights leaves it open.'),
+    precond: str = typer.Option(None, help='edm, vp, ve or iddpm, for a file of weights; edm when not given.'),
+    sigma_data: float = typer.Option(
+        None, help='Std of the data, for a file of weights; 0.5 when not given, 0.75 in deepinv.'
+    ),
 ):
-    "Read an official EDM pickle; write its EMA weights as safetensors and its settings as JSON."
+    "Read a network of EDM, its forks or deepinv; write its weights as safetensors and its settings as JSON."
+    from ambient_nb.checkpoints import load_json
     from ambient_nb.interop import convert
 
-    typer.echo(f'wrote {dst} and {convert(src, dst)}')
+    given = dict(layout=layout, channels=channels, precond=precond, sigma_data=sigma_data)
+    about = convert(src, dst, trust_architecture=trust_architecture, **given)
+    warnings = [f'Warning: {warning}' for warning in load_json(about).get('warnings', [])]
+    typer.echo('\n'.join([*warnings, f'wrote {dst} and {about}']))
 
 # %% ../nbs/20_cli.ipynb #dbaf1428
 @app.command('audit')

@@ -203,6 +203,7 @@ def diffusers_classes() -> (
             extra_out=0,
             precond='edm',
             params=None,
+            quirks=(),
         ):
             super().__init__()
             self.shape = (channels, img_resolution, img_resolution)
@@ -217,6 +218,7 @@ def diffusers_classes() -> (
                     extra_out,
                     precond,
                     dict(params or {}),
+                    tuple(quirks),
                 )
             )
 

@@ -14,6 +14,7 @@ from .checkpoints import load_checkpoint, save_checkpoint
 from .core import BadInput, check_choice, check_int
 from .denoisers import PRECONDS
 from .networks import NetConfig, make_net
+from .quirks import QUIRKS
 
 # %% ../nbs/10a_models.ipynb #3a9dac79
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class ModelConfig:
     extra_out: int = 0  # further output channels; iDDPM's variance
     precond: str = 'edm'  # the preconditioning, a key of PRECONDS
     params: dict = field(default_factory=dict)  # of the preconditioning, numbers: sigma_data
+    quirks: tuple = ()  # keys of QUIRKS, where the weights are of another's code
 
     def __post_init__(self):
         if isinstance(self.net, dict):
@@ -36,6 +38,7 @@ class ModelConfig:
         for name in ('img_resolution', 'channels'):
             check_int(name, getattr(self, name), 1)
         check_choice('precond', self.precond, PRECONDS)
+        object.__setattr__(self, 'quirks', tuple(check_choice('quirks', q, QUIRKS) for q in self.quirks))
 
     @property
     def shape(self) -> tuple:
@@ -50,7 +53,10 @@ def build(
     net = make_net(config.net, *sizes, extra_in=config.extra_in, extra_out=config.extra_out)
     kind = PRECONDS[config.precond]
     params = {k: v for k, v in config.params.items() if k in inspect.signature(kind).parameters}
-    return kind(net, **params).eval().requires_grad_(False)
+    D = kind(net, **params)
+    for quirk in config.quirks:
+        QUIRKS[quirk](D)
+    return D.eval().requires_grad_(False)
 
 # %% ../nbs/10a_models.ipynb #848e8f76
 def load_weights(

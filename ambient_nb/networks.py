@@ -137,8 +137,8 @@ class DhariwalUNet(UNet):
 
     @staticmethod
     def heads_of(width):
-        "Heads of 64 channels."
-        return max(1, width // 64)
+        "Heads of 64 channels; a narrower level has none."
+        return width // 64
 
     def build_maps(self):
         "Make the layers of the embedding."

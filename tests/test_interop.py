@@ -6,20 +6,22 @@ import pickle
 import subprocess
 import sys
 import types
+import zipfile
 from dataclasses import asdict, replace
 from unittest.mock import patch
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from nets import NETS, PARAMS, loud, model_of
 from torch import nn
 
-from ambient_nb import interop
-from ambient_nb.checkpoints import Damaged
+from ambient_nb import architectures, interop
+from ambient_nb.checkpoints import Damaged, load_json
 from ambient_nb.core import BadInput, rng
 from ambient_nb.interop import convert, read_edm_pickle, read_pickle
-from ambient_nb.models import load_model
+from ambient_nb.models import build, load_model, save_model
 
 SONG_ONLY = 'embedding_type', 'channel_mult_noise', 'encoder_type', 'decoder_type', 'resample_filter'
 
@@ -162,6 +164,199 @@ def test_tensors_that_do_not_fit_the_settings_are_named_and_nothing_is_written(t
     with pytest.raises(BadInput, match=r"'model.map_label.weight'.*\(16, 10\).*\(8, 10\)"):
         convert(write(tmp_path / 'n.pkl', content), tmp_path / 'm.safetensors')
     assert [f.name for f in tmp_path.iterdir()] == ['n.pkl']
+
+
+@pytest.mark.parametrize('keeps', [[1] * 4, [1, 0, 0, 1], (0, 1, 1, 1), [0] * 4])
+@pytest.mark.parametrize('family', ['ddpmpp', 'ncsnpp'])
+def test_the_skips_of_diffmemorize(tmp_path, family, keeps):
+    "Their `skip_connections` are our `keep_skips`; what is no 0 or 1 for each skip is refused."
+    config = model_of(family)
+    convert(write(tmp_path / 'n.pkl', network(config, skip_connections=keeps)), tmp_path / 'm.safetensors')
+    D, meta = load_model(tmp_path / 'm.safetensors')
+    kept = None if all(keeps) else tuple(i for i, keep in enumerate(keeps) if keep)
+    x, theirs = torch.randn(2, 3, 16, 16, generator=rng(0, 'x')), loud(config)
+    theirs.model.keep_skips = kept
+    assert meta['model'].net.keep_skips == kept and torch.equal(D(x, 1.0), theirs(x, 1.0))
+    for bad in ([1] * 3, [1, 1, 1, 0.5], None, 4):
+        with pytest.raises(BadInput, match='skip_connections=.*4 times 0 or 1'):
+            read_edm_pickle(write(tmp_path / 'n.pkl', network(config, skip_connections=bad)))
+
+
+# Architectures
+
+FORK = """
+class Conv2d:
+    def forward(self, x):
+        return -x
+"""
+
+
+def test_another_forward_needs_trust(tmp_path):
+    "A class of known name and other code converts on demand only, and the JSON says so."
+    src, dst = write(tmp_path / 'n.pkl', network(), source=FORK), tmp_path / 'm.safetensors'
+    with pytest.raises(BadInput, match='the code of Conv2d in this file is not the one known.*trust_architecture'):
+        convert(src, dst)
+    assert not dst.exists()
+    about = load_json(convert(src, dst, trust_architecture=True))
+    assert about['architecture'] == 'trusted' and 'Conv2d' in about['warnings'][0]
+    known = load_json(convert(write(src, network()), dst))
+    assert known['architecture'].startswith('not compared') and 'warnings' not in known
+
+
+def test_known_code_is_known_whatever_its_comments(tmp_path, monkeypatch):
+    monkeypatch.setitem(architectures.KNOWN_CODE, 'Conv2d', (architectures.digest(FORK, 'Conv2d'),))
+    source = FORK.replace('-x', '-x  # turned') + 'class Unused: pass'
+    _, _, meta = read_edm_pickle(write(tmp_path / 'n.pkl', network(), source=source))
+    assert meta['architecture'] == 'known'
+    for other in (
+        FORK.replace('-x', '+x'),
+        FORK.replace('class Conv2d', 'y = 1\nclass Conv2d').replace('-x', '-x * y'),
+    ):
+        with pytest.raises(BadInput, match='Conv2d'):
+            read_edm_pickle(write(tmp_path / 'n.pkl', network(), source=other))
+
+
+def test_edm2_is_named(tmp_path):
+    "By its layers, by its names, and where its file asks for more than we read."
+    content = network()
+    content['ema'].model.enc['16x16_conv'].__class__ = type(
+        'MPConv', (type(content['ema'].model.enc['16x16_conv']),), {}
+    )
+    state = {'unet.emb_gain': torch.zeros(1), 'unet.enc.64x64_conv.weight': torch.zeros(1)}
+    array = dict(ema=None, mean=np.zeros(3), source='class MPConv:')
+    for blob in (dumps(content), pickle.dumps(dict(ema=state)), pickle.dumps(array)):
+        with pytest.raises(BadInput, match='EDM2'):
+            convert(write(tmp_path / 'n.pkl', blob), tmp_path / 'm.safetensors')
+
+
+# State dicts
+
+
+def stored(content, **kwargs) -> bytes:
+    torch.save(content, file := io.BytesIO(), **kwargs)
+    return file.getvalue()
+
+
+WAYS = {
+    'pickle': lambda s: pickle.dumps(dict(ema=s, loss_fn=None, augment_pipe=None)),
+    'pt': stored,
+    'legacy pt': lambda s: stored(s, _use_new_zipfile_serialization=False),
+    'pt, compiled': lambda s: stored(dict(ema_model={f'_orig_mod.{k}': v for k, v in s.items()}, net=s, step=1)),
+    'pt, DDP': lambda s: stored({f'module.{k}': v for k, v in s.items()}),
+    'safetensors': lambda s: safetensors.torch.save(s),
+}
+
+
+@pytest.mark.parametrize('way', WAYS)
+@pytest.mark.parametrize('family', NETS)
+def test_a_state_dict_gives_its_network_back(tmp_path, family, way):
+    "Settings from names and shapes, what is assumed is said, outputs equal to the bit."
+    config = model_of(family)
+    theirs = loud(config)
+    src = write(tmp_path / 'weights.bin', WAYS[way](theirs.state_dict()))
+    about = load_json(convert(src, tmp_path / 'm.safetensors', sigma_data=0.4))
+    D, _ = load_model(tmp_path / 'm.safetensors', shape=(3, 16, 16))
+    x, labels, told = torch.randn(2, 3, 16, 16), torch.eye(10)[[3, 7]], torch.randn(2, 9)
+    assert torch.equal(D(x, 2.0, labels, told), theirs(x, 2.0, labels, told))
+    assert ('EMA' == about['weights']) == (way in ('pickle', 'pt, compiled')) and 'does not say' in about['warnings'][0]
+
+
+def ambient_state(gated: bool):  # (a masked denoiser, its tensors under Ambient Diffusion's names)
+    quirks = ('scaled-mask', 'twice-gated') if gated else ('scaled-mask',)
+    net = replace(NETS['ddpmpp'], model_channels=32)
+    D = build(model_of(net=net, label_dim=0, augment_dim=0, extra_in=3, extra_out=3, quirks=quirks))
+    for name, p in D.named_parameters():
+        p.copy_(torch.randn(p.shape, generator=rng(0, name)) * (p[0].numel() ** -0.5 if p.ndim > 1 else 0.2))
+        if name.endswith('gate.bias'):
+            p.zero_()
+    made = {k.replace('.gate.weight', '.gate_weight'): v for k, v in D.state_dict().items() if '.gate.' not in k}
+    gates = {k.replace('.gate.weight', '.gate_weight'): v for k, v in D.state_dict().items() if '.gate.weight' in k}
+    return D, made | gates
+
+
+@pytest.mark.parametrize('gated', [False, True])
+def test_masked_networks_of_ambient_diffusion(tmp_path, gated):
+    theirs, state = ambient_state(gated)
+    src = write(tmp_path / 'network-snapshot.pkl', pickle.dumps(dict(ema=state, loss_fn=None)))
+    convert(src, tmp_path / 'm.safetensors', sigma_data=0.4)
+    D, meta = load_model(tmp_path / 'm.safetensors', shape=(3, 16, 16))
+    x, mask = torch.randn(2, 3, 16, 16), (torch.rand(2, 3, 16, 16) < 0.5).float()
+    assert meta['model'].extra_in == 3 and torch.equal(D(x * mask, 2.0, mask=mask), theirs(x * mask, 2.0, mask=mask))
+    assert not torch.equal(D(x * mask, 2.0, mask=mask), D(x * mask, 2.0, mask=0 * mask))
+
+
+def test_adm_levels_without_heads(tmp_path):
+    "Below 64 channels a level of ADM has no heads, and no layers for them."
+    net = replace(NETS['adm'], model_channels=32, channel_mult=(1, 2, 2), attn_resolutions=(16, 8))
+    state = loud(model_of(net=net)).state_dict()
+    has = {k.split('.')[2] for k in state if k.endswith('qkv.weight')}
+    assert has and not any(name.startswith('16x16') for name in has)
+    convert(write(tmp_path / 'n.pkl', network(model_of(net=net))), tmp_path / 'm.safetensors')
+    convert(write(tmp_path / 'n.pt', stored(state)), tmp_path / 'n.safetensors')
+    a, b = (load_model(tmp_path / f'{name}.safetensors')[0].state_dict() for name in 'mn')
+    assert set(a) == set(b) and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_training_states_and_other_whole_files_are_named(tmp_path):
+    "None is called damaged."
+    state, D = loud(model_of()).state_dict(), loud(model_of())
+    ours = {f'{part}.{k}': v.clone() for part in ('net', 'ema') for k, v in state.items()} | {
+        'adam.0.step': torch.zeros(1)
+    }
+    zipped = io.BytesIO()
+    with zipfile.ZipFile(zipped, 'w') as z:
+        z.writestr('readme.txt', 'no weights')
+    files = {
+        'training state': stored(dict(net=state, optimizer_state={})),
+        r'training state \(it holds objects': stored(dict(net=D, optimizer_state={})),
+        r'training state .it holds ema, net, adam': safetensors.torch.save(ours),
+        'training state.*optimizer': pickle.dumps(dict(net=state, optimizer={})),
+        'web page': b'  <!DOCTYPE html><html></html>',
+        'Git-LFS': b'version https://git-lfs.github.com/spec/v1',
+        'ambient_nb.denoisers.EDMPrecond': stored(D),
+        'a zip of something else': zipped.getvalue(),
+        'gzip': b'\x1f\x8b\x08',
+        'kept outside': b'\x80\x04\x8c\x010Q.',
+        'this has a, …': safetensors.torch.save(dict(a=torch.zeros(1))),
+        'this file holds a, b': stored(dict(a=state, b=state)),
+    }
+    for says, blob in files.items():
+        with pytest.raises(BadInput, match=says):
+            convert(write(tmp_path / 'n.bin', blob), tmp_path / 'm.safetensors')
+    for blob in (stored(state)[:-500], safetensors.torch.save(state)[:-500]):
+        with pytest.raises(Damaged, match='Fetch it again'):
+            convert(write(tmp_path / 'n.bin', blob), tmp_path / 'm.safetensors')
+    assert [f.name for f in tmp_path.iterdir()] == ['n.bin']
+
+
+# deepinv
+
+
+def test_deepinv_layout_in_and_out(tmp_path):
+    "Under 128 channels the groups differ: asked for on the way in, refused or said on the way out."
+    narrow = replace(model_of(label_dim=0, augment_dim=0, params=dict(sigma_data=0.5)))
+    narrow = replace(narrow, net=replace(narrow.net, model_channels=32))
+    save_model(src := tmp_path / 'm.safetensors', narrow, loud(narrow).state_dict())
+    with pytest.raises(BadInput, match='fewer than 128 channels.*trust_architecture'):
+        convert(src, tmp_path / 'n.pt', layout='deepinv')
+    assert not (tmp_path / 'n.pt').exists()
+    about = load_json(convert(src, tmp_path / 'n.pt', layout='deepinv', trust_architecture=True))
+    assert 'denoises differently' in about['warnings'][0] and 'pixel_std=0.5' in about['made_by']
+    assert set(torch.load(tmp_path / 'n.pt')) == {k.removeprefix('model.') for k in loud(narrow).state_dict()}
+    with pytest.raises(BadInput, match="layout=None.*'edm' or 'deepinv'"):
+        convert(tmp_path / 'n.pt', tmp_path / 'back.safetensors')
+    x, outs = torch.randn(2, 3, 16, 16), {}
+    for layout in ('edm', 'deepinv'):
+        convert(tmp_path / 'n.pt', tmp_path / f'{layout}.safetensors', layout=layout, sigma_data=0.5)
+        outs[layout] = load_model(tmp_path / f'{layout}.safetensors')[0](x, 1.0)
+    assert torch.equal(outs['edm'], loud(narrow)(x, 1.0)) and not torch.allclose(
+        outs['edm'], outs['deepinv'], atol=0.01
+    )
+    convert(tmp_path / 'deepinv.safetensors', tmp_path / 'again.pt', layout='deepinv')
+    convert(tmp_path / 'n.pt', tmp_path / 'usual.safetensors', layout='deepinv')
+    assert load_model(tmp_path / 'usual.safetensors')[1]['model'].params == dict(sigma_data=0.75)
+    with pytest.raises(BadInput, match='says it itself'):
+        convert(src, tmp_path / 'x.safetensors', precond='vp')
 
 
 # Hostile and broken

@@ -17,7 +17,6 @@ from ambient_nb.core import (
     BadInput,
     check_float,
     pick_device,
-    provenance,
     runs_dir,
     writable_dir,
     write_atomic,
@@ -26,6 +25,7 @@ from .data import Images
 from .evidence import excess, fisher
 from .features import Encoder
 from .findings import Findings
+from .origin import provenance
 from .pages import audit_html, numbers_html, pairs_html, verdict_html
 from .sources import Pictures, read_pictures
 from .stats import Estimate

@@ -152,8 +152,10 @@ def audit_command(
         device=device,
         cache=cache,
     )
-    notes = [f'Note: {note}' for note in found.notes]
-    typer.echo('\n'.join([found.verdict, *notes, f'wrote {out / "report.html"}']))
+    cautions, notes = (
+        [f'{kind}: {s}' for s in said] for kind, said in (('Caution', found.cautions), ('Note', found.notes))
+    )
+    typer.echo('\n'.join([*cautions, found.verdict, *notes, f'wrote {out / "report.html"}']))
 
 # %% ../nbs/20_cli.ipynb #b0fbcc00
 def parameters_of(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 from .copies import Space, looks_copied, search
 from .core import check_float, check_int
-from .evidence import KINDS, Overlap, copy_verdict, overlaps
+from .evidence import CALLED, Overlap, copy_verdict, overlaps
 from .features import Encoder, PixelEncoder
 from .memorization import metric_id, summarize
 from .sources import Pictures
@@ -92,7 +92,7 @@ class Findings:
     @cached_property
     def words(self) -> tuple[str, str]:  # the verdict; 'more', 'none' or 'open'
         for x, y in (o.of for o in self.overlaps if o.voids):
-            return f'No verdict: the {KINDS[x]} and the {KINDS[y]} images are not apart.', 'open'
+            return f'No verdict: the {CALLED[x]} and the {CALLED[y]} images are not apart.', 'open'
         return copy_verdict(*self.counts)
 
     @property

@@ -74,17 +74,18 @@ def torch_hub_file(
 
 # %% ../nbs/12c_backbones.ipynb #cc5432d1
 def from_hub(
+    name: str,  # of the encoder, for the error
     repo: str,  # a model on the Hugging Face hub
     kind: str,  # its class in transformers
     weights: str | Path | None,  # its folder, or the folder that holds it
 ) -> tuple[nn.Module, Path]:  # the network, its folder
     "A network in transformers' format."
     needed = '"ambient_nb[features]"'
-    transformers = library('transformers', repo, needed)
+    transformers = library('transformers', name, needed)
 
     def download():
         files = ['*.json', 'model.safetensors', 'merges.txt']
-        return library('huggingface_hub', repo, needed).snapshot_download(repo, allow_patterns=files)
+        return library('huggingface_hub', name, needed).snapshot_download(repo, allow_patterns=files)
 
     folder = find_weights(repo.split('/')[1], f'huggingface.co/{repo}', download, weights)
     with torch.random.fork_rng(devices=[]):  # constructors draw weights that are overwritten
@@ -130,13 +131,14 @@ class DINOv2(Backbone):
         device: str | torch.device | None = None,  # None for the best there is
     ):
         repo, preprocess = DINO[check_choice('size', size, DINO)], DINO_VIEWS[check_choice('view', view, DINO_VIEWS)]
-        net, folder = from_hub(repo, 'Dinov2Model', weights)
+        name = f'dinov2-{size}-{view}'
+        net, folder = from_hub(name, repo, 'Dinov2Model', weights)
         side = net.config.patch_size
         net.embeddings.interpolate_pos_encoding = lambda tokens, height, width: position_grid(
             net.embeddings.position_embeddings, height // side, width // side
         )
         super().__init__(
-            f'dinov2-{size}-{view}',
+            name,
             net,
             preprocess,
             folder / 'model.safetensors',
@@ -219,7 +221,8 @@ class CLIP(Backbone):
         device: str | torch.device | None = None,  # None for the best there is
     ):
         repo = CLIP_REPOS[check_choice('size', size, CLIP_REPOS)]
-        net, folder = from_hub(repo, 'CLIPModel', weights)
+        name = f'clip-{size}'
+        net, folder = from_hub(name, repo, 'CLIPModel', weights)
         side = net.config.vision_config.image_size
         tokenizers = ['tokenizer.json'], ['vocab.json', 'merges.txt']
         if not any(all((folder / f).is_file() for f in files) for files in tokenizers):
@@ -227,7 +230,7 @@ class CLIP(Backbone):
             raise BadInput('weights', str(folder), needed)
         self.tokenizer = import_module('transformers').CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         super().__init__(
-            f'clip-{size}',
+            name,
             net,
             Preprocess(size=side, mode='bicubic', levels=True, crop=side, **CLIP_SCALE),
             folder / 'model.safetensors',
@@ -265,7 +268,13 @@ BACKBONES = {
     'inception': Inception,
     **{f'clip-{size}': partial(CLIP, size) for size in CLIP_REPOS},
 }
-OWN = ('pixels', 'digits-cnn', 'cifar10-cnn')
+
+# %% ../nbs/12c_backbones.ipynb #a56b35b8
+OWN = {
+    'pixels': lambda reference, device: PixelEncoder(reference),
+    'digits-cnn': lambda reference, device: DigitsEncoder(),
+    'cifar10-cnn': lambda reference, device: CifarEncoder(device=device),
+}  # those that come with the package
 
 # %% ../nbs/12c_backbones.ipynb #0001bcd8
 def encoder_named(
@@ -281,10 +290,6 @@ def encoder_named(
         return BACKBONES[name](weights=weights, device=device, **({} if sha256 is None else dict(sha256=sha256)))
     if (weights, sha256) != (None, None):
         raise BadInput('weights', str(weights or sha256), f'left out for {name}, which comes with the package')
-    if name == 'cifar10-cnn':
-        return CifarEncoder(device=device)
-    if name == 'digits-cnn':
-        return DigitsEncoder()
-    if reference is None:
+    if name == 'pixels' and reference is None:
         raise BadInput('reference', None, 'the images whose mean the pixels are measured from')
-    return PixelEncoder(reference)
+    return OWN[name](reference, device)

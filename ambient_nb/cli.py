@@ -212,9 +212,11 @@ def reproduce_command(
 @app.command('show')
 def show_command(
     row_id: str = typer.Argument(
-        ..., metavar='ROW-ID', help='Of a committed row, such as table1/digits/50/baseline/550/memorized.'
+        ...,
+        metavar='ROW-ID',
+        help='Of a committed row or of your own, such as table1/digits/50/baseline/550/memorized.',
     ),
-    out: Path = typer.Option(None, help='Folder for runs; the usual one when not given.'),
+    out: Path = typer.Option(None, help='Folder of runs and rows; the usual one when not given.'),
 ):
     "Print the chain from a row to its runs: config, data hash, seed, commit, and the command that makes it again."
     from ambient_nb.rows import chain

@@ -273,7 +273,7 @@ class Consistent(Objective):
         return dict(self.beside.shown(y, mine, move), lower=mine['lower'], jumps=mine['jumps'].movedim(0, 2))
 
 # %% ../nbs/08c_objectives.ipynb #a1875e78
-OBJECTIVES = {kind().kind: kind for kind in (EDM, TwoRegime, Tweedie, TweedieVP, Mixture, Ambient, Consistent)}
+OBJECTIVES = {kind().kind: kind for kind in Objective.__subclasses__()}
 
 # %% ../nbs/08c_objectives.ipynb #b375ba64
 def from_json(

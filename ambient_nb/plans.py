@@ -143,6 +143,8 @@ def plan(
     size = changed.get('size')
     unseen = dry_run and p.data is None  # a dry run of a known data set needs no images
     split = None if unseen else load_split(dataset, p.data, size)
+    if split and (few := len(split.heldout)) < 4:  # their halves are compared with each other
+        raise BadInput('data', p.data, f'pictures of which at least 4 are held out, not {few}: 31, or a zip beside it')
     record = DATASETS[dataset].at(size) if unseen else split.record
     asked = dict(iters=changed.get('iters'), sigma_n=changed.get('sigma_n'))
     setup = setup_for(profile, record, it.paper, split and split.pool, **asked)

@@ -144,7 +144,7 @@ def execute(
     executed: Path,  # where its executed copy goes
     parameters: dict,  # for its parameters cell
 ) -> Path:  # the executed copy
-    "Execute a notebook with papermill, in this interpreter and in the folder of its copy."
+    "Execute a notebook with papermill, in this interpreter, where the command was given."
     import papermill
 
     papermill.execute_notebook(
@@ -152,7 +152,6 @@ def execute(
         executed,
         parameters=parameters,
         progress_bar=os.environ.get('AMBIENT_NB_PROGRESS') != '0',
-        cwd=str(executed.parent),
         log_output=False,
         kernel_manager_class=kernels_here(),
         extra_arguments=['--log-level=40'],  # a kernel warns of its local sockets

@@ -220,10 +220,12 @@ def command_of(row: Row) -> str:
 # %% ../nbs/17a_rows.ipynb #1a1af6b5
 def find_rows(
     row_id: str,
+    out: Path | None = None,  # where runs are kept, and rows beside them; None for committed rows only
 ) -> dict:  # file name -> the row; BadInput where there is none
-    "The committed rows of an id: a notebook's own, and those of what was tried beside it."
+    "The rows of an id: committed ones, those of what was tried beside them, and one's own."
     found, ids, wanted = {}, set(), row_id.replace('−', '-')  # a keyboard has no minus sign
-    for file in sorted(results().glob('*.json')) if results() else ():
+    places = [place for place in (results(), out and Path(out) / 'rows') if place]
+    for file in (file for place in places for file in sorted(place.glob('*.json'))):
         stored = load_json(file)
         if 'runs' in stored:
             rows = {r['id'].replace('−', '-'): r for r in stored['rows']}
@@ -231,7 +233,7 @@ def find_rows(
             ids |= set(rows)
     if not found:
         near = get_close_matches(wanted, sorted(ids), n=3, cutoff=0.4)
-        raise BadInput('row', row_id, f'the id of a committed row, such as {", ".join(near) or "those in nbs/results"}')
+        raise BadInput('row', row_id, f'the id of a stored row, such as {", ".join(near) or "those in nbs/results"}')
     return found
 
 # %% ../nbs/17a_rows.ipynb #6909e818
@@ -267,11 +269,11 @@ def runs_in_words(
 # %% ../nbs/17a_rows.ipynb #1ffa1c23
 def chain(
     row_id: str,
-    out: Path | None = None,  # where runs are kept; None for the usual place
+    out: Path | None = None,  # where runs and rows are kept; None for the usual place
 ) -> str:
-    "The way from a committed row back: command, commit, data, runs and their settings."
-    lines = []
-    for name, r in find_rows(row_id).items():
+    "The way from a row back: command, commit, data, runs and their settings."
+    lines, out = [], out or runs_dir()
+    for name, r in find_rows(row_id, out).items():
         about = f' on {r.claim}' if r.claim else ''
         lines += [
             f'{r.id} in {name}',
@@ -280,6 +282,6 @@ def chain(
             f'  made by  {command_of(r)}',
             f'  commit   {r.provenance["commit"]}, torch {r.provenance["torch"]}, {r.provenance["hardware"]}',
             *(f'  data     {sha}, {which}' for which, sha in r.data.items()),
-            *runs_in_words(r, out or runs_dir()),
+            *runs_in_words(r, out),
         ]
     return '\n'.join(lines)

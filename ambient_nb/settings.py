@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 from .core import BadInput, check_choice, check_float
 from .data import Images, to_float
-from .datasets import DATASETS, DataSet
+from .datasets import DataSet
 from .networks import PRESETS, NetConfig
 from .repro import PROFILES, Setup, thirds
 from .objectives import EDM, TwoRegime

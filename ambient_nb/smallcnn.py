@@ -71,7 +71,9 @@ def cropped(
     reach: int,  # the largest shift, below the side
 ) -> torch.Tensor:
     "Each image moved by its own shift and mirrored or not; what enters is its reflection."
-    side, last, furthest = torch.arange(x.shape[-1], device=x.device), x.shape[-1] - 1, int(shifts.abs().max())
+    side = torch.arange(x.shape[-1], device=x.device)
+    last = len(side) - 1
+    furthest = int(shifts.abs().max())
     if reach > last or furthest > reach:
         raise BadInput('shifts', furthest, f'at most reach={reach}, and that below the side of {last + 1} px')
 
@@ -80,7 +82,8 @@ def cropped(
 
     rows = reflected(side + shifts[:, :1])
     columns = reflected(torch.where(flips[:, None], side.flip(0), side) + shifts[:, 1:])
-    images, channels = torch.arange(len(x))[:, None, None, None], torch.arange(x.shape[1])[:, None, None]
+    images = torch.arange(len(x))[:, None, None, None]
+    channels = torch.arange(x.shape[1])[:, None, None]
     return x[images, channels, rows[:, None, :, None], columns[:, None, None, :]]
 
 # %% ../nbs/12b_smallcnn.ipynb #18913643
@@ -110,35 +113,46 @@ class CnnTrainer:
     ):
         if images.labels is None or images.channels != 3:
             raise BadInput('images', repr(images), 'colour images with labels')
-        self.config, self.images, self.it, self.ends = config, images, 0, config.ends(len(images))
-        self.net, self.stage, self.small = fresh_cnn(config.seed), None, None
+        self.config = config
+        self.images = images
+        self.it = 0
+        self.ends = config.ends(len(images))
+        self.net = fresh_cnn(config.seed)
+        self.stage, self.small = None, None  # the images at the side of a stage
         options = dict(momentum=config.momentum, weight_decay=config.weight_decay, nesterov=True)
         self.optimizer = torch.optim.SGD(self.net.parameters(), lr=config.lr, **options)
 
     def batch(self) -> tuple:  # (x, labels): (B,3,side,side) in [-1,1], (B,)
         "The images of the next step, shrunk to its stage's side, moved and mirrored."
-        c, stage = self.config, next(k for k, end in enumerate(self.ends) if self.it < end)
+        c = self.config
+        stage = next(k for k, end in enumerate(self.ends) if self.it < end)
+        side = c.stages[stage][0]
         if stage != self.stage:
-            self.stage, self.small = stage, shrink(self.images, c.stages[stage][0])
-        rows, reach = order(len(self.images), c.seed, self.it * c.batch, c.batch), c.stages[stage][0] // 8
+            self.stage, self.small = stage, shrink(self.images, side)
+        rows = order(len(self.images), c.seed, self.it * c.batch, c.batch)
+        reach = side // 8
         draws = rng(c.seed, 'crops', self.it)
         shifts = torch.randint(-reach, reach + 1, (c.batch, 2), generator=draws)
         flips = torch.rand(c.batch, generator=draws) < 0.5
-        return to_float(cropped(self.small.pixels[rows], shifts, flips, reach)), self.images.labels[rows]
+        x = to_float(cropped(self.small.pixels[rows], shifts, flips, reach))
+        return x, self.images.labels[rows]
 
     def step(self) -> dict:  # the batch's loss, the share it named rightly
         "One optimizer step."
-        (x, labels), c = self.batch(), self.config
+        c = self.config
+        x, labels = self.batch()
         for group in self.optimizer.param_groups:
             group['lr'] = c.lr_at(self.it, self.ends[-1])
         with torch.autocast('cpu', PRECISIONS[c.precision], enabled=c.precision != 'fp32'):
-            logits = self.net.train()(x.to(memory_format=torch.channels_last)).float() * c.scale
+            logits = self.net.train()(x.to(memory_format=torch.channels_last))
+        logits = logits.float() * c.scale
         loss = F.cross_entropy(logits, labels, label_smoothing=c.smoothing)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
         self.it += 1
-        return dict(loss=loss.item(), accuracy=(logits.argmax(1) == labels).double().mean().item())
+        right = (logits.argmax(1) == labels).double().mean()
+        return dict(loss=loss.item(), accuracy=right.item())
 
     def columns(self) -> dict:
         "What stats.jsonl says besides iteration, loss, accuracy and seconds."
@@ -147,9 +161,9 @@ class CnnTrainer:
 
     def state(self) -> dict:  # name -> tensor
         "All that a resumed run needs, besides the config and the iteration."
-        return {f'net.{k}': v for k, v in self.net.state_dict().items()} | {
-            f'sgd.{i}': s['momentum_buffer'] for i, s in self.optimizer.state_dict()['state'].items()
-        }
+        sgd = self.optimizer.state_dict()['state']
+        tensors = {f'net.{k}': v for k, v in self.net.state_dict().items()}
+        return tensors | {f'sgd.{i}': s['momentum_buffer'] for i, s in sgd.items()}
 
     def load(
         self,
@@ -157,9 +171,13 @@ class CnnTrainer:
         it: int,  # steps done
     ) -> None:
         "Continue from a stored state."
-        self.net.load_state_dict({k[4:]: v for k, v in tensors.items() if k.startswith('net.')})
+
+        def part(prefix):
+            return {k[4:]: v for k, v in tensors.items() if k.startswith(prefix)}
+
+        self.net.load_state_dict(part('net.'))
         sgd = self.optimizer.state_dict()
-        sgd['state'] = {int(k[4:]): dict(momentum_buffer=v) for k, v in tensors.items() if k.startswith('sgd.')}
+        sgd['state'] = {int(i): dict(momentum_buffer=v) for i, v in part('sgd.').items()}
         self.optimizer.load_state_dict(sgd)
         self.it = it
 

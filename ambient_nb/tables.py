@@ -97,9 +97,9 @@ def budgets_of(
     rows: list[Row],
     n: int,  # training-set size
 ) -> list[int]:  # iterations
-    "The iterations at which a direction is judged."
-    judged = (r for r in rows if r.labels['method'] == 'difference' and r.claim)
-    return sorted({r.labels['it'] for r in judged if r.labels['n'] == n})
+    "The iterations at which arms are compared: the budgets, whether anybody claims something of them or not."
+    pairs = (r for r in rows if r.labels['method'] == 'difference' and (r.claim or r.labels.get('budget') is not None))
+    return sorted({r.labels['it'] for r in pairs if r.labels['n'] == n})
 
 # %% ../nbs/17b_tables.ipynb #7eaec7d6
 def budget_rows(

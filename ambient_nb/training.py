@@ -164,9 +164,12 @@ class Trainer:
         images: Images,  # the training set, kept on the device as uint8
         device: torch.device | str = 'cpu',
     ):
-        self.config, self.images, self.device, self.it = config, images, torch.device(device), 0
-        self.shape, self.pixels = tuple(images.pixels.shape[1:]), images.pixels.to(self.device)
-        self.law, data = make_law(config), image_data(config.loss, images.ids, self.shape)
+        self.config, self.images, self.it = config, images, 0
+        self.device = torch.device(device)
+        self.shape = tuple(images.pixels.shape[1:])
+        self.pixels = images.pixels.to(self.device)
+        self.law = make_law(config)
+        data = image_data(config.loss, images.ids, self.shape)
         self.image_data = {name: tensor.to(self.device) for name, tensor in data.items()}
         self.labels = one_hot(images, config.label_dim).to(self.device) if config.label_dim else None
         self.augment = AugmentPipe(p=config.augment) if config.augment else None
@@ -190,8 +193,8 @@ class Trainer:
             told['labels'] = self.labels[rows]
         if self.augment:
             params = self.augment.params(stream((DRAWS,), c.seed, 'augment', start=start, count=c.batch), y.shape)
-            move, told['augment_labels'] = partial(self.augment.transform, params=params), self.augment.labels(params)
-            told['augment_labels'] = told['augment_labels'].to(self.device)
+            told['augment_labels'] = self.augment.labels(params).to(self.device)
+            move = partial(self.augment.transform, params=params)
         return c.loss.shown(y, mine, move) | told
 
     def step(self) -> torch.Tensor:  # the batch's loss per pixel, detached
@@ -288,12 +291,11 @@ def load_denoiser(
     device: torch.device | str = 'cpu',
 ) -> Precond:  # float32, in eval mode; Damaged when a file is
     "The EMA denoiser of a run at one of its snapshots, from its folder alone."
-    found, about = snapshots_in(folder), load_json(Path(folder) / 'config.json')
+    if not (found := snapshots_in(folder)):
+        raise BadInput('folder', str(folder), 'that of a run with a snapshot')
+    it, about = check_choice('it', found[-1] if it is None else it, found), load_json(Path(folder) / 'config.json')
     if 'shape' not in about:
         raise Damaged(Path(folder) / 'config.json', 'it has no shape', 'Claim the folder with its config and images.')
-    if it is None and not found:
-        raise BadInput('folder', str(folder), 'that of a run with a snapshot')
-    it = found[-1] if it is None else it
     D = make_denoiser(stored_config(folder), tuple(about['shape'])).to(device).eval().requires_grad_(False)
     D.load_state_dict(load_checkpoint(snapshot_path(folder, it))[0])
     return D

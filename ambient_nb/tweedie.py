@@ -90,7 +90,8 @@ def copy_from_vp(
     "Double Tweedie in VP."
     t = bcast(current, x)
     s, c = vp_step(nature=nature, current=t)
-    return ((c / t) ** 2 * (alpha_of(sigma_vp=t) * x0 - x) + x) / s
+    gap = alpha_of(sigma_vp=t) * x0 - x
+    return ((c / t) ** 2 * gap + x) / s
 
 # %% ../nbs/08b_tweedie.ipynb #0a2d8064
 @dataclass(frozen=True)
@@ -119,7 +120,8 @@ class MixtureLoss:
         if clean.dtype != torch.bool or clean.shape != y.shape[:1]:
             raise BadInput('clean', f'{clean.dtype} of shape {tuple(clean.shape)}', f'bool of shape ({len(y)},)')
         sigma = torch.where(clean, sigma, sigma.clamp(min=self.sigma_n))
-        s, own = bcast(sigma, y), bcast((~clean).to(y) * self.sigma_n, y)
+        s = bcast(sigma, y)
+        own = bcast((~clean).to(y) * self.sigma_n, y)  # the noise that each image has
         x = y + (s**2 - own**2).clamp(min=0).sqrt() * z
         error = copy_from_ve(D(x, sigma, labels, **kwargs), x, nature=own, current=sigma) - y
         return (self.weight(s, self.sigma_data) * error.square()).flatten(1).sum(1)
@@ -167,7 +169,8 @@ class TweedieVPLoss:
         check_draws(D, y, sigma, z, ve_level(sigma_vp=self.nature).item())
         sigma = sigma.clamp(min=self.nature)
         t = bcast(sigma, y)
-        (s, c), alpha = vp_step(nature=self.nature, current=t), alpha_of(sigma_vp=t)
+        s, c = vp_step(nature=self.nature, current=t)
+        alpha = alpha_of(sigma_vp=t)
         x = s * y + c * z
         x0 = D(x / alpha, ve_level(sigma_vp=sigma), labels, **kwargs)
         if self.target == 'copy':
@@ -186,8 +189,10 @@ def posterior_jump(
     lower: torch.Tensor,  # (B,) levels to go to, from 0 to current
 ) -> torch.Tensor:  # (B,…) an image at level `lower`
     "A draw from q(x_lower | x_current, x0)."
-    t, r = bcast(current, x), bcast(lower, x) / bcast(current, x)
-    return x0 + r**2 * (x - x0) + t * r * ((1 - r) * (1 + r)).clamp(min=0).sqrt() * z
+    t = bcast(current, x)
+    r = bcast(lower, x) / t
+    spread = t * r * ((1 - r) * (1 + r)).clamp(min=0).sqrt()
+    return x0 + r**2 * (x - x0) + spread * z
 
 # %% ../nbs/08b_tweedie.ipynb #09c38d23
 @dataclass(frozen=True)
@@ -221,11 +226,14 @@ class ConsistencyLoss:
             raise BadInput('lower', lower.tolist(), 'above 0, and nowhere above sigma')
         path = [sigma * (lower / sigma) ** (k / self.steps) for k in range(self.steps)] + [lower]
         start = y + (bcast(sigma, y) ** 2 - self.sigma_n**2).clamp(min=0).sqrt() * z
-        here, differences = D(start, sigma, labels, **kwargs), []
-        for draws in jumps:
+        here = D(start, sigma, labels, **kwargs)
+
+        def way_down(draws):
             x, x0 = start, here
             for current, after, draw in zip(path, path[1:], draws):
                 x = posterior_jump(x0, x, draw, current=current, lower=after)
                 x0 = D(x, after, labels, **kwargs)
-            differences.append(x0 - here)
-        return (differences[0] * differences[1]).flatten(1).sum(1)
+            return x0 - here
+
+        first, second = map(way_down, jumps)
+        return (first * second).flatten(1).sum(1)

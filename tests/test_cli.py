@@ -9,11 +9,12 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from ambient_nb import __version__
 from ambient_nb.cli import as_typed, main
-from ambient_nb.core import BadInput, check_flag
-from ambient_nb.data import read_zip
+from ambient_nb.core import BadInput, check_flag, rng
+from ambient_nb.data import Images, read_zip, write_zip
 from ambient_nb.plans import plan
 from ambient_nb.bench import plan_bench
 from ambient_nb.theory import plan_theory
@@ -176,14 +177,18 @@ def test_data_make(tmp_path):
     assert kept.returncode == 0 and read_zip(tmp_path / 'kept.zip').labels.tolist() == [0] * 5 + [1] * 5
 
 
-def test_reproduce(tmp_path):
-    done = cli(
-        'reproduce', 'repro_table1', '--profile', 'smoke', '-p', 'n=20', '-p', 'seeds=0', '--out', tmp_path / 'runs'
-    )
+def test_reproduce_and_back(tmp_path, monkeypatch):
+    "Paths mean what they mean where the command is given; a row leads back to the run, the command to the row."
+    monkeypatch.chdir(tmp_path)
+    pixels = torch.randint(256, (31, 3, 8, 8), dtype=torch.uint8, generator=rng(0, 'photos'))
+    write_zip(tmp_path / 'photos.zip', Images(pixels, None, torch.arange(31), 'photos'))
+    parameters = [word for p in ('n=20', 'seeds=0', 'data=photos.zip') for word in ('-p', p)]
+    done = cli('reproduce', 'repro_table1', '--profile', 'smoke', *parameters, '--out', 'runs')
     assert done.returncode == 0, done.stderr[-2000:]
-    assert (tmp_path / 'runs' / 'repro_table1.ipynb').exists() and len(
-        list((tmp_path / 'runs' / 'rows').glob('table1-smoke-*.json'))
-    ) == 1
+    assert (tmp_path / 'runs' / 'repro_table1.ipynb').exists()
+    assert len(list((tmp_path / 'runs' / 'rows').glob('table1-smoke-*.json'))) == 1
+    shown = cli('show', 'table1/photos/20/two-regime/12/memorized', '--out', 'runs').stdout
+    assert 'no claim' in shown and '-p data=photos.zip' in shown and 'seed 0: in runs/train/' in shown
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,16 @@ import torch
 from tree import NBS
 
 from ambient_nb.backbones import BACKBONES, OWN
+from ambient_nb.collect import reproduce
 from ambient_nb.core import BadInput, rng
 from ambient_nb.data import Images, write_zip
 from ambient_nb.datamake import RECIPES, make_zip
 from ambient_nb.datasets import DATASETS, DataSet, load, zip_name
 from ambient_nb.papers import papers
 from ambient_nb.plans import describe, plan
-from ambient_nb.repro import Run, encoder_of, training_images
-from ambient_nb.rows import load_rows, reproduce
+from ambient_nb.repro import encoder_of
+from ambient_nb.rows import load_rows
+from ambient_nb.runs import Run
 from ambient_nb.settings import SETTINGS
 from ambient_nb.suite import ITEMS
 from ambient_nb.training import TrainConfig
@@ -179,6 +181,9 @@ def test_a_zip_reproduces_under_its_own_name(photos, tmp_path):
         plan('table1', data=str(photos), profile='paper', device='cpu', out=tmp_path)
     with pytest.raises(BadInput, match='dataset must be one of .*, or photos, as this zip is called'):
         plan('table1', dataset='faces', data=str(photos), profile='smoke', device='cpu', out=tmp_path)
+    few = write_zip(tmp_path / 'few.zip', some(30, px=16))
+    with pytest.raises(BadInput, match='data must be pictures of which at least 4 are held out, not 3'):
+        plan('table1', data=str(few), n=20, profile='smoke', device='cpu', out=tmp_path)
 
 
 def test_papermill_with_a_zip_of_ones_own(photos, tmp_path):
@@ -218,4 +223,4 @@ def test_tinyimagenets_training_sets_are_balanced_without_asking(tmp_path):
     labels = torch.tensor([0] * 16 + [1, 2] * 7)  # the first nine are of one class
     path = write_zip(tmp_path / 'tinyimagenet-64x64-train.zip', Images(images.pixels, labels, images.ids, 'x'), names)
     run = Run('tinyimagenet', 9, TrainConfig(), (), 18, 8, data=str(path), size=8)
-    assert training_images(run).labels.bincount().tolist() == [3, 3, 3]
+    assert run.images.labels.bincount().tolist() == [3, 3, 3]

@@ -6,17 +6,30 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
-from dataclasses import replace
+from ambient_nb.augment import DRAWS, AugmentPipe
 from ambient_nb.checkpoints import Damaged, load_checkpoint, load_json, save_json
-from ambient_nb.core import BadInput, content_hash
-from ambient_nb.data import digits
+from ambient_nb.core import BadInput, content_hash, stream
+from ambient_nb.data import digits, order, to_float
+from ambient_nb.denoisers import PRECONDS, VPPrecond
 from ambient_nb.drive import claim_folder, drive, identity, newest_state, read_stats, snapshot_path
+from ambient_nb.losses import WEIGHTS, EDMLoss, TwoRegimeLoss
 from ambient_nb.networks import PRESETS
 from ambient_nb.objectives import EDM, Ambient, Consistent, Tweedie, TwoRegime
-from ambient_nb.training import TrainConfig, Trainer, fit, load_denoiser, stored_config
+from ambient_nb.sampling import sample
+from ambient_nb.training import (
+    TrainConfig,
+    Trainer,
+    fit,
+    load_denoiser,
+    make_denoiser,
+    make_law,
+    one_hot,
+    stored_config,
+)
 
 TINY = replace(PRESETS['tiny'], model_channels=8, dropout=0.1)
 CONFIG = TrainConfig(net=TINY, iters=60, batch=16, loss=TwoRegime(sigma_n=0.4))
@@ -223,6 +236,8 @@ def test_a_folder_of_version_0_1_is_read_and_completed(tmp_path, straight):
     assert stored['shape'] == [1, 8, 8] and stored['dataset'] == 'digits' and stored_config(folder) == CONFIG
     assert equal(load_denoiser(folder).state_dict(), weights(folder, 60))
     assert equal(load_denoiser(folder, 20).state_dict(), weights(folder, 20))
+    with pytest.raises(BadInput, match='it=30 is not allowed: it must be one of 20, 60'):
+        load_denoiser(folder, 30)
     with pytest.raises(BadInput, match='another one'):
         claim_folder(as_before(folder), replace(CONFIG, seed=9), IMAGES)
 
@@ -236,3 +251,122 @@ def test_unknown_settings_are_refused(where, tmp_path):
     save_json(folder / 'config.json', stored)
     with pytest.raises(BadInput, match='temperature'):
         stored_config(folder)
+
+
+# Preconditioning, classes and the source of the fixed noise.
+
+BARE = TrainConfig(net=replace(PRESETS['tiny'], model_channels=8), iters=40, batch=32, lr=2e-3)
+MANY = digits()[0].take(range(32))
+
+
+@pytest.mark.parametrize('precond', PRECONDS)
+@pytest.mark.parametrize('sigma_n', (0.0, 0.4))
+def test_every_preconditioning_learns_and_samples(precond, sigma_n, tmp_path):
+    config = replace(BARE, precond=precond, loss=TwoRegime(sigma_n=sigma_n) if sigma_n else EDM())
+    D = load_denoiser(fit(config, MANY, tmp_path / 'run', device='cpu'))
+    start, trainer = make_denoiser(config, (1, 8, 8)), Trainer(config, MANY)
+    formula = trainer.loss if sigma_n else trainer.loss.func  # EDM's is told that there is no noise
+    assert type(D) is PRECONDS[precond] and formula.weight is WEIGHTS[precond]
+    assert isinstance(formula, TwoRegimeLoss if sigma_n else EDMLoss)
+    with torch.no_grad():
+        draws = trainer.batch()
+        assert trainer.loss(D, **draws).sum() < trainer.loss(start, **draws).sum()
+    assert sample(D, range(4), (1, 8, 8), steps=6).isfinite().all()
+
+
+def test_the_law_is_the_preconditionings():
+    u = torch.randn(20_000, generator=torch.Generator().manual_seed(0))
+    medians = {p: make_law(replace(BARE, precond=p)).sigma(u).median().item() for p in PRECONDS}
+    assert medians['edm'] == pytest.approx(0.301, rel=0.05) and medians['ve'] == pytest.approx(
+        2**0.5, rel=0.05
+    )  # exp(-1.2); geometric mean of .02 and 100
+    assert medians['vp'] == pytest.approx(
+        make_denoiser(replace(BARE, precond='vp'), (1, 8, 8)).schedule.sigma(0.5).item(), rel=0.05
+    )
+    assert make_law(replace(BARE, P_mean=0.0)).share_above(1.0) == 0.5
+
+
+def copies(config):  # the noisy copies of the next batch, and what they are made of
+    trainer = Trainer(config, MANY)
+    batch, rows = trainer.batch(), order(len(MANY), config.seed, 0, config.batch)
+    fixed = trainer.image_data['noise'][rows] if 'noise' in trainer.image_data else None
+    return batch['y'], batch['noise'], to_float(trainer.pixels[rows]), fixed
+
+
+def test_noise_before_augmentation_moves_with_the_image():
+    config = replace(BARE, loss=TwoRegime(sigma_n=0.5), augment=0.5)
+    y, noise, x, fixed = copies(replace(config, loss=TwoRegime(sigma_n=0.5, noise='before')))
+    params = AugmentPipe(p=0.5).params(stream((DRAWS,), config.seed, 'augment', start=0, count=config.batch), x.shape)
+    torch.testing.assert_close(y + 0.5 * noise, AugmentPipe(p=0.5).transform(x + 0.5 * fixed, params))
+    again, after, _, _ = copies(config)
+    assert torch.equal(again, y) and torch.equal(after, fixed) and not torch.allclose(noise, fixed, atol=0.1)
+
+
+def test_without_augmentation_the_order_does_not_matter():
+    a, b = (copies(replace(BARE, loss=TwoRegime(sigma_n=0.5, noise=n)))[1] for n in ('after', 'before'))
+    assert torch.equal(a, b)
+
+
+def test_fresh_noise_is_new_at_each_look_and_does_not_depend_on_cuts():
+    fresh = replace(BARE, loss=TwoRegime(sigma_n=0.5, noise='fresh'))
+    small, large = Trainer(replace(fresh, batch=32), MANY), Trainer(replace(fresh, batch=64), MANY)
+    first = small.batch()['noise']
+    small.it = 1
+    second = small.batch()['noise']
+    assert torch.equal(torch.cat([first, second]), large.batch()['noise'])
+    by_image = lambda noise, start: noise[order(len(MANY), 0, start, 32).argsort()]
+    assert not torch.allclose(by_image(first, 0), by_image(second, 32), atol=0.1)
+    assert abs(torch.cat([first, second]).std() - 1) < 0.05
+
+
+def test_classes_reach_the_network():
+    config = replace(BARE, label_dim=10)
+    trainer = Trainer(config, MANY)
+    told = trainer.batch()['labels']
+    assert torch.equal(told.argmax(1), MANY.labels[order(len(MANY), 0, 0, 32)]) and (told.sum(1) == 1).all()
+    for _ in range(20):
+        trainer.step()
+    x, labels = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.eye(10)
+    assert not torch.allclose(trainer.net(x, 1.0, labels[:2]), trainer.net(x, 1.0, labels[2:4]), atol=1e-4)
+
+
+def test_what_is_refused():
+    for setting in (dict(precond='ddim'), dict(label_dim=-1)):
+        with pytest.raises(BadInput, match=next(iter(setting))):
+            TrainConfig(**setting)
+    with pytest.raises(BadInput, match='label_dim.*at least'):
+        one_hot(MANY, 3)
+    with pytest.raises(BadInput, match='no labels'):
+        one_hot(replace(MANY, labels=None), 10)
+    assert isinstance(make_denoiser(TrainConfig(precond='vp', sigma_data=9.0), (1, 8, 8)), VPPrecond)
+
+
+# The paper profile's parts on a small network: augmentation, dropout, weight decay and ramp together.
+
+PAPERLIKE = TrainConfig(
+    net=replace(PRESETS['tiny'], model_channels=8, dropout=0.13),
+    iters=10,
+    loss=TwoRegime(sigma_n=0.5),
+    augment=0.15,
+    weight_decay=0.01,
+    lr=1e-4,
+    ramp_kimg=1,
+)
+
+
+def test_batches_of_augmented_images_do_not_depend_on_cuts():
+    small, large = Trainer(replace(PAPERLIKE, batch=16), MANY), Trainer(replace(PAPERLIKE, batch=32), MANY)
+    first = small.batch()
+    small.it = 1
+    second, both = small.batch(), large.batch()
+    assert all(torch.equal(torch.cat([first[name], second[name]]), both[name]) for name in both)
+    assert {*both} == {'y', 'noise', 'sigma', 'z', 'augment_labels'} and both['augment_labels'].abs().sum() > 0
+
+
+def test_the_ramp_starts_at_zero_and_ends_at_lr():
+    trainer = Trainer(replace(PAPERLIKE, batch=100), MANY)
+    rates = []
+    for _ in range(12):
+        trainer.step()
+        rates.append(trainer.optimizer.param_groups[0]['lr'])
+    torch.testing.assert_close(torch.tensor(rates), torch.tensor([1e-4 * min(k * 0.1, 1) for k in range(12)]))

@@ -101,6 +101,7 @@ def become(command: list[str], cwd: str, env: dict) -> None:
     os.environ.update(env)
     if 'MPLBACKEND' in env:
         sys.modules['matplotlib'].rcParams['backend'] = env['MPLBACKEND']
+    sys.path[:0] = filter(None, env.get('PYTHONPATH', '').split(os.pathsep))
     how, *words = command[1:] if command[0] == sys.executable else command
     if how == '-c':
         sys.argv = ['-c', *words[1:]]

@@ -16,8 +16,8 @@ from ambient_nb.core import (
     NUMERICS,
     BadInput,
     check_float,
+    check_path,
     pick_device,
-    provenance,
     runs_dir,
     writable_dir,
     write_atomic,
@@ -26,6 +26,7 @@ from .data import Images
 from .evidence import excess, fisher
 from .features import Encoder
 from .findings import Findings
+from .origin import provenance
 from .pages import audit_html, numbers_html, pairs_html, verdict_html
 from .sources import Pictures, read_pictures
 from .stats import Estimate
@@ -52,6 +53,7 @@ def summary(audit: Findings) -> dict:  # JSON-able
     encoder = audit.encoder
     against = {} if audit.holdout is None else dict(p=fisher(*audit.counts), excess=excess(*audit.counts).to_dict())
     return dict(
+        cautions=audit.cautions,
         verdict=audit.verdict,
         threshold=audit.threshold,
         flips=audit.flips,
@@ -74,7 +76,7 @@ def report_dir(
     out: str | Path,  # where the report shall go
 ) -> Path:  # the same; BadInput where it cannot go there
     "A place for a report: new, empty, or holding an earlier one."
-    out = Path(out).expanduser()
+    out = check_path('out', out)
     above = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
     if above.is_dir() and out.is_dir() and sorted(p.name for p in out.iterdir()) in ([], list(FILES)):
         above = above.parent
@@ -171,7 +173,8 @@ def audit(
         encoder = encoder_named(encoder, some_of(sets['train']), weights=weights)
     searched = compare_sets(sets, encoder, flips=flips, device=device, cache=cache)
     three = (sets['generated'], sets['train'], sets.get('holdout'))
-    found = Audit(*three, encoder, *searched, threshold, flips, time.perf_counter() - began)
+    places = {k: Path(v).expanduser().resolve() for k, v in sources.items() if isinstance(v, (str, Path))}
+    found = Audit(*three, encoder, *searched, threshold, flips, time.perf_counter() - began, places)
     if out is not None:
         write_report(found, out)
     return found

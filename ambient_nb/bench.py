@@ -13,7 +13,8 @@ from pathlib import Path
 import pandas as pd
 import torch
 from .checkpoints import save_json
-from .core import check_choice, check_flag, check_int, pick_device, provenance, runs_dir, writable_dir
+from .core import check_choice, check_flag, check_int, check_path, out_folder, pick_device
+from .origin import provenance
 from .rival import edm_folder, edm_rival
 from .sampling import heun, start_noise
 from .schedules import edm_sigmas
@@ -62,12 +63,12 @@ def plan_bench(**parameters) -> Bench:  # BadInput where a name or a value is no
     defaults = dict(nets='quick', batch=8, rounds=2) if is_smoke else dict(nets='quick,tiny,ddpmpp-32', rounds=5)
     given = BENCH_PARAMETERS | parameters
     given |= {k: v for k, v in defaults.items() if given[k] is None}
-    nets, batch, out, device = given['nets'], given['batch'], given['out'], pick_device(given['device'])
+    nets, batch, device = given['nets'], given['batch'], pick_device(given['device'])
     batch, dry_run = None if batch is None else check_int('batch', batch, 1), check_flag('dry_run', given['dry_run'])
-    names = [n.strip() for n in nets.split(',')] if isinstance(nets, str) else list(nets)
+    names = [n.strip() for n in str(nets).split(',')] if not isinstance(nets, (list, tuple)) else list(nets)
     edm_repo = given['edm_repo'] or os.environ.get('AMBIENT_NB_EDM')
     if edm_repo:
-        edm_folder(edm_repo)
+        edm_folder(check_path('edm_repo', edm_repo))
     return Bench(
         {n: case_of(n, device, batch) for n in names},
         rounds=check_int('rounds', given['rounds'], 1),
@@ -75,7 +76,7 @@ def plan_bench(**parameters) -> Bench:  # BadInput where a name or a value is no
         device=device,
         edm_repo=edm_repo,
         compile=check_flag('compile', given['compile']),
-        out=runs_dir() if out is None else Path(out) if dry_run else writable_dir(out),
+        out=out_folder(given['out'], dry_run),
         dry_run=dry_run,
     )
 

@@ -190,23 +190,29 @@ def audit_command(
         device=device,
         cache=cache,
     )
-    notes = [f'Note: {note}' for note in found.notes]
-    typer.echo('\n'.join([found.verdict, *notes, f'wrote {out / "report.html"}']))
+    cautions, notes = (
+        [f'{kind}: {s}' for s in said] for kind, said in (('Caution', found.cautions), ('Note', found.notes))
+    )
+    typer.echo('\n'.join([*cautions, found.verdict, *notes, f'wrote {out / "report.html"}']))
 
 # %% ../nbs/20_cli.ipynb #b0fbcc00
 def parameters_of(
     given: list[str],  # NAME=VALUE
-) -> dict:  # name -> value, as text; BadInput where one is something else
+) -> dict:  # name -> value, as text, or None; BadInput where one is something else
     "The parameters of a notebook as a shell gives them."
     from ambient_nb.core import BadInput
 
+    found = {}
     for p in given:
-        name, equals, _ = p.partition('=')
-        if not (name.strip() and equals):
+        name, equals, value = p.partition('=')
+        if not (name.isidentifier() and equals):
             raise BadInput('parameter', p, 'of the form NAME=VALUE')
         if name in ('profile', 'out'):
             raise BadInput('parameter', p, f'another name: this one is given as --{name}')
-    return dict(p.split('=', 1) for p in given)
+        if name in found:
+            raise BadInput('parameter', p, f'given once: {name} is {found[name]} already')
+        found[name] = None if value == 'None' else value
+    return found
 
 # %% ../nbs/20_cli.ipynb #ab2d5b77
 @app.command('reproduce')

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 from . import core
 from .checkpoints import load_json
-from .core import content_hash, provenance, writable_dir
+from .core import content_hash, writable_dir
+from .origin import provenance
 from .drive import read_stats, snapshot_path
 from .execute import LEVELS, execute_all, frechet_of, measure, measurement, optimum_share
 from .features import Encoder

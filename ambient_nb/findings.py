@@ -6,12 +6,13 @@
 __all__ = ['Findings', 'notes_on_repeats', 'notes_on_files', 'notes_on_encoder', 'metrics_of']
 
 # %% ../nbs/14g_findings.ipynb #8a020443
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 import pandas as pd
 from .copies import Space, looks_copied, search
 from .core import check_float, check_int
-from .evidence import copy_verdict
+from .evidence import CALLED, Overlap, copy_verdict, overlaps
 from .features import Encoder, PixelEncoder
 from .memorization import metric_id, summarize
 from .sources import Pictures
@@ -31,9 +32,10 @@ class Findings:
     threshold: float = 1 / 3  # of d1/d2, in (0, 1]
     flips: bool = False  # were mirror images compared too?
     seconds: float = 0.0  # that the work took
+    places: dict[str, Path] = field(default_factory=dict)  # by the sets' names: where they were read from, resolved
 
     def __repr__(self):
-        return f'{type(self).__name__}: {self.verdict}'
+        return f'{type(self).__name__}: {" ".join([*self.cautions, self.verdict])}'
 
     @property
     def sets(self) -> dict[str, Pictures]:  # by the names that `audit` gives them
@@ -80,11 +82,18 @@ class Findings:
         return tuple(n for pair in hits for n in pair)
 
     @cached_property
+    def overlaps(self) -> list[Overlap]:  # sets that are not apart
+        return overlaps(self.sets, self.places)
+
+    @property
+    def cautions(self) -> list[str]:  # what a reader must know before the verdict
+        return [o.words for o in self.overlaps]
+
+    @cached_property
     def words(self) -> tuple[str, str]:  # the verdict; 'more', 'none' or 'open'
-        if sorted(self.generated.digests) != sorted(self.train.digests):
-            return copy_verdict(*self.counts)
-        same = f'the same {len(self.train):,} images: nothing is said about a generator'
-        return f'The generated and the training images are {same}.', 'open'
+        for x, y in (o.of for o in self.overlaps if o.voids):
+            return f'No verdict: the {CALLED[x]} and the {CALLED[y]} images are not apart.', 'open'
+        return copy_verdict(*self.counts)
 
     @property
     def verdict(self) -> str:  # in words

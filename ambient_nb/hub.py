@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NOT_MEASURED', 'REMOTE', 'Card', 'markdown_table', 'card_text', 'save_hub', 'extra', 'hub_folder', 'load_hub',
-           'diffusers_classes', 'save_pipeline']
+           'pipeline_seeds', 'diffusers_classes', 'save_pipeline']
 
 # %% ../nbs/10b_hub.ipynb #a05dd8f9
 import hashlib, importlib, json
@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 from .checkpoints import load_json, load_tensors, save_json
-from .core import BadInput, check_choice, writable_dir, write_atomic
+from .core import BadInput, check_choice, check_int, writable_dir, write_atomic
 from .models import ModelConfig, build, fits, load_weights
 from .sampling import sample
 from .stats import Estimate
@@ -179,6 +179,28 @@ def load_hub(
     tensors = load_tensors(folder / 'model.safetensors', content['sha256'])
     return load_weights(build(config), tensors), Card(**content['card'])
 
+# %% ../nbs/10b_hub.ipynb #bff634a2
+def pipeline_seeds(
+    seeds,  # one an image; None to have them from the others
+    batch_size: int | None,  # images; None for as many as there are generators
+    generator,  # a torch.Generator, or a list with one an image; None for the seeds 0, 1, …
+) -> list[int]:  # one an image
+    "The seeds that a call of a pipeline of diffusers stands for."
+    if seeds is not None:
+        if batch_size is not None or generator is not None:
+            raise BadInput('seeds', seeds, 'left out where `generator` or `batch_size` is given')
+        return [check_int('seeds', s, 0) for s in ([seeds] if isinstance(seeds, int) else seeds)]
+    each = list(generator) if isinstance(generator, (list, tuple)) else [generator]
+    count = check_int('batch_size', len(each) if batch_size is None else batch_size, 1)
+    if generator is not each[0] and len(each) != count:
+        raise BadInput('generator', f'{len(each)} generators', f'one generator, or one for each of {count} images')
+    if generator is None:
+        return list(range(count))
+    if not all(isinstance(g, torch.Generator) for g in each):
+        raise BadInput('generator', generator, 'a torch.Generator, or a list of them')
+    draws = [torch.randint(2**62, (count // len(each),), generator=g, device=g.device) for g in each]
+    return torch.cat([d.cpu() for d in draws]).tolist()
+
 # %% ../nbs/10b_hub.ipynb #cc1546ca
 @lru_cache(None)
 def diffusers_classes() -> (
@@ -235,12 +257,20 @@ def diffusers_classes() -> (
 
         @torch.no_grad()
         def __call__(
-            self, seeds=(0,), labels=None, num_inference_steps=18, output_type='pil', block=128, return_dict=True
+            self,
+            seeds=None,
+            labels=None,
+            num_inference_steps=18,
+            output_type='pil',
+            block=128,
+            return_dict=True,
+            batch_size=None,
+            generator=None,
         ):
             check_choice('output_type', output_type, ('pil', 'np', 'pt', 'raw'))
             images = sample(
                 self.denoiser.D,
-                seeds,
+                pipeline_seeds(seeds, batch_size, generator),
                 self.denoiser.shape,
                 steps=num_inference_steps,
                 labels=labels,

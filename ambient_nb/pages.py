@@ -16,11 +16,12 @@ from .findings import Findings
 
 # %% ../nbs/14h_pages.ipynb #69185503
 def verdict_html(found: Findings) -> str:  # HTML
-    "The verdict: what was counted in large, what it is compared with below."
+    "What is said before the verdict, and the verdict: what was counted in large, what it is compared with below."
     words, tone = found.words
     first, _, rest = words.partition(': ')
     more = escape(rest[0].upper() + rest[1:])
-    return f'<div class="verdict {tone}"><p>{escape(first)}.</p><p class="soft">{more}</p></div>'
+    before = ''.join(f'<p class="caution">{escape(caution)}</p>' for caution in found.cautions)
+    return f'{before}<div class="verdict {tone}"><p>{escape(first)}.</p><p class="soft">{more}</p></div>'
 
 # %% ../nbs/14h_pages.ipynb #7ecce1c9
 def numbers_html(found: Findings) -> str:  # HTML

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PUBLISHED', 'clean_outputs', 'publish_outputs', 'published', 'repro_folder', 'suite_notebooks', 'rows_files',
-           'new_rows', 'publish_rows', 'run_notebook', 'in_force', 'suite_key', 'run_once', 'run_suite']
+           'new_rows', 'publish_rows', 'kernels_here', 'execute', 'run_notebook', 'in_force', 'suite_key', 'run_once',
+           'run_suite']
 
 # %% ../nbs/18g_publish.ipynb #c2d98b56
 import os, shutil, time
@@ -121,6 +122,42 @@ def publish_rows(name: str, stored: Path, executed: Path) -> None:
     publish_outputs(executed, folder / f'{name}.ipynb')
     save_rows(rows, folder / 'results' / f'{name}.{rows[0].profile}.json')
 
+# %% ../nbs/18g_publish.ipynb #e1576678
+def kernels_here() -> type:  # of kernel managers
+    "Kernels that run in this interpreter, whatever Jupyter's paths hold."
+    from ipykernel.kernelspec import get_kernel_dict
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+
+    class KernelsHere(AsyncKernelManager):
+        "A kernel in the interpreter of this process."
+
+        @property
+        def kernel_spec(self):
+            return KernelSpec(**get_kernel_dict())
+
+    return KernelsHere
+
+# %% ../nbs/18g_publish.ipynb #97ca1cbc
+def execute(
+    source: Path,  # a notebook
+    executed: Path,  # where its executed copy goes
+    parameters: dict,  # for its parameters cell
+) -> Path:  # the executed copy
+    "Execute a notebook with papermill, in this interpreter, where the command was given."
+    import papermill
+
+    papermill.execute_notebook(
+        source,
+        executed,
+        parameters=parameters,
+        progress_bar=os.environ.get('AMBIENT_NB_PROGRESS') != '0',
+        log_output=False,
+        kernel_manager_class=kernels_here(),
+        extra_arguments=['--log-level=40'],  # a kernel warns of its local sockets
+    )
+    return executed
+
 # %% ../nbs/18g_publish.ipynb #2733ee54
 def run_notebook(
     name: str,  # of a notebook in nbs/, such as 'repro_table1'
@@ -130,8 +167,6 @@ def run_notebook(
     publish: bool = False,  # copy outputs and rows back into nbs/, see `published`
 ) -> Path:  # the executed notebook
     "Execute a reproduction notebook with papermill."
-    import papermill
-
     source = repro_folder() / f'{name}.ipynb'
     check_choice('notebook', name, suite_notebooks())
     if publish:
@@ -140,15 +175,8 @@ def run_notebook(
     parameters, item = dict(parameters, out=str(out)), name.removeprefix('repro_')
     if item in ITEMS:
         plan(item, **dict(parameters, dry_run=True))  # what is not allowed is refused before a kernel starts
-    executed, before = out / source.name, rows_files(name, out)
-    papermill.execute_notebook(
-        source,
-        executed,
-        parameters=parameters,
-        progress_bar=os.environ.get('AMBIENT_NB_PROGRESS') != '0',
-        log_output=False,
-        extra_arguments=['--log-level=40'],  # a kernel warns of its local sockets
-    )
+    before = rows_files(name, out)
+    executed = execute(source, out / source.name, parameters)
     if publish:
         publish_rows(name, new_rows(name, out, before), executed)
     return executed

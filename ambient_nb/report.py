@@ -29,6 +29,7 @@ body.audit{margin:0 auto;max-width:1100px;padding:28px 20px 60px}
   .audit .verdict.none{border-color:var(--blue)}
   .audit .verdict p{margin:0 0 4px}
   .audit .verdict .soft{font-size:14px}
+.audit .caution{border-left:6px solid var(--orange);padding:2px 18px}
 .audit table{border-collapse:collapse;font-size:14px;margin:8px 0}
   .audit th,.audit td{border-bottom:1px solid var(--line);padding:4px 14px 4px 0;text-align:left;vertical-align:top;
   white-space:nowrap}

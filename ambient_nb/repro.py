@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Callable
 import torch
 from .backbones import encoder_named
-from .core import BadInput, check_choice, check_int
+from .core import BadInput, check_choice, check_int, check_path
 from .datasets import Split, dataset_name, find_zip
 from .features import Encoder
 from .training import TrainConfig
@@ -99,7 +99,7 @@ def pick_profile(
 ) -> tuple[str, str]:  # (profile, data set)
     "Resolve 'auto' and the default data set."
     check_choice('profile', profile, ('auto', *PROFILES))
-    name = dataset_name(dataset, data)
+    name = dataset_name(dataset, data if data is None else check_path('data', data))
     named = not (dataset is None and name == 'digits')
     if profile == 'auto' and os.environ.get('AMBIENT_NB_PROFILE'):
         profile = check_choice('AMBIENT_NB_PROFILE', os.environ['AMBIENT_NB_PROFILE'], PROFILES)
@@ -135,5 +135,5 @@ def given(
         for k, v in namespace.items()
         if not k.startswith('_')
         and k not in hidden
-        and (v is None or isinstance(v, (bool, int, float, str, list, tuple)))
+        and (v is None or isinstance(v, (bool, int, float, str, list, tuple, os.PathLike)))
     }

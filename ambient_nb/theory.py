@@ -17,7 +17,8 @@ import pandas as pd
 from . import core
 from .claims import expected_text
 from .core import BadInput, check_choice, check_flag, check_float, check_int
-from .core import content_hash, progress, provenance, runs_dir, writable_dir
+from .core import content_hash, out_folder, progress, writable_dir
+from .origin import provenance
 from .figures import finished
 from .papers import claim, known
 from .repro import each, numbers, pick_profile
@@ -109,7 +110,7 @@ def plan_theory(
     dry_run = check_flag('dry_run', asked['dry_run'])
     custom = used != own and profile != 'smoke'
     expected = None if used != own or minutes[column] is None else minutes[column] * len(seeds) / sizes['seeds'][column]
-    out = runs_dir() if asked['out'] is None else Path(asked['out']) if dry_run else writable_dir(asked['out'])
+    out = out_folder(asked['out'], dry_run)
     return TheoryPlan(item, 'custom' if custom else profile, seeds, used, expected, out, dry_run)
 
 # %% ../nbs/18h_theory.ipynb #d6fd1206

@@ -118,7 +118,8 @@ def test_the_command(tmp_path, folder, monkeypatch, capsys):
         and 'read with --skip-bad;' in err
         and not (tmp_path / 's').exists()
     )
-    code, out, _ = cli(folder, 'train.npy', '--skip-bad', '--holdout', 'train.npy', '--out', 's', '--cache', 'c')
+    np.save('null.npy', np.concatenate([np.load('train.npy'), noise(1, 3, 8, 8, seed=2).numpy()]))
+    code, out, _ = cli(folder, 'train.npy', '--skip-bad', '--holdout', 'null.npy', '--out', 's', '--cache', 'c')
     notes = json.loads((tmp_path / 's' / 'summary.json').read_text())['notes']
     assert (
         code == 0
@@ -175,3 +176,43 @@ def test_cifar10_test_set_is_its_own_null(data_dir, tmp_path):
         found.table.memorized.sum() == 11 and not found.table.exact.any() and 'no more than the null' in found.verdict
     )
     assert found.counts[0] + found.counts[2] == 11 and time.process_time() - began < 600
+
+
+APART = dict(generated='new', train='train', holdout='null')
+
+
+@pytest.mark.parametrize(
+    'where',
+    [
+        dict(generated='train/new'),
+        dict(train='new/train'),
+        dict(generated='train'),
+        dict(generated='linked'),
+        dict(generated='copied'),
+        dict(holdout='train/null'),
+        dict(holdout='new'),
+        dict(holdout='copied'),
+    ],
+    ids=str,
+)
+def test_sets_that_are_not_apart_are_said_before_the_verdict(where, tmp_path, monkeypatch, capsys):
+    "By the command: the caution, then that there is no verdict, however the sets came to overlap."
+    places = APART | where
+    for k, (name, usual) in enumerate(APART.items()):
+        for i, a in enumerate(noise(6, 8, 8, 3, seed=k).numpy()):
+            png(a, tmp_path / (where.get(name, usual) if '/' in where.get(name, '') else usual) / f'{i}.png')
+    for name in ('linked', 'copied'):
+        (tmp_path / name).mkdir()
+    for i, file in enumerate((tmp_path / places['train']).glob('*.png')):
+        (tmp_path / 'copied' / f'a{i}.png').write_bytes(file.read_bytes())
+        if i < 5:  # fewer than all, so that not the sets but their files are the same
+            (tmp_path / 'linked' / f'a{i}.png').symlink_to(file)
+    generated, train, holdout = (str(tmp_path / place) for place in places.values())
+    options = ['--holdout', holdout, '--out', str(tmp_path / 'report'), '--cache', str(tmp_path / 'cache')]
+    monkeypatch.setattr(sys, 'argv', ['ambient-nb', 'audit', generated, train, *options])
+    with pytest.raises(SystemExit) as end:
+        main()
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith('Caution: ') and second.startswith('No verdict: ') and not end.value.code
+    about = json.loads((tmp_path / 'report' / 'summary.json').read_text())
+    assert [f'Caution: {c}' for c in about['cautions']] == [first] and str(tmp_path) not in first

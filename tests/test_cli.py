@@ -37,12 +37,14 @@ def test_help_comes_before_torch():
     code = """
 import sys
 from ambient_nb.cli import main
-sys.argv = ['ambient-nb', '--help']
-try: main()
-except SystemExit: print(sorted({'torch', 'numpy', 'pandas', 'matplotlib', 'papermill'} & set(sys.modules)))
+for typed in ('--help', '--version', 'version', 'audit --help', 'data make --help', 'reproduce --help'):
+    sys.argv = ['ambient-nb', *typed.split()]
+    try: main()
+    except SystemExit: print(typed, sorted({'torch', 'numpy', 'pandas', 'matplotlib', 'papermill'} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
-    assert done.returncode == 0 and 'Usage' in done.stdout and done.stdout.splitlines()[-1] == '[]'
+    assert done.returncode == 0 and 'Usage' in done.stdout and __version__ in done.stdout
+    assert sum(line.endswith(' []') for line in done.stdout.splitlines()) == 6
 
 
 @pytest.mark.parametrize('command', [(), ('data',), ('data', 'make'), ('reproduce',), ('show',), ('version',)])
@@ -84,6 +86,21 @@ def test_bad_input_is_one_line(tmp_path):
     assert done.returncode == 2 and "Error: n='0' is not allowed" in done.stderr and 'Traceback' not in done.stderr
     done = cli('reproduce', 'repro_table9')
     assert done.returncode == 2 and 'repro_table1' in done.stderr
+
+
+def test_parameters_say_what_the_cells_say(tmp_path):
+    "None is None; text that looks like a number stays text; what cannot be a parameter, or is one twice, is refused."
+    given = []
+
+    def run(name, parameters, **how):
+        given.append(parameters)
+
+    with patch('ambient_nb.publish.run_notebook', run):
+        cli('reproduce', 'repro_table1', '-p', 'n=None', '-p', 'data=2026', '-p', f'seeds={2**53 + 1}')
+        bad = [cli('reproduce', 'repro_table1', '-p', p) for p in (' n=5', 'n;m=5', '=5', 'n')]
+        bad.append(cli('reproduce', 'repro_table1', '-p', 'n=5', '-p', 'n=5'))
+    assert given == [dict(n=None, data='2026', seeds=str(2**53 + 1), profile='auto')]
+    assert [(b.returncode, len(b.stderr.splitlines())) for b in bad] == [(2, 1)] * 5
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,20 @@
 "Executing: shared trainings once, equal runs once, another encoder beside the same weights."
 
+import os
+import pickle
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
 
 import pytest
 import torch
 
 from ambient_nb import execute
+from ambient_nb.checkpoints import Damaged
 from ambient_nb.core import BadInput
-from ambient_nb.execute import execute_all, measure, measurement_path, trainings
+from ambient_nb.drive import locked
+from ambient_nb.execute import die_with, execute_all, measure, measurement_path, side_by_side, train, trainings
 from ambient_nb.networks import PRESETS
 from ambient_nb.plans import plan
 from ambient_nb.runs import Run
@@ -69,3 +76,25 @@ def test_an_encoder_without_weights_is_refused_before_any_work(tmp_path, monkeyp
         with pytest.raises(BadInput, match=said):
             plan('table1', profile='smoke', encoder=name, device='cpu', out=tmp_path / 'runs')
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_worker_refuses_arrives_as_itself(tmp_path):
+    "A label that is not there, a folder that another process works in, a cache that is damaged: not a broken pool."
+    run = Run('digits', 20, TINY, (5,), 18, 8)
+    unlabelled = replace(run, config=replace(TINY, label_dim=3))
+    folder = run.folder(tmp_path)
+    folder.mkdir(parents=True)
+    start = dict(mp_context=get_context('spawn'), initializer=die_with, initargs=(os.getpid(),))
+    with ProcessPoolExecutor(1, **start) as pool:
+
+        def refusal(run, error):
+            with pytest.raises(error) as said:
+                side_by_side(pool, train, [(run, tmp_path, 'cpu')], lambda _: 0, 1, 'training')
+            return said.value
+
+        assert refusal(unlabelled, BadInput).name == 'label_dim'
+        with locked(folder):
+            assert 'another process holds its lock' in str(refusal(run, BadInput))
+        (folder / 'config.json').write_text('{}')
+        found = refusal(run, Damaged)
+    assert Path(found.path) == folder / 'config.json' and str(pickle.loads(pickle.dumps(found))) == str(found)

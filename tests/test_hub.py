@@ -93,3 +93,23 @@ def test_pipeline_outputs(diffusers, tmp_path):
     )
     with pytest.raises(BadInput, match='output_type'):
         pipe(output_type='jpeg')
+
+
+def test_a_pipeline_takes_what_users_of_diffusers_bring(diffusers):
+    "A generator and a batch size stand for seeds: the same images again, and one by one."
+    config = model_of(label_dim=0)
+    pipe = hub.AmbientPipeline(hub.AmbientDenoiser(**asdict(config)))
+
+    def draw(**given):
+        return pipe(num_inference_steps=2, block=2, output_type='raw', **given).images
+
+    def generator(seed):
+        return torch.Generator().manual_seed(seed)
+
+    two = draw(batch_size=2, generator=generator(7))
+    seeds = hub.pipeline_seeds(None, 2, generator(7))
+    assert torch.equal(two, draw(seeds=seeds)) and torch.equal(two, draw(batch_size=2, generator=generator(7)))
+    assert torch.equal(draw(generator=[generator(8), generator(7)])[1], two[0]) and not torch.equal(two[0], two[1])
+    assert torch.equal(draw(), draw(seeds=[0])) and torch.equal(draw(batch_size=2), draw(seeds=[0, 1]))
+    with pytest.raises(BadInput, match='seeds=.* must be left out where `generator` or `batch_size`'):
+        draw(seeds=[0, 1], batch_size=2)

@@ -67,3 +67,13 @@ def test_unknown_parameter(nb, tmp_path):
     done = papermill(nb, tmp_path, sigma_m=0.3, **own_out(nb, tmp_path / 'runs'))
     assert done.returncode == 1 and 'BadInput' in done.stderr and 'sigma_m' in done.stderr
     assert not list(tmp_path.rglob('*.json'))
+
+
+def test_papermill_reads_what_was_typed(tmp_path):
+    "`-p out 2026` is a number to papermill, `None` is None, and a long seed keeps its digits; nothing is half-written."
+    nb, seed = Path('repro_table1.ipynb'), 2**53 + 1
+    done = papermill(nb, tmp_path, out=2026, dry_run=True)
+    assert done.returncode == 1 and 'BadInput: out=2026 is not allowed: out must be a path' in done.stderr
+    done = papermill(nb, tmp_path, out='./2026', n=None, seeds=seed, dry_run=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f'seeds=({seed},)' in (tmp_path / 'out.ipynb').read_text() and not (tmp_path / '2026').exists()

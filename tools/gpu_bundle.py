@@ -14,9 +14,10 @@ from pathlib import Path
 from gpu_table1 import N, WHEELS, ZIPS
 
 from ambient_nb.checkpoints import save_json
-from ambient_nb.core import BadInput, check_float, commit
+from ambient_nb.core import BadInput, check_float
 from ambient_nb.data import subset, write_zip
 from ambient_nb.datasets import find_zip, load
+from ambient_nb.origin import commit
 
 ROOT = Path(__file__).resolve().parents[1]
 PLATFORMS = [f'manylinux_2_{k}_x86_64' for k in (28, 27, 24, 17)] + ['manylinux2014_x86_64', 'manylinux1_x86_64']

@@ -15,7 +15,8 @@ import numpy as np
 from .core import BadInput
 from .labels import class_of, class_order, label_name, class_called, numbers_of
 from .splits import Asked, Found, by_split, parts_of, words_of
-from .trees import Entry, Tree, picture_of
+from .pictures import picture_of
+from .trees import Entry, Tree
 
 # %% ../nbs/01e_arrays.ipynb #4bbe92e2
 def pictures_last(

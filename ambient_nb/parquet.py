@@ -15,7 +15,8 @@ from functools import partial
 from .core import BadInput
 from .labels import class_of, class_order, label_name, class_called, numbers_of
 from .splits import Asked, Found, by_split, parts_of, split_in, without_word, words_of
-from .trees import Entry, Tree, picture_of
+from .pictures import picture_of
+from .trees import Entry, Tree
 
 # %% ../nbs/01f_parquet.ipynb #e4904509
 @dataclass(frozen=True, eq=False)

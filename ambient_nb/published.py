@@ -13,7 +13,8 @@ import numpy as np
 from .core import BadInput
 from .labels import class_called
 from .splits import Asked, Found, asked_split
-from .trees import Entry, Tree, picture_of
+from .pictures import picture_of
+from .trees import Entry, Tree
 
 # %% ../nbs/01g_published.ipynb #08d3176a
 class SafeUnpickler(pickle.Unpickler):

@@ -22,7 +22,8 @@ from .parquet import read_parquet
 from .pictures import PICTURE_FILES, is_picture
 from .published import read_cifar, read_tiny
 from .splits import Asked, Found, by_split, parts_of, split_in
-from .trees import Entry, Tree, open_tree, picture_of
+from .pictures import picture_of
+from .trees import Entry, Tree, open_tree
 from .volumes import read_fastmri
 
 # %% ../nbs/02a_readers.ipynb #7ad886ba

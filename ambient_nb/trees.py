@@ -8,13 +8,12 @@ __all__ = ['FOLLOWED', 'BACK', 'NOWHERE', 'UNREADABLE', 'ARCHIVES', 'spelt', 'pl
            'open_tree', 'Entry']
 
 # %% ../nbs/01a_trees.ipynb #89d659ee
-import io, struct, tarfile, zipfile, zlib
+import struct, tarfile, zipfile, zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-import numpy as np
 from .core import BadInput
-from .pictures import impostor, picture_of
+from .pictures import impostor
 
 # %% ../nbs/01a_trees.ipynb #086413c9
 def spelt(

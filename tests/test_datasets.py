@@ -124,11 +124,11 @@ def test_a_recipe_alone_does_not_make_photographs_cifar10(tmp_path):
     "`data make --kind cifar10` of other folders is told by the names of its classes, or by having none."
     from PIL import Image
 
-    for k in ('cat', 'tree'):
-        (tmp_path / 'src' / k).mkdir(parents=True)
+    for folder in ('named/train/cat', 'named/train/tree', 'bare/train'):
+        (tmp_path / folder).mkdir(parents=True)
         for i, u in enumerate(some(4).pixels.permute(0, 2, 3, 1).numpy()):
-            Image.fromarray(u).save(tmp_path / 'src' / k / f'{i}.png')
-    for src, said in (('src', 'classes of other names'), ('src/cat', 'no labels')):
+            Image.fromarray(u).save(tmp_path / folder / f'{i}.png')
+    for src, said in (('named', 'classes of other names'), ('bare', 'no labels')):
         make_zip(tmp_path / src, tmp_path / 'cifar10-32x32-train.zip', kind='cifar10')
         with pytest.raises(BadInput, match=f'data must be a zip of cifar10, and this one has {said}'):
             load('cifar10', tmp_path)

@@ -148,6 +148,7 @@ class Kernel:
 def launch_kernel(command: list[str], cwd=None, env=None, **_) -> Kernel:
     "In place of jupyter_client's: a kernel forked from here."
     import asyncio
+    from IPython.core.interactiveshell import InteractiveShell
 
     pid = os.fork()
     os.setpgid(pid, pid)  # on both sides, since either may come first
@@ -155,6 +156,8 @@ def launch_kernel(command: list[str], cwd=None, env=None, **_) -> Kernel:
         return Kernel(pid)
     try:
         asyncio.set_event_loop(asyncio.new_event_loop())
+        if InteractiveShell.initialized():  # a lesson that starts a kernel is itself run by a shell
+            type(InteractiveShell.instance()).clear_instance()
         env = dict(MPLBACKEND='module://matplotlib_inline.backend_inline') | (env or dict(os.environ))
         become(command, cwd or os.getcwd(), env)
     finally:

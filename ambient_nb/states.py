@@ -108,7 +108,7 @@ def state_in(
     "The state dict that a file is meant for."
     if not isinstance(content, dict) or not content:
         raise BadInput('src', name, f"a network with EDM's parts; this file holds one {type(content).__name__}")
-    parts = sorted({str(k).partition('.')[0] for k in content}, key=lambda k: bool(OPTIMIZER.search(k)))
+    parts = sorted({str(k).partition('.')[0] for k in content}, key=lambda k: (bool(OPTIMIZER.search(k)), k))
     if OPTIMIZER.search(parts[-1]):
         raise training_state(name, ', '.join([*parts[:-1][:3], parts[-1]]))
     if (whole := tensors_in(content)) is not None:

@@ -1,6 +1,5 @@
 "The audit: reports that are whole or not there, the command, real images."
 
-import io
 import json
 import sys
 import time
@@ -8,27 +7,15 @@ import time
 import numpy as np
 import pytest
 import torch
+from drawn import noise, png
 from ambient_nb import audit as room
 from ambient_nb.audit import FILES, audit
 from ambient_nb.cli import main
 from ambient_nb.core import refused, rng
 from ambient_nb.data import digits
 from ambient_nb.sources import read_pictures
-from PIL import Image
 
 POOL, HELDOUT = digits()
-
-
-def noise(*shape, seed=0):
-    return torch.randint(256, shape, dtype=torch.uint8, generator=rng(seed, 'noise'))
-
-
-def png(a, path=None, **options):
-    Image.fromarray(np.asarray(a), **options).save(out := io.BytesIO(), format='PNG')
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(out.getvalue())
-    return out.getvalue()
 
 
 @pytest.fixture

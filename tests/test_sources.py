@@ -1,27 +1,15 @@
 "Reading pictures: conversions are exact and counted, bad files are named, sizes are one."
 
-import io
 import struct
 import zlib
 
 import numpy as np
 import pytest
 import torch
-from ambient_nb.core import refused, rng
+from drawn import noise, png
+from ambient_nb.core import refused
 from ambient_nb.sources import read_pictures
 from PIL import Image
-
-
-def noise(*shape, seed=0):
-    return torch.randint(256, shape, dtype=torch.uint8, generator=rng(seed, 'noise'))
-
-
-def png(a, path=None, **options):
-    Image.fromarray(np.asarray(a), **options).save(out := io.BytesIO(), format='PNG')
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(out.getvalue())
-    return out.getvalue()
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from .core import check_float, check_int
 from .evidence import CALLED, Overlap, copy_verdict, overlaps
 from .features import Encoder, PixelEncoder
 from .memorization import metric_id, summarize
+from .report import Section
 from .sources import Pictures
 from .stats import wilson
 
@@ -33,6 +34,7 @@ class Findings:
     flips: bool = False  # were mirror images compared too?
     seconds: float = 0.0  # that the work took
     places: dict[str, Path] = field(default_factory=dict)  # by the sets' names: where they were read from, resolved
+    sections: tuple[Section, ...] = ()  # what was found beside the verdict
 
     def __repr__(self):
         return f'{type(self).__name__}: {" ".join([*self.cautions, self.verdict])}'
@@ -101,7 +103,8 @@ class Findings:
 
     @cached_property
     def notes(self) -> list[str]:  # what a reader must know beside the verdict
-        return notes_on_repeats(self) + notes_on_files(self) + notes_on_encoder(self)
+        beside = [note for section in self.sections for note in section.notes]
+        return notes_on_repeats(self) + notes_on_files(self) + notes_on_encoder(self) + beside
 
     @cached_property
     def metrics(self) -> dict[str, dict]:  # name -> its id, and Estimates of the samples and of the null

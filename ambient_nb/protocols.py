@@ -34,6 +34,7 @@ class Protocol:
     reason: str  # why these rules
     seen_before: str  # what was known of the results when they were written
     rules: tuple  # sentences
+    amended: tuple  # what was changed later: date, why, and what had been seen by then
     levels: tuple  # of copying, shares of samples above null99, at which quality is compared
     early: float  # the largest such share of a checkpoint that counts as stopped early
     memorized: float  # share of copies whose time is compared

@@ -45,6 +45,7 @@ class Protocol:
     subset: str  # which images a seed takes
     selection: dict  # how sigma_n is chosen
     stop: str  # when a run is read no further
+    stop_at: float  # share of memorized samples, twice in a row
     experiments: tuple  # of Experiment, in the order of importance
     training: str  # the networks and settings, in words
 

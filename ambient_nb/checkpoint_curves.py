@@ -15,7 +15,7 @@ from . import core
 from .axes import Axes, Reference, kernel_distance, leading_axes
 from .checkpoints import load_checkpoint, save_checkpoint
 from .core import BadInput, content_hash
-from .data import to_uint8
+from .data import Images, to_uint8
 from .endpoints import Curve
 from .execute import errors_by_level
 from .features import Encoder
@@ -45,14 +45,12 @@ class Yardstick:
 # %% ../nbs/18j_checkpoint_curves.ipynb #bf0d5575
 @lru_cache(maxsize=4)
 def yardstick(
-    dataset: str,  # its name
-    data: str | None,  # zip or folder, None for the default
+    held: Images,  # never trained on
+    encoder: Encoder,
     k: int,  # axes
     out: Path,  # where runs are kept; the features stay there
 ) -> Yardstick:
     "The axes, the reference and the balls of a data set."
-    split = load_split(dataset, data, None)
-    encoder, held = encoder_of(split), split.heldout
     path = Path(out) / 'null' / f'features-{content_hash([encoder.id, held.sha])}'
     if not path.with_suffix('.json').exists():
         save_checkpoint(path, dict(features=encoder(held.pixels)), dict(encoder=encoder.id, data=held.sha))
@@ -83,12 +81,12 @@ def within_reach(
 # %% ../nbs/18j_checkpoint_curves.ipynb #34734c97
 def measured(
     images: torch.Tensor,  # (N,C,H,W) uint8
-    run: Run,  # whose training images they are compared with
+    train: torch.Tensor,  # (n,C,H,W) uint8, that they may be copies of
     y: Yardstick,
 ) -> tuple[dict, dict]:  # what is said of them, JSON-able; tensors with a line per sample
     "Copies and quality of samples, or of any other images."
-    table, features = per_sample(images, run.images.pixels, y.encoder), y.encoder(images)
-    null99 = float(similarity(y.heldout, y.encoder(run.images.pixels))[0].quantile(0.99))
+    table, features = per_sample(images, train, y.encoder), y.encoder(images)
+    null99 = float(similarity(y.heldout, y.encoder(train))[0].quantile(0.99))
     alike, copies = (table.similarity > null99).to_numpy(), is_memorized(table.d1, table.d2).to_numpy()
     new = torch.from_numpy(~(alike | copies))
     found = quality_of(features, y) | dict(copying=float(alike.mean()), memorized=float(copies.mean()), null99=null99)
@@ -108,13 +106,14 @@ def measure_checkpoint(
     out: Path,  # where runs are kept
 ) -> dict:  # see `measured`; also its iteration and the denoising errors by level
     "Sample a checkpoint and measure it, once; read it back when it is there."
-    y = yardstick(run.dataset, run.data, p.axes, Path(out))
+    split = load_split(run.dataset, run.data, None)
+    y = yardstick(split.heldout, encoder_of(split), p.axes, Path(out))
     what = dict(id=y.id, samples=run.samples, steps=run.steps, numerics=core.NUMERICS, neighbours=NEIGHBOURS)
     path = run.folder(out) / f'curve-{it:07d}-{content_hash(what)[:8]}'
     if not path.with_suffix('.json').exists():
         D = run.denoiser(it, out)
         images = to_uint8(sample(D, range(run.samples), run.shape, steps=run.steps))
-        found, columns = measured(images, run, y)
+        found, columns = measured(images, run.images.pixels, y)
         found |= dict(it=it, errors=errors_by_level(D, run))
         save_checkpoint(path, dict(images=images, **columns), what | dict(found=found))
     return load_checkpoint(path)[1]['found']

@@ -8,7 +8,7 @@ __all__ = ['NULL_SHARE', 'images_of', 'snapshot_table', 'advice', 'in_shell', 'w
 # %% ../nbs/18k_stopping.ipynb #bac21347
 from pathlib import Path
 import pandas as pd
-from .checkpoint_curves import measured, yardstick
+from .checkpoint_curves import samples_measured, yardstick
 from .checkpoints import load_json
 from .core import BadInput, check_int
 from .data import Images, subset, to_uint8
@@ -55,7 +55,7 @@ def snapshot_table(
     for it in snapshots_in(folder):
         sampler = fitting_sampler(c, shape)
         drawn = sample(load_denoiser(folder, it), range(samples), shape, sampler=sampler, steps=steps, desc=f'at {it}')
-        found = measured(to_uint8(drawn), train.pixels, y)[0]
+        found = samples_measured(to_uint8(drawn), train.pixels, y)[0]
         shares = dict(copying=wilson(round(found['copying'] * samples), samples), memorized=found['memorized'])
         kid = dict(kid=Estimate.from_dict(found['kid']), new_and_good=found['new_and_good'])
         lines.append(dict(it=it, epochs=it * c.batch / len(train)) | shares | kid)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ENDPOINTS', 'Curve', 'logit', 'at_copying', 'stopped_early', 'time_to_copy', 'seed_differences', 'holm_levels',
-           'two_sided_p', 'comparison_verdict', 'Judged', 'judge']
+           'two_sided_p', 'Judged', 'judge']
 
 # %% ../nbs/17g_endpoints.ipynb #3bc4703a
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from scipy.stats import t as student
 from .core import BadInput
 from .papers import claim
 from .protocols import Protocol
+from .rows import comparison_verdict
 from .stats import Estimate, over_seeds
 from .tables import first_reached
 
@@ -67,11 +68,11 @@ def stopped_early(
 def time_to_copy(
     curve: Curve,
     share: float,  # of memorized samples
-) -> float:  # iterations; the last checkpoint where the share is never reached
+) -> float:  # iterations; inf where the share is never reached
     "How long a training takes until it copies."
     points = [(0, 0.0), *zip(curve.it, np.maximum.accumulate(curve.memorized))]
     reached = first_reached(points, share)
-    return float(curve.it[-1] if reached is None else reached)
+    return float('inf') if reached is None else float(reached)
 
 # %% ../nbs/17g_endpoints.ipynb #6b812ee0
 ENDPOINTS = ('frontier/equal-copying/kid', 'frontier/stopped-early/kid', 'frontier/time-to-copy/ln_ratio')
@@ -87,7 +88,9 @@ def seed_differences(
     both = np.isfinite(a) & np.isfinite(b)
     equal = (a[both].mean() - b[both].mean(), b[both].mean()) if both.sum() >= 2 else (np.nan, np.nan)
     early = [stopped_early(curve, p.early) for curve in (method, baseline)]
-    longer = np.log(time_to_copy(method, p.memorized) / time_to_copy(baseline, p.memorized))
+    times = [time_to_copy(curve, p.memorized) for curve in (method, baseline)]
+    bounded = [min(t, curve.it[-1]) for t, curve in zip(times, (method, baseline))]
+    longer = np.log(bounded[0] / bounded[1]) if np.isfinite(times).any() else np.nan
     values = equal, (early[0] - early[1], early[1]), (longer, 1.0)
     return dict(zip(ENDPOINTS, values))
 
@@ -113,23 +116,6 @@ def two_sided_p(
     if k < 2 or not (spread := values.std(ddof=1)):
         return float('nan')
     return float(2 * student.sf(abs(values.mean()) / (spread / np.sqrt(k)), k - 1))
-
-# %% ../nbs/17g_endpoints.ipynb #1c6ea0df
-def comparison_verdict(
-    ours: Estimate,  # a difference over seeds, at the level at which it is read
-    good: str,  # '<' or '>': the side of zero on which the method is better
-    margin: float,  # in the units of the difference, >= 0
-    least: int = 3,  # seeds
-) -> str:
-    "On which side of zero, and of the margin, an interval lies."
-    if ours.n < least or ours.lo is None:
-        return f'no verdict ({ours.n} seed{"" if ours.n == 1 else "s"})'
-    best, last = (ours.lo, ours.hi) if good == '<' else (-ours.hi, -ours.lo)
-    if last < 0:
-        return 'better'
-    if best > 0:
-        return 'worse'
-    return 'not worse' if last < margin else 'undecided'
 
 # %% ../nbs/17g_endpoints.ipynb #922dbdf5
 @dataclass(frozen=True)

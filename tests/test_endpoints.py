@@ -52,9 +52,13 @@ def test_equal_differences_are_no_certainty():
     assert [j.verdict for j in same] == ['not worse'] * 3 and all(np.isnan(j.p) for j in same)
 
 
-def test_a_training_that_never_copies_counts_with_its_end():
+def test_a_training_that_never_copies_counts_with_its_end_and_two_of_them_say_nothing():
     clean = curve(memorized=(0.0,) * 9)
-    assert time_to_copy(clean, 0.1) == ITS[-1] and np.isnan(at_copying(clean, (0.5,))).all()
+    assert time_to_copy(clean, 0.1) == np.inf and np.isnan(at_copying(clean, (0.5,))).all()
+    reached = time_to_copy(curve(), 0.1)
+    later, never = judge({0: (clean, curve())}, P)[2], judge({0: (clean, clean)}, P)[2]
+    assert later.values[0] == pytest.approx(np.log(ITS[-1] / reached)) and never.left_out == (0,)
+    assert never.verdict == 'no verdict (0 seeds)'
 
 
 def test_holm_stops_at_the_first_that_is_not_significant():

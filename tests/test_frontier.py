@@ -9,6 +9,7 @@ from tree import ROOT
 from ambient_nb import checkpoint_curves, frontier
 from ambient_nb.networks import PRESETS
 from ambient_nb.protocols import protocol
+from ambient_nb.rows import command_of, load_rows
 
 
 @pytest.fixture
@@ -40,10 +41,16 @@ def test_the_queue_trains_measures_and_judges(tool, tmp_path, capsys):
     order = [' '.join(line.split()[1:-1]) for line in names[3:]]
     pairs = [f'{arm} {seed}' for seed in (1, 2, 3) for arm in ('baseline', 'two-regime')]
     assert order == [*pairs, 'baseline, flipped 1'] and sum('KID' in line for line in lines) == 2 + 2 * 7
-    tool.report(p, tmp_path)
-    told = capsys.readouterr().out
-    assert all(told.count(f'frontier/{end}') == 1 for end in ('equal-copying/kid', 'time-to-copy/ln_ratio'))
+    tool.report(p, tmp_path, tmp_path / 'rows.json')
+    told, rows = capsys.readouterr().out, load_rows(tmp_path / 'rows.json')
     assert told.count('2 of 2') == 2 and told.count('4 of 4') == 7
+    assert [r.verdict for r in rows if r.claim] == [line.rpartition(': ')[2] for line in told.splitlines()[-3:]]
+    assert {(r.labels['method'], len(r.detail['values'])) for r in rows if r.kind == 'arm'} == {
+        ('baseline', 3),
+        ('two-regime', 3),
+        ('baseline, flipped', 1),
+    }
+    assert (tmp_path / 'rows.png').exists() and all(command_of(r) == 'python tools/frontier.py' for r in rows)
 
 
 def test_what_is_there_is_not_done_again(tool, tmp_path, monkeypatch):

@@ -5,19 +5,21 @@
 FOLDER holds cifar10-32x32-train.zip and cifar10-32x32-test.zip (`ambient-nb data make`). One process, one core:
 about seven core-hours in all. sigma_n is chosen first, by the protocol's rule; then the runs follow in the order of
 the protocol, each trained and then measured at its checkpoints. Kill it at will and call it again: a run goes on from
-its last state, bit for bit. `--list` says how far each run is, with the verdicts of what is there.
+its last state, bit for bit. `--list` says how far each run is, with the verdicts of what is there; `--rows FILE.json`
+also writes the rows of complete runs, and FILE.png, and measures what is not measured yet.
 """
 
 import argparse
 import time
+from pathlib import Path
 
-from ambient_nb.checkpoint_curves import curve_of, measure_checkpoint, measured_points, select_sigma
+from ambient_nb.checkpoint_curves import measure_checkpoint, measured_points, select_sigma
 from ambient_nb.core import runs_dir
-from ambient_nb.drive import snapshots_in
-from ambient_nb.endpoints import judge
 from ambient_nb.execute import iterations_done, train
 from ambient_nb.frontier import frontier_runs, selection_runs
+from ambient_nb.frontier_rows import frontier_figure, frontier_rows, frontier_table
 from ambient_nb.protocols import protocol
+from ambient_nb.rows import save_rows
 
 
 def say(*words) -> None:
@@ -48,32 +50,32 @@ def work(p, out) -> None:
             say('  ' + in_words(point))
 
 
-def report(p, out) -> None:
-    "How far it is, and what follows."
+def report(p, out, file=None) -> None:
+    "How far it is, what follows, and the rows in a file."
     selection = selection_runs(p)
-    for sigma, run in selection.items():
-        say('selection', sigma, run.key, f'{iterations_done(run, out)} of {run.config.iters}')
-    if not all(iterations_done(run, out) == run.config.iters for run in selection.values()):
-        return
-    chosen, curves = select_sigma(p, out), {}
-    for (n, arm, seed), run in frontier_runs(p, chosen).items():
-        say(n, arm, seed, run.key, f'{iterations_done(run, out)} of {run.config.iters}')
-        if set(run.snapshots) <= set(snapshots_in(run.folder(out))):
-            points = measured_points(run, p, out)
-            for point in points:
-                say('  ' + in_words(point))
-            curves[n, seed, arm] = curve_of(points)
-    for e in (e for e in p.experiments if e.verdict):
-        both = {s: [curves.get((e.n, s, arm)) for arm in ('two-regime', 'baseline')] for s in e.seeds}
-        whole = {s: pair for s, pair in both.items() if all(pair)}
-        for j in judge(whole, p) if whole else []:
-            say(e.dataset, e.n, j.claim, f'{j.ours:.4f}', f'p {j.p:.3g}', f'margin {j.margin:.4f}', j.verdict, j.values)
+    runs = {('selection', sigma): run for sigma, run in selection.items()}
+    is_chosen = all(iterations_done(run, out) == run.config.iters for run in selection.values())
+    chosen = select_sigma(p, out) if is_chosen else None
+    runs |= frontier_runs(p, chosen) if is_chosen else {}
+    for name, run in runs.items():
+        say(*name, run.key, f'{iterations_done(run, out)} of {run.config.iters}')
+    rows = frontier_rows(p, chosen, out) if is_chosen else []
+    say(f'sigma_n = {chosen}, {len(rows)} rows')
+    print(frontier_table(rows))
+    if file and rows:
+        save_rows(rows, file)
+        frontier_figure(rows).savefig(Path(file).with_suffix('.png'), dpi=120)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--list', action='store_true', help='say how far each run is, and train nothing')
-    (report if parser.parse_args().list else work)(protocol(), runs_dir())
+    parser.add_argument('--rows', metavar='FILE.json', help='also write the rows there, and the picture beside them')
+    asked = parser.parse_args()
+    if asked.list or asked.rows:
+        report(protocol(), runs_dir(), asked.rows)
+    else:
+        work(protocol(), runs_dir())
 
 
 if __name__ == '__main__':

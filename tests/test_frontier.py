@@ -10,6 +10,7 @@ from ambient_nb import checkpoint_curves, frontier
 from ambient_nb.networks import PRESETS
 from ambient_nb.protocols import protocol
 from ambient_nb.rows import command_of, load_rows
+from ambient_nb.runs import load_split
 
 
 @pytest.fixture
@@ -63,12 +64,12 @@ def test_what_is_there_is_not_done_again(tool, tmp_path, monkeypatch):
     assert checkpoint_curves.measured_points(run, p, tmp_path) == first
 
 
-def test_a_run_that_copies_is_read_no_further(tool, tmp_path):
-    p = tiny_protocol()
-    run = frontier.frontier_run(replace(p.experiments[0], kimg=(0.016, 0.032, 0.048)), 'baseline', 1, 0.2)
-    tool.train(run, tmp_path, 'cpu')
-    read = {stop: len(checkpoint_curves.measured_points(run, replace(p, stop_at=stop), tmp_path)) for stop in (0, 2)}
-    assert read == {0: 2, 2: 3}
+def test_a_run_that_copies_twice_in_a_row_is_read_no_further(monkeypatch):
+    shares, p = iter((0.5, 0.1, 0.5, 0.6, 0.7)), tiny_protocol()
+    run = frontier.frontier_run(replace(p.experiments[0], kimg=(1, 2, 3, 4, 5)), 'baseline', 1, 0.2)
+    monkeypatch.setattr(checkpoint_curves, 'measure_checkpoint', lambda *args: dict(memorized=next(shares)))
+    read = checkpoint_curves.measured_points(run, p, None)
+    assert [point['memorized'] for point in read] == [0.5, 0.1, 0.5, 0.6]
 
 
 def test_arms_of_a_seed_share_images_and_start_noise():
@@ -79,4 +80,7 @@ def test_arms_of_a_seed_share_images_and_start_noise():
     assert a.images.sha == b.images.sha != other.images.sha and not {*a.images.ids.tolist()} & {
         *other.images.ids.tolist()
     }
+    pool = load_split('digits', None, None).pool.ids.tolist()
+    own = {seed: frontier.frontier_run(digits, 'baseline', seed, 0.3).images.ids.tolist() for seed in (0, 1, 2)}
+    assert own == {0: pool[-20:], 1: pool[:20], 2: pool[20:40]}
     assert (a.config.seed, b.config.loss.noise_seed, other.config.loss.noise_seed) == (2, 2, 3)

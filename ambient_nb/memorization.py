@@ -146,12 +146,14 @@ def clusters(
 # %% ../nbs/14_memorization.ipynb #49220a39
 def nearest_apart(
     queries,  # (Q,…) images or features
-    base,  # (N,…) of the same kind, N >= 2
+    base,  # (N,…) of the same kind
     cluster: torch.Tensor,  # (N,) from `clusters`
     search: Callable = nearest,  # (queries, base, k) -> distances (Q,k), rising; positions (Q,k)
 ) -> tuple[torch.Tensor, torch.Tensor]:  # distances (Q,2) float64; positions (Q,2), -1 at distance nan where all is one
     "The nearest image, and the nearest image of another cluster than its."
-    d, near = (t.cpu() for t in search(queries, base, 2))
+    d, near = (t.cpu() for t in search(queries, base, min(2, len(base))))
+    if len(base) == 1:
+        return F.pad(d, (0, 1), value=torch.nan), F.pad(near, (0, 1), value=-1)
     sizes, k = cluster.bincount(minlength=len(base)), 2
     rows = (cluster[near[:, 0]] == cluster[near[:, 1]]).nonzero()[:, 0]
     d[rows, 1], near[rows, 1] = torch.nan, -1

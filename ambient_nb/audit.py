@@ -183,13 +183,13 @@ def audit(
     "Does a generator copy its training set?"
     began, device = time.perf_counter(), pick_device(device)
     threshold = check_float('threshold', threshold, 0, 1, open_lo=True, open_hi=False)
+    sources = dict(generated=generated, train=train, holdout=holdout)
+    check_apart(sources)
     if isinstance(encoder, str) and encoder != 'pixels':
         encoder = encoder_named(encoder, weights=weights, device=device)
     if out is not None:
         report_dir(out)
     cache = writable_dir(cache or runs_dir() / 'audit', 'cache')
-    sources = dict(generated=generated, train=train, holdout=holdout)
-    check_apart(sources)
     sets = read_sets(sources, size=size, skip_bad=skip_bad, folder=cache)
     check_apart(sources, sets)
     if encoder == 'pixels':

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 import pandas as pd
-from .memorization import distinct, groups_of
+from .memorization import each_once, groups_of
 from .sources import Pictures
 from .stats import Estimate, wilson
 
@@ -43,7 +43,7 @@ def excess(
 
 # %% ../nbs/14f_evidence.ipynb #1da5a53b
 def by_chance(
-    samples: np.ndarray,  # (u,2) from `memorization.distinct`: is it a hit, and how many samples are it
+    samples: np.ndarray,  # (u,2) from `memorization.each_once`: is it a hit, and how many samples are it
     null: np.ndarray,  # (v,2) the same of the held-out images
     draws: int = 9999,  # deals of the hits, where samples repeat
 ) -> float:  # in (0,1]
@@ -66,7 +66,7 @@ def above_null(
     r = max(1, len(best) // 100)
     hits = (samples.similarity > best[-r]).to_numpy()
     beside = np.stack([np.arange(len(best)) < r - 1, np.ones(len(best))], 1).astype(int)
-    return hits, r, by_chance(distinct(hits, groups_of(samples)), beside)
+    return hits, r, by_chance(each_once(hits, groups_of(samples)), beside)
 
 # %% ../nbs/14f_evidence.ipynb #6a24cdcc
 def leaks(
@@ -114,11 +114,11 @@ def tally(
     null: pd.DataFrame | None = None,  # the same for held-out images
 ) -> Tally:
     "Count the two rules in a table."
-    units = distinct(samples.memorized, groups_of(samples))
+    units = each_once(samples.memorized, groups_of(samples))
     mine = (int(samples.memorized.sum()), len(samples), int(samples.exact.sum()), int(units[:, 0].sum()), len(units))
     if null is None or not len(null):
         return Tally(*mine)
-    beside = distinct(null.memorized, groups_of(null))
+    beside = each_once(null.memorized, groups_of(null))
     hits, rank, p_above = above_null(samples, null)
     p = by_chance(units, beside)
     return Tally(*mine, int(beside[:, 0].sum()), len(beside), p, int(hits.sum()), rank, p_above)
@@ -152,7 +152,7 @@ def copy_verdict(
         return f'{found} ({about}, 95 % interval {percent(share.lo)} to {percent(share.hi)}): {because}.', 'open'
     null = f'{t.h:,} of {t.m:,} held-out images ({percent(t.h / t.m)}) pass the same rule'
     nearer = f'all but {t.rank - 1:,} of the {t.m:,} held-out images' if t.rank > 1 else f'all {t.m:,} held-out images'
-    alike = f'{t.above:,} samples ({percent(t.above / t.n)}) are more similar to a training image than {nearer}'
+    alike = f'{percent(t.above / t.n)} of the samples ({t.above:,}) are more similar to a training image than {nearer}'
     alike, e = f'{alike} (p = {t.p_above:.2g})', t.excess
     if t.p < 0.05:
         size = f'Excess {percent(e.value)}, 95 % interval {percent(e.lo)} to {percent(e.hi)}.'

@@ -16,7 +16,7 @@ from .copies import Space, looks_copied, search
 from .core import check_float, check_int
 from .evidence import CALLED, Overlap, Tally, copy_verdict, leaks, overlaps, tally
 from .features import Encoder, PixelEncoder
-from .memorization import distinct, groups_of, first_of, metric_id, summarize
+from .memorization import each_once, first_of, groups_of, metric_id, summarize
 from .report import Section
 from .sources import Pictures
 from .stats import wilson
@@ -228,7 +228,7 @@ def metrics_of(found: Findings) -> dict[str, dict]:  # name -> its id, and Estim
     left_out = {'memorized'} if 'holdout' in tables else {'memorized', 'sim>null99'}
 
     def of(df):
-        units = (distinct(hits, groups_of(df)) for hits in (df.memorized, df.exact))
+        units = (each_once(hits, groups_of(df)) for hits in (df.memorized, df.exact))
         copied, exact = (wilson(int(u[:, 0].sum()), len(u)) for u in units)
         every = dict(copied=copied, exact=exact) | summarize(df, tables.get('holdout', df))
         return {name: e for name, e in every.items() if name not in left_out}

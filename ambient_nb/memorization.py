@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['THRESHOLDS', 'PIXEL_METRICS', 'same_kind', 'nearest', 'is_memorized', 'first_of', 'without_self', 'duplicates',
-           'links', 'clusters', 'nearest_apart', 'similarity', 'per_sample', 'save_table', 'distinct', 'groups_of',
+           'links', 'clusters', 'nearest_apart', 'similarity', 'per_sample', 'save_table', 'each_once', 'groups_of',
            'summarize', 'metric_id', 'denoising_errors']
 
 # %% ../nbs/14_memorization.ipynb #3f9bf8b7
@@ -232,7 +232,7 @@ def save_table(
 THRESHOLDS = (0.9, 0.95, 0.99)
 
 # %% ../nbs/14_memorization.ipynb #8aced554
-def distinct(
+def each_once(
     hits,  # (n,) booleans: what a rule says of each image
     group,  # (n,) the cluster of each among its own set
 ) -> np.ndarray:  # (u,2) whole numbers: of each distinct image whether it is a hit, and how often it is there
@@ -257,7 +257,7 @@ def summarize(
     once, beside = (t[~pd.Series(groups_of(t)).duplicated().to_numpy()] for t in (df, null))
 
     def share(hits):
-        units = distinct(hits, groups_of(df))
+        units = each_once(hits, groups_of(df))
         return wilson(int(units[:, 0].sum()), len(units))
 
     def resampled(name, values, statistic):

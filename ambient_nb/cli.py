@@ -166,7 +166,7 @@ def audit_command(
     weights: Path = typer.Option(None, help="File or folder of the encoder's weights."),
     threshold: float = typer.Option(
         1 / 3,
-        help='A sample looks copied if nearer to its nearest training image than this times the next one that is no double.',
+        help='Looks copied: nearer to its nearest training image than this times the next one that is no double.',
         show_default='1/3',
     ),
     flips: bool = typer.Option(False, '--flips', help='Compare mirror images too.'),

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'data_app', 'EXIT_CODES', 'claims_app', 'print_version', 'options', 'version', 'as_typed', 'main', 'data_make',
-           'convert_command', 'audit_command', 'parameters_of', 'reproduce_command', 'show_command', 'claims_set',
-           'claims_show']
+           'convert_command', 'audit_command', 'parameters_of', 'reproduce_command', 'when_to_stop_command',
+           'show_command', 'claims_set', 'claims_show']
 
 # %% ../nbs/20_cli.ipynb #e6ab9405
 import re, sys
@@ -250,6 +250,24 @@ def reproduce_command(
     typer.echo(table.to_string())
     if table.state.str.startswith('failed').any():
         raise typer.Exit(1)
+
+# %% ../nbs/20_cli.ipynb #75950033
+@app.command('when-to-stop')
+def when_to_stop_command(
+    folder: Path = typer.Argument(..., metavar='RUN', help='Folder of a run: config.json and snapshots.'),
+    n: int = typer.Option(None, help='Images that it was trained on, the first of the pool; all when not given.'),
+    dataset: str = typer.Option(None, help='Its data set; the one its config.json names when not given.'),
+    data: str = typer.Option(None, help='The zip of its data set, or the folder that holds it.'),
+    samples: int = typer.Option(512, help='Drawn at each snapshot.'),
+    steps: int = typer.Option(12, help='Of the sampler.'),
+    out: Path = typer.Option(None, help='Folder of runs, for features of held-out images; the usual one otherwise.'),
+):
+    "Say when a training begins to copy, how good it was before, and when to stop."
+    from ambient_nb.core import out_folder
+    from ambient_nb.stopping import in_shell, when_to_stop
+
+    table, words = when_to_stop(folder, dataset, data, n, out=out_folder(out), samples=samples, steps=steps)
+    typer.echo('\n'.join([in_shell(table), words]))
 
 # %% ../nbs/20_cli.ipynb #6d55f0d9
 @app.command('show')

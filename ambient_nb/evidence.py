@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
-from .sources import Pictures
+from .picturesets import Pictures
 from .stats import Estimate, wilson
 
 # %% ../nbs/14f_evidence.ipynb #f6566811

@@ -16,7 +16,7 @@ from .evidence import CALLED, Overlap, copy_verdict, overlaps
 from .features import Encoder, PixelEncoder
 from .memorization import metric_id, summarize
 from .report import Section
-from .sources import Pictures
+from .picturesets import Pictures
 from .stats import wilson
 
 # %% ../nbs/14g_findings.ipynb #c6126c62

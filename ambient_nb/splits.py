@@ -75,9 +75,10 @@ class Asked:
     "What is wanted from a source."
 
     splits: tuple | None = None  # keys of SPLITS, and '' for a source without; None to take words for names
-    column: str | None = None  # of pictures, in a table that has several
+    column: str | None = None  # of pictures, in a table or file that has several
     label: str | None = None  # column or array of labels, where there are several
     folders: str | None = None  # 'classes' or 'shards', where it cannot be seen which they are
+    audit: bool = False  # no classes are wanted; what does not sort itself into splits or kinds is read whole
 
 # %% ../nbs/01c_splits.ipynb #28148941
 class Found(NamedTuple):
@@ -87,7 +88,8 @@ class Found(NamedTuple):
     classes: list | None = None  # their names, by number
     split: str = ''  # which it is
     elsewhere: dict = {}  # (split, class) -> pictures of other splits, not taken
-    left: dict = {}  # other files, columns and arrays that were not read: how many, or which
+    left: dict = {}  # other files (their names), columns and arrays (how many rows, which shape) that were not read
+    used: tuple = ()  # names of files of another kind that were read, such as lists of labels
 
 # %% ../nbs/01c_splits.ipynb #f4b7e93f
 def asked_split(
@@ -118,8 +120,14 @@ def by_split(
     source: str,  # for the errors
 ) -> tuple[str, dict]:  # the split that is read; name -> Place of all names
     "The place of each path, and the split that will do."
+    whole = '', {name: Place('', parts) for name, parts in names.items()}
     if asked.splits is None:
-        return '', {name: Place('', parts) for name, parts in names.items()}
-    places = {name: place_of(parts, source) for name, parts in names.items()}
-    example = next((name for name, place in places.items() if not place.split), '')
-    return asked_split(Counter(place.split for place in places.values()), asked, source, example), places
+        return whole
+    try:
+        places = {name: place_of(parts, source) for name, parts in names.items()}
+        example = next((name for name, place in places.items() if not place.split), '')
+        return asked_split(Counter(place.split for place in places.values()), asked, source, example), places
+    except BadInput:
+        if asked.audit:
+            return whole
+        raise

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from .core import BadInput
+from .foreign import foreign
 from .pictures import impostor
 
 # %% ../nbs/01a_trees.ipynb #086413c9
@@ -265,7 +266,8 @@ def open_tree(
         return tar_tree(src)
     if src.name.lower().endswith(ARCHIVES):
         early = head.startswith(b'PK\3\4')
-        why = 'it ends early: the index, which stands last, is missing' if early else 'it begins as none of these'
+        why = 'it ends early: the index, which stands last, is missing' if early else foreign([src.name])
+        why = why or 'it begins as none of these'
         raise BadInput('src', where, f'a zip, or a tar, also with gzip, bzip2 or xz, that is whole; {why}')
     return tree_of(src, {src.name: src}, Path.read_bytes, paths={src.name: src})
 

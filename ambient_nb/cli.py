@@ -82,7 +82,9 @@ def main() -> None:
 # %% ../nbs/20_cli.ipynb #632bedb6
 @data_app.command('make')
 def data_make(
-    src: Path = typer.Argument(..., help='A folder, zip, CIFAR batches, Tiny-ImageNet tree, parquet, .npz or .npy.'),
+    src: Path = typer.Argument(
+        ..., help='A folder, zip, tar, CIFAR batches, Tiny-ImageNet tree, parquet, .npz or .npy.'
+    ),
     out: Path = typer.Argument(..., help='The EDM zip to write.'),
     kind: str = typer.Option(None, help='A recipe or layout; found out from SRC when not given.'),
     size: int = typer.Option(None, help='Side of the images, px.'),
@@ -112,16 +114,12 @@ def data_make(
         seed=order,
         split=split,
         classes=classes,
+        check=check,
         **choices,
     )
     typer.echo(account(made))
-    lines = {name: value for name, value in made.items() if name not in ('parts', 'left', 'converted')}
+    lines = {name: value for name, value in made.items() if name not in ('parts', 'left', 'converted', 'beside')}
     typer.echo('\n'.join(f'{name}: {value}' for name, value in lines.items()))
-    if check:
-        from ambient_nb.siblings import sibling_notes
-
-        for line in sibling_notes(made['out']):
-            typer.echo(line)
 
 # %% ../nbs/20_cli.ipynb #c4664383
 @app.command('convert')

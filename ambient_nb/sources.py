@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from .core import BadInput, canonical, check_int, content_hash, progress, runs_dir, writable_dir, write_atomic
 from .data import Images
-from .datamake import to_square
+from .recipes import to_square
 from .readers import read_arrays
 from .pictures import PICTURE_FILES, done_to, is_picture, picture_of
 from .trees import few, open_tree, spelt

@@ -101,7 +101,7 @@ def load_arrays(
             return {k: loaded[k] for k in loaded.files}
         return dict(images=loaded)
     except Exception as e:
-        raise BadInput('src', f'{tree.src}: {name}', f'a whole NumPy file without pickled objects ({e})') from None
+        raise BadInput('src', tree.where(name), f'a whole NumPy file without pickled objects ({e})') from None
 
 # %% ../nbs/01e_arrays.ipynb #3efc9ee0
 def label_array(
@@ -174,12 +174,12 @@ def pictures_among(
         if asked not in pictures:
             raise BadInput('column', asked, f'an array of pictures in {where}: {", ".join(pictures) or "it has none"}')
         return {asked: pictures[asked]}
-    several = len(pictures) == len(arrays) and not where.lower().endswith('.npz')
-    if not pictures or len(pictures) > 1 and not several:
-        has = ', '.join(f'{k} {a.shape}' for k, (_, a) in arrays.items())
+    has = ', '.join(f'{k} {a.shape}' for k, (_, a) in arrays.items())
+    if not pictures:
         has += '; mu and sigma are statistics for FID' * ({'mu', 'sigma'} <= set(arrays))
-        wanted = 'one array of pictures, of three or four axes, or pictures without labels alone; `column` names one'
-        raise BadInput('src', where, f'{wanted}; it has {has}')
+        raise BadInput('src', where, f'one with an array of pictures, of three or four axes; it has {has}')
+    if len(pictures) > 1 and (len(pictures) < len(arrays) or where.lower().endswith('.npz')):
+        raise BadInput('column', None, f'given, as {where} has several arrays of pictures: {has}')
     return pictures
 
 # %% ../nbs/01e_arrays.ipynb #71dc13ae
@@ -232,7 +232,7 @@ def read_arrays(
     units = units_of(arrays, places, str(tree.src))
     entries, labels, others, left = [], [], [], {}
     for (part, unit), of in units.items():
-        more, theirs, unread = unit_entries(of, f'{tree.src}: {unit}' if unit else str(tree.src), asked)
+        more, theirs, unread = unit_entries(of, tree.where(unit), asked)
         if part == split:
             entries, labels, left = entries + more, labels + theirs, left | unread
         else:

@@ -46,7 +46,7 @@ def open_table(
     "Open a table."
     import pyarrow as pa, pyarrow.parquet as pq
 
-    where, content = f'{tree.src}: {name}', pa.BufferReader(tree.read(name))
+    where, content = tree.where(name), pa.BufferReader(tree.read(name))
     try:
         if not name.lower().endswith(ARROW):
             file = pq.ParquetFile(content)

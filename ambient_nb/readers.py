@@ -26,10 +26,14 @@ from .trees import Entry, Tree, open_tree, spelt
 from .volumes import read_fastmri
 
 # %% ../nbs/02a_readers.ipynb #8220428b
+TARS = ('.tar', '.tar.gz', '.tgz')
+
+
 def path_of(name: str) -> list[str]:  # a picture in a shard keeps the shard's split, not its number
     "The parts of a picture's path that may say a split or a class."
-    parts = [split_in(p) if re.search(r'\.tar(\.gz)?$|\.tgz$', p) else p for p in parts_of(name)[:-1]]
-    return [p for p in parts if p] + parts_of(name)[-1:]
+    *folders, file = parts_of(name)
+    parts = [split_in(p) if p.lower().endswith(TARS) else p for p in folders]
+    return [p for p in parts if p] + [file]
 
 # %% ../nbs/02a_readers.ipynb #e8a08273
 def labels_of(
@@ -40,8 +44,6 @@ def labels_of(
     asked: Asked,
 ) -> Written:
     "The classes of pictures, from files or else from folders."
-    if asked.audit:
-        return Written(dict.fromkeys(paths))
     mine = {name for name, place in places.items() if place.split == split}
     written = written_classes(tree, list(paths), asked)
     if written.classes:
@@ -61,7 +63,8 @@ def read_images(
     "Pictures, with the class that a file or their folder says."
     names = [name for name in tree.names if is_picture(name)]
     split, places = by_split({name: path_of(name) for name in names}, asked, str(tree.src))
-    labels, stored, left, used = labels_of(tree, stripped(places), places, split, asked)
+    written = Written() if asked.audit else labels_of(tree, stripped(places), places, split, asked)
+    labels, stored, left, used = written
     mine = [name for name in names if places[name].split == split]
     order = class_order((places[name].split, label) for name, label in labels.items())
     numbers, classes = numbers_of([labels.get(name) for name in mine], order, str(tree.src))
@@ -72,9 +75,6 @@ def read_images(
     return Found(entries, classes, split, dict(elsewhere), left, used)
 
 # %% ../nbs/02a_readers.ipynb #d4fcf0e1
-TARS = ('.tar', '.tar.gz', '.tgz')
-
-
 def open_shards(
     tree: Tree,  # a folder of .tar files
 ) -> Tree:  # of what is in them, under their names

@@ -10,6 +10,7 @@ __all__ = ['SPLITS', 'MEANING', 'words_of', 'split_in', 'parts_of', 'without_wor
 import re
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 from .core import BadInput
 
@@ -28,6 +29,7 @@ def words_of(name: str) -> list[str]:  # in small letters
     return [word.lower() for word in re.findall(r'[A-Z]?[a-z]+|[A-Z]+(?![a-z])', name)]
 
 # %% ../nbs/01c_splits.ipynb #df718387
+@lru_cache(1 << 12)  # folders come again and again
 def split_in(name: str) -> str:  # a key of SPLITS; '' where the name holds none, or several
     "The split that a name holds."
     found = {MEANING[word] for word in words_of(name) if word in MEANING}

@@ -75,6 +75,14 @@ class Tree:
     def called(self) -> str:  # can be written as UTF-8
         return spelt(self.src.name)
 
+    def where(
+        self,
+        name: str,  # of a file; '' for all of them
+    ) -> str:  # for errors
+        "A file as its user would name it."
+        src = spelt(str(self.src))
+        return src if name in ('', self.src.name) else f'{src}: {name}'
+
     def notes(
         self,
         used: Iterable[str],  # names of the files that were read

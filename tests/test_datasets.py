@@ -12,10 +12,11 @@ from ambient_nb.backbones import BACKBONES, OWN
 from ambient_nb.collect import reproduce
 from ambient_nb.core import BadInput, rng
 from ambient_nb.data import Images, write_zip
-from ambient_nb.datamake import RECIPES, make_zip
+from ambient_nb.datamake import make_zip
 from ambient_nb.datasets import DATASETS, DataSet, load, zip_name
 from ambient_nb.papers import papers
 from ambient_nb.plans import describe, plan
+from ambient_nb.recipes import RECIPES
 from ambient_nb.repro import encoder_of
 from ambient_nb.rows import load_rows
 from ambient_nb.runs import Run

@@ -253,10 +253,10 @@ def test_several_layouts_at_once_are_refused(tmp_path):
 
 
 def test_labels_that_are_not_kept_are_counted(tmp_path):
-    np.savez(tmp_path / 'a.npz', images=np.zeros((3, 8, 8), np.uint8), ids=np.arange(3), labels=np.array([1, -1, 0]))
+    np.savez(tmp_path / 'a.npz', images=np.zeros((4, 8, 8), np.uint8), ids=np.arange(4), labels=np.array([1, -1, 0, 0]))
     made = make_zip(tmp_path / 'a.npz', tmp_path / 'o.zip')
-    assert made['labels'].startswith('none, as 1 of 3 pictures have no class (missing, or -1), such as a.npz: 1')
-    assert made['left'] == {'array ids': '(3,)'} and 'array ids: (3,)' in account(made)
+    assert made['labels'].startswith('none, as 1 of 4 pictures have no class (missing, or -1), such as a.npz: 1')
+    assert made['left'] == {'array ids': '(4,)'} and 'array ids: (4,)' in account(made)
 
 
 def test_command_prints_what_was_found_and_searches_the_other_split(tmp_path):

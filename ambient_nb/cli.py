@@ -117,9 +117,8 @@ def data_make(
         check=check,
         **choices,
     )
-    typer.echo(account(made))
-    lines = {name: value for name, value in made.items() if name not in ('parts', 'left', 'converted', 'beside')}
-    typer.echo('\n'.join(f'{name}: {value}' for name, value in lines.items()))
+    told = ('parts', 'left', 'converted', 'labels', 'beside')
+    typer.echo('\n'.join([f'{name}: {value}' for name, value in made.items() if name not in told] + [account(made)]))
 
 # %% ../nbs/20_cli.ipynb #c4664383
 @app.command('convert')
@@ -150,9 +149,17 @@ def convert_command(
 # %% ../nbs/20_cli.ipynb #dbaf1428
 @app.command('audit')
 def audit_command(
-    generated: Path = typer.Argument(..., help='Samples: a folder, zip or tar of pictures, or one .npy or .npz array.'),
-    train: Path = typer.Argument(..., help='The training images, in the same forms.'),
-    holdout: Path = typer.Option(None, help='Images that were never trained on: the null.'),
+    generated: Path = typer.Argument(
+        ...,
+        help='Samples: pictures in a folder, nested class folders too, in a zip (EDM, EDM2; not of latents) or a tar '
+        '(WebDataset); .npz of guided-diffusion and EDM (arr_0; labels, arr_1, are passed over), .npy; parquet.',
+    ),
+    train: Path = typer.Argument(
+        ..., help='The training images, in the same forms; of a source with splits, the training split.'
+    ),
+    holdout: Path = typer.Option(
+        None, help='Images that were never trained on: the null; of a source with splits, test or validation.'
+    ),
     encoder: str = typer.Option(
         'pixels', help='pixels, digits-cnn, cifar10-cnn; with weights also dinov2-vitb14-intended and others.'
     ),

@@ -86,8 +86,8 @@ def counted(left: dict) -> dict:  # what -> how many, or which shape
 # %% ../nbs/16_datamake.ipynb #3409e536
 def account(
     meta: dict,  # from `make_zip`, or stored in a zip
-) -> str:  # a line for each split, for what was left, and for each zip beside it
-    "What was found, taken and left, and what other zips share."
+) -> str:  # a line for each split, for what was left, for the labels, and for each zip beside it
+    "What was found, taken and left, what became of the labels, and what other zips share."
     lines = []
     for split, classes in meta['parts'].items():
         found, taken = (sum(counts) for counts in zip(*classes.values()))
@@ -95,8 +95,8 @@ def account(
         each = f' ({each})' if len(classes) <= 40 else f' ({len(classes)} classes)'
         what = split or 'no split'
         lines.append(f'{what}: {found:,} found, {taken:,} taken, {found - taken:,} left{each}')
-    beside = meta['left'] | meta['converted']
-    return '\n'.join([*lines, *(f'{what}: {n}' for what, n in beside.items()), *meta.get('beside', [])])
+    lines += [f'{what}: {n}' for what, n in (meta['left'] | meta['converted']).items()]
+    return '\n'.join([*lines, f'labels: {meta["labels"]}', *meta.get('beside', [])])
 
 # %% ../nbs/16_datamake.ipynb #49c6dc1b
 def shared_beside(path: Path) -> list[str]:  # a sentence for each zip of another split

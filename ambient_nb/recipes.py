@@ -130,7 +130,7 @@ def class_numbers(
         return None, 'none in the source' if labelled else 'none by this recipe'
     if without:
         few = f'{len(without):,} of {len(entries):,} pictures have no class (missing, or -1), such as {without[0]}'
-        return None, f'none, as {few}'
+        return None, f'none, as {few}: a set has labels for all, or has none'
     return torch.tensor([e.label for e in entries]), 'all'
 
 # %% ../nbs/02b_recipes.ipynb #eb01bda3

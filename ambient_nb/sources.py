@@ -55,20 +55,22 @@ def of_array(
 
 # %% ../nbs/14c_sources.ipynb #2d8b9bf3
 def split_notes(
-    found: Found,
-) -> list[str]:  # a sentence, or none where a source has no splits
-    "Which of its splits were read."
-    if found.split:
-        others = Counter()
-        for (split, _), n in found.elsewhere.items():
-            others[split] += n
-        rest = ', '.join(f'{split} ({n:,})' for split, n in sorted(others.items())) or 'no other'
-        return [f'only the split {found.split} was read ({len(found.entries):,}); there is {rest}']
-    first = ((split_in(part) for part in path_of(e.name)) for e in found.entries)
-    named = Counter(next(filter(None, splits), '') for splits in first)
-    has = ', '.join(f'{split} ({n:,})' for split, n in sorted(named.items()) if split)
-    rest = f' and {named[""]:,} others' if named[''] else ''
-    return [f'all of it was read; its paths name {has}{rest}'] if has else []
+    names: list[str],  # of the pictures that were read
+    found: Found,  # from a reader
+    wanted: tuple | None,  # splits that the set may be
+) -> list[str]:  # a sentence, or none where there is nothing to say
+    "Which splits of a source were read."
+    others = Counter()
+    for (split, _), n in found.elsewhere.items():
+        others[split] += n
+    words = ((split_in(part) for part in path_of(name)) for name in names if not found.split)
+    named = Counter(next(filter(None, splits), '') for splits in words)
+    has = ', '.join(f'{split} ({n:,})' for split, n in sorted((others or named).items()) if split)
+    if others:
+        return [f'only the split {found.split} was read ({len(names):,}); there is {has}']
+    if not has or (len(named) == 1 and wanted is None):
+        return []
+    return [f'all of it was read; its paths name {has}' + f' and {named[""]:,} others' * bool(named[''])]
 
 # %% ../nbs/14c_sources.ipynb #8d1840fc
 def of_files(
@@ -79,11 +81,12 @@ def of_files(
     tree = open_source(source)
     found = read_source(tree, Asked(splits, audit=True))
     alone = f'{tree.names[0]}: ' if len(tree.names) == 1 else ''
-    unread = {name for names in found.left.values() if isinstance(names, list) for name in names}
-    notes = [*split_notes(found), *tree.notes({*tree.names} - unread)]
+    names = [e.name.removeprefix(alone) for e in found.entries]
+    unread = {name for of in found.left.values() if isinstance(of, list) for name in of}
+    notes = [*split_notes(names, found, splits), *tree.notes({*tree.names} - unread)]
     if others := [what for what, of in found.left.items() if not isinstance(of, list)]:
         notes.append(f'not read ({len(others)}): {few(others)}')
-    return Listing(tree.called, [(e.name.removeprefix(alone), e.open) for e in found.entries], notes)
+    return Listing(tree.called, [(name, e.open) for name, e in zip(names, found.entries)], notes)
 
 # %% ../nbs/14c_sources.ipynb #f7687981
 def listed(

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['RANGES', 'LATENTS', 'axes_of', 'pictures_last', 'range_of', 'array_picture', 'load_arrays', 'label_array',
-           'class_list', 'arrays_of', 'array_entries', 'pictures_among', 'unit_entries', 'units_of', 'read_arrays']
+           'class_list', 'arrays_of', 'array_entries', 'pictures_among', 'unit_entries', 'units_of', 'folders_left',
+           'read_arrays']
 
 # %% ../nbs/01e_arrays.ipynb #d2cd3a9f
 import io, re
@@ -16,7 +17,7 @@ from .core import BadInput
 from .labels import class_of, class_order, label_name, class_called, numbers_of
 from .splits import Asked, Found, by_split, parts_of, words_of
 from .pictures import picture_of
-from .trees import Entry, Tree
+from .trees import Entry, Tree, few
 
 # %% ../nbs/01e_arrays.ipynb #4bbe92e2
 def axes_of(
@@ -136,12 +137,18 @@ def class_list(
         raise BadInput('src', where, f'labels that are {e}') from None
 
 # %% ../nbs/01e_arrays.ipynb #255da006
+LATENTS = r'(^|/)img-mean-std-\d+\.npy$'  # as EDM2's `dataset_tool.py encode` names them
+
+
 def arrays_of(
     tree: Tree,  # .npy and .npz files
 ) -> dict:  # name -> (unit it belongs to, its parts for the split, its name there, the array)
     "All arrays of a source."
     found, alone = {}, len(tree.names) == 1 and tree.src.is_file()
     for name in tree.names:
+        if re.search(LATENTS, name):
+            wanted = f"pictures; {name} is EDM2's: mean and std of a VAE's latents. Give what they were encoded from"
+            raise BadInput('src', str(tree.src), wanted)
         *folders, file = parts_of(name)
         stem, _, end = file.rpartition('.')
         if end.lower() == 'npz':
@@ -174,9 +181,10 @@ def pictures_among(
         if asked not in pictures:
             raise BadInput('column', asked, f'an array of pictures in {where}: {", ".join(pictures) or "it has none"}')
         return {asked: pictures[asked]}
-    has = ', '.join(f'{k} {a.shape}' for k, (_, a) in arrays.items())
+    has = few([f'{k} {a.shape}' for k, (_, a) in arrays.items()], 9)
     if not pictures:
         has += '; mu and sigma are statistics for FID' * ({'mu', 'sigma'} <= set(arrays))
+        has += '; rows of numbers are reshaped to (N,H,W,C) first' * any(a.ndim == 2 for _, a in arrays.values())
         raise BadInput('src', where, f'one with an array of pictures, of three or four axes; it has {has}')
     if len(pictures) > 1 and (len(pictures) < len(arrays) or where.lower().endswith('.npz')):
         raise BadInput('column', None, f'given, as {where} has several arrays of pictures: {has}')
@@ -192,10 +200,10 @@ def unit_entries(
     pictures = pictures_among(arrays, where, asked.column)
     others = {k: a for k, (_, a) in arrays.items() if k not in pictures}
     try:
-        span = range_of(*pictures.values())
+        _, span = [pictures_last(a) for a in pictures.values()], range_of(*pictures.values())
         entries = [e for k, a in pictures.items() for e in array_entries(a, arrays[k][0], span)]
     except ValueError as e:
-        raise BadInput('src', f'{where}: {", ".join(pictures)}', str(e)) from None
+        raise BadInput('src', f'{where}: {few(list(pictures))}', str(e)) from None
     n = len(entries)
     called = None if asked.audit else label_array(others, n, where, asked.label)
     labels = [None] * n if called is None else class_list(others[called], n, f'{where}: {called}')
@@ -215,18 +223,23 @@ def units_of(
         raise BadInput('src', source, 'a source of .npz files or of .npy files, not of both')
     return units
 
+# %% ../nbs/01e_arrays.ipynb #8d72a95a
+def folders_left(
+    units: set,  # folders of arrays that were read, and .npz files
+    labels: list,  # of the pictures in them
+) -> dict:  # in words -> how many; empty where nothing is lost
+    "Folders that could have been classes."
+    folders = sorted(unit for unit in units if not unit.lower().endswith('.npz'))
+    if len(folders) < 2 or set(labels) != {None}:
+        return {}
+    return {f'folders of arrays, which are no classes here ({few(folders)})': len(folders)}
+
 # %% ../nbs/01e_arrays.ipynb #65f235cc
-LATENTS = r'(^|/)img-mean-std-\d+\.npy$'  # as EDM2's `dataset_tool.py encode` names them
-
-
 def read_arrays(
     tree: Tree,  # .npy or .npz files
     asked: Asked = Asked(),
 ) -> Found:  # entries in the order of files and arrays
     "Pictures in NumPy arrays."
-    if latents := [name for name in tree.names if re.search(LATENTS, name)]:
-        wanted = f"pictures; {latents[0]} is EDM2's: mean and std of a VAE's latents. Give what they were encoded from"
-        raise BadInput('src', str(tree.src), wanted)
     arrays = arrays_of(tree)
     split, places = by_split({name: parts for name, (_, parts, _, _) in arrays.items()}, asked, str(tree.src))
     units = units_of(arrays, places, str(tree.src))
@@ -240,4 +253,5 @@ def read_arrays(
     order = class_order([*others, *((split, label) for label in labels)])
     numbers, classes = numbers_of(labels, order, str(tree.src))
     elsewhere = Counter((part, class_called(label, classes)) for part, label in others)
+    left = left | folders_left({unit for part, unit in units if part == split}, numbers)
     return Found([replace(e, label=k) for e, k in zip(entries, numbers)], classes, split, dict(elsewhere), left)

@@ -17,6 +17,7 @@ FOREIGN = {
     r'\.tfrecords?(-\d+-of-\d+)?$': 'TFRecords: np.save what `tfds.as_numpy` gives',
     r'\.mat$': "a MATLAB file: of SVHN, np.savez('x.npz', x=m['X'].transpose(3, 0, 1, 2), y=m['y'] % 10)",
     r'\.bin$': 'raw bytes: of STL-10, np.fromfile(FILE, np.uint8).reshape(-1, 3, 96, 96).transpose(0, 1, 3, 2)',
+    r'\.csv$': 'a table: pixels in its columns are reshaped to (N,H,W), and stored with np.save',
     r'\.(pkl|pickle|joblib)$': 'a pickle, which would have to be run: np.save its arrays where it was written',
     r'\.(mp4|avi|mov|mkv|webm)$': 'a video: `ffmpeg -i FILE %06d.png` writes its frames',
     r'\.(rec|beton|lmdb|zarr|msgpack)$': 'records of another framework: write its pictures to files with it',

@@ -80,8 +80,9 @@ def picture_column(
             raise BadInput('column', asked, f'a column of pictures in {table.where}: {", ".join(fit) or "it has none"}')
         return asked
     if not fit:
-        has = f'it has {", ".join(schema.names)}. A column of paths holds no pictures'
-        raise BadInput('src', table.where, f'a table with a column of encoded pictures; {has}')
+        has = ', '.join(f'{field.name} ({field.type})' for field in schema)
+        wanted = 'a table with a column of picture files as bytes, not as paths, base64, lists or numbers'
+        raise BadInput('src', table.where, f'{wanted}; it has {has}')
     if len(fit) > 1 and 'image' not in fit:
         raise BadInput('column', None, f'given, as {table.where} has several of pictures: {", ".join(fit)}')
     return fit[0] if len(fit) == 1 else 'image'
@@ -217,6 +218,8 @@ def read_parquet(
     if len(several := configurations(mine)) > 1:
         raise BadInput('src', source, f'one configuration; it has {", ".join(several)}: name the folder of one')
     entries, labels, stored, left = read_tables(tree, mine, asked)
+    if cache := sorted(name for name in tree.names if name.lower().endswith(TABLES) and name not in names):
+        left['tables that state.json does not list left out'] = cache
     others = label_names(tree, places, asked, split)
     numbers, classes = numbers_of(labels, class_order([*others, *((split, label) for label in labels)]), source)
     classes = classes or stored

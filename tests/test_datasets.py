@@ -121,6 +121,17 @@ def test_load_says_what_is_missing(tmp_path, monkeypatch):
         load('cifar10', tmp_path)
 
 
+@pytest.mark.parametrize('word', ['-valid', '_validation', '-Testing', '-dev5k', '-holdout'])
+def test_any_word_of_a_split_holds_out(tmp_path, word):
+    write_zip(tmp_path / 'photos-8x8-training.zip', some(20, px=8))
+    write_zip(tmp_path / f'photos-8x8{word}.zip', some(5, px=8, seed=1))
+    write_zip(tmp_path / f'photos-16x16{word}.zip', some(5, px=16))
+    split = load(data=tmp_path / 'photos-8x8-training.zip')
+    assert split.rule == f'all 5 of photos-8x8{word}.zip' and len(split.pool) == 20 and split.name == 'photos'
+    alone = load(data=tmp_path / f'photos-8x8{word}.zip')
+    assert alone.rule.startswith('the last 1 of') and alone.name == 'photos'
+
+
 def test_a_recipe_alone_does_not_make_photographs_cifar10(tmp_path):
     "`data make --kind cifar10` of other folders is told by the names of its classes, or by having none."
     from PIL import Image

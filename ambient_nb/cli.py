@@ -94,7 +94,7 @@ def data_make(
     seed: int = typer.Option(0, help='Shuffle by this seed; -1 keeps the order of SRC.'),
     split: str = typer.Option(None, help="train, val, test or unlabeled; 'none' takes such words for names."),
     classes: Path = typer.Option(None, help='A zip whose class numbers are used, such as that of the training set.'),
-    column: str = typer.Option(None, help='The column of pictures, where a table has several.'),
+    column: str = typer.Option(None, help='The column or array of pictures, where there are several.'),
     label: str = typer.Option(None, help='The column or array of labels, where there are several.'),
     folders: str = typer.Option(None, help='"classes" or "shards", where folders such as 00000 may be either.'),
     check: bool = typer.Option(True, help='Search the zips of other splits beside OUT for the same pictures.'),

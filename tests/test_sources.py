@@ -263,7 +263,7 @@ def test_what_cannot_be_read_is_refused_under_the_name_it_came_by(tmp_path, cach
     np.save(tmp_path / 'hair.npy', (noise(4, 8, 8).numpy() / 255 * 1.01).astype(np.float32))
     words = {'page.zip': 'web page', 'pointer.zip': 'git lfs pull', 'cut.tar': 'whole', 'x.mat': 'MATLAB'}
     words |= {
-        'two.parquet': 'several of pictures: scan, mask',
+        'two.parquet': 'clear by itself: column must be given, as',
         'chw.npy': 'may be one picture',
         'hair.npy': 'of [0, 255]',
     }

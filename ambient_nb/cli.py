@@ -82,7 +82,9 @@ def main() -> None:
 # %% ../nbs/20_cli.ipynb #632bedb6
 @data_app.command('make')
 def data_make(
-    src: Path = typer.Argument(..., help='A folder, zip, CIFAR batches, Tiny-ImageNet tree, parquet, .npz or .npy.'),
+    src: Path = typer.Argument(
+        ..., help='A folder, zip, tar, CIFAR batches, Tiny-ImageNet tree, parquet, .npz or .npy.'
+    ),
     out: Path = typer.Argument(..., help='The EDM zip to write.'),
     kind: str = typer.Option(None, help='A recipe or layout; found out from SRC when not given.'),
     size: int = typer.Option(None, help='Side of the images, px.'),
@@ -92,7 +94,7 @@ def data_make(
     seed: int = typer.Option(0, help='Shuffle by this seed; -1 keeps the order of SRC.'),
     split: str = typer.Option(None, help="train, val, test or unlabeled; 'none' takes such words for names."),
     classes: Path = typer.Option(None, help='A zip whose class numbers are used, such as that of the training set.'),
-    column: str = typer.Option(None, help='The column of pictures, where a table has several.'),
+    column: str = typer.Option(None, help='The column or array of pictures, where there are several.'),
     label: str = typer.Option(None, help='The column or array of labels, where there are several.'),
     folders: str = typer.Option(None, help='"classes" or "shards", where folders such as 00000 may be either.'),
     check: bool = typer.Option(True, help='Search the zips of other splits beside OUT for the same pictures.'),
@@ -112,16 +114,11 @@ def data_make(
         seed=order,
         split=split,
         classes=classes,
+        check=check,
         **choices,
     )
-    typer.echo(account(made))
-    lines = {name: value for name, value in made.items() if name not in ('parts', 'left', 'converted')}
-    typer.echo('\n'.join(f'{name}: {value}' for name, value in lines.items()))
-    if check:
-        from ambient_nb.siblings import sibling_notes
-
-        for line in sibling_notes(made['out']):
-            typer.echo(line)
+    told = ('parts', 'left', 'converted', 'labels', 'beside')
+    typer.echo('\n'.join([f'{name}: {value}' for name, value in made.items() if name not in told] + [account(made)]))
 
 # %% ../nbs/20_cli.ipynb #c4664383
 @app.command('convert')
@@ -152,10 +149,18 @@ def convert_command(
 # %% ../nbs/20_cli.ipynb #dbaf1428
 @app.command('audit')
 def audit_command(
-    generated: Path = typer.Argument(..., help='Samples: a folder, zip or tar of pictures, or one .npy or .npz array.'),
-    train: Path = typer.Argument(..., help='The training images, in the same forms.'),
+    generated: Path = typer.Argument(
+        ...,
+        help='Samples: pictures in a folder, nested class folders too, in a zip (EDM, EDM2; not of latents) or a tar '
+        '(WebDataset); .npz of guided-diffusion and EDM (arr_0; labels, arr_1, are passed over), .npy; parquet.',
+    ),
+    train: Path = typer.Argument(
+        ..., help='The training images, in the same forms; of a source with splits, the training split.'
+    ),
     holdout: Path = typer.Option(
-        None, help='Images that were never trained on: the null. Those that are training images are left out.'
+        None,
+        help='Images that were never trained on: the null; of a source with splits, test or validation. '
+        'Those that are training images are left out.',
     ),
     encoder: str = typer.Option(
         'pixels', help='pixels, digits-cnn, cifar10-cnn; with weights also dinov2-vitb14-intended and others.'

@@ -20,7 +20,7 @@ from .data import to_float
 from .features import Encoder, PixelEncoder
 from .memorization import clusters, is_memorized, nearest_apart
 from .neighbours import merged, nearest_exact
-from .sources import Pictures, features, mirrored
+from .picturesets import Pictures, features, mirrored
 
 # %% ../nbs/14e_copies.ipynb #d831673f
 @dataclass(frozen=True, eq=False)

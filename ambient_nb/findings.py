@@ -18,7 +18,7 @@ from .evidence import CALLED, Overlap, Tally, copy_verdict, leaks, overlaps, tal
 from .features import Encoder, PixelEncoder
 from .memorization import each_once, first_of, groups_of, metric_id, summarize
 from .report import Section
-from .sources import Pictures
+from .picturesets import Pictures
 from .stats import wilson
 
 # %% ../nbs/14g_findings.ipynb #c6126c62

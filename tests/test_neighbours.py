@@ -91,6 +91,21 @@ def test_proposals_in_bytes_lose_no_neighbour(d, tails, tile, monkeypatch):
 
 
 @needs_bytes
+@pytest.mark.parametrize('fine', ['queries', 'base', 'neither'])
+def test_bounds_hold_where_steps_are_as_coarse_as_distances(fine):
+    "Nearly every rounding that can happen does: a bound that is too narrow anywhere loses a neighbour."
+    for seed in range(20):
+        base, queries = (100 * torch.rand(n, 2, generator=rng(seed, 'coarse', n)) for n in (14, 500))
+        for x, name in ((base, 'base'), (queries, 'queries')):
+            x[0], x[:, 1] = 127.0, 0.0  # a line of 127 steps, and distances of many
+            if name == fine:
+                x[:, 0] = 50 + x[:, 0] / 40
+        exact = (queries.double()[:, None] - base.double()).square().sum(2).sort(dim=1, stable=True)
+        for k in (1, 2, 6):
+            assert torch.equal(neighbours.by_steps(queries, base, k)[1], exact.indices[:, :k])
+
+
+@needs_bytes
 def test_the_rest_of_a_row_is_measured_for_every_row():
     "A bound that held for most rows would lose the neighbours of the others."
     x = features(600, 50, tails=1.0)

@@ -4,14 +4,13 @@
 
 # %% auto #0
 __all__ = ['PART', 'LONG', 'FEW', 'squared_distances', 'nearest_pairs', 'worst_case', 'proved', 'in_floats', 'by_steps',
-           'imported', 'nearest_exact', 'nearest_to_itself']
+           'imported', 'nearest_exact']
 
 # %% ../nbs/14a_neighbours.ipynb #f1aa087b
 from importlib import import_module
 import torch
 from . import memorization
 from .bytesearch import WIDEST, in_bytes, merged, multiplies_bytes
-from .core import check_int
 from .memorization import same_kind
 from .steps import PAIRS, Crowded, Frame, in_steps, shortlist
 
@@ -179,14 +178,3 @@ def nearest_exact(
     if found is None and faiss:
         found = in_floats(faiss, q, b, k)
     return (found[0].sqrt(), found[1]) if found else memorization.nearest(queries, base, k, chunk=chunk)
-
-# %% ../nbs/14a_neighbours.ipynb #94c7d643
-def nearest_to_itself(
-    x: torch.Tensor,  # (N,…) uint8 images or (N,d) features
-    k: int = 1,  # neighbours, fewer than N
-) -> tuple[torch.Tensor, torch.Tensor]:  # distances (N,k) float64, rising; positions (N,k)
-    "The k nearest of a set to each of its members, the member itself left out."
-    distances, positions = nearest_exact(x, x, check_int('k', k, 1, len(x) - 1) + 1)
-    itself = positions == torch.arange(len(x), device=positions.device)[:, None]
-    itself[:, -1] |= ~itself.any(1)  # more doubles in front of it than were asked for
-    return distances[~itself].view(-1, k), positions[~itself].view(-1, k)

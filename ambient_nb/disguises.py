@@ -24,12 +24,13 @@ def noisy(
 # %% ../nbs/13b_disguises.ipynb #b4980f64
 def jpeg(
     x: torch.Tensor,  # (N,C,H,W) uint8, C = 1 or 3
+    quality: int = 75,  # of the JPEG, 1 to 95
 ) -> torch.Tensor:
-    "After a round trip through JPEG of quality 75."
+    "After a round trip through JPEG."
 
     def trip(image):
         plain = image[..., 0] if image.shape[-1] == 1 else image
-        Image.fromarray(plain).save(file := io.BytesIO(), 'JPEG', quality=75)
+        Image.fromarray(plain).save(file := io.BytesIO(), 'JPEG', quality=quality)
         return np.asarray(Image.open(file)).reshape(image.shape)
 
     done = np.stack([trip(i) for i in x.permute(0, 2, 3, 1).numpy()])

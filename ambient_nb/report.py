@@ -27,6 +27,7 @@ body.audit{margin:0 auto;max-width:1100px;padding:28px 20px 60px}
   .audit .soft{color:var(--soft)}
 .audit .verdict{border-left:6px solid var(--soft);background:var(--card);padding:14px 18px;margin:18px 0;font-size:19px}
 .audit .verdict.more{border-color:var(--orange)}
+  .audit .verdict.doubt{border-color:var(--orange);border-left-style:double}
   .audit .verdict.none{border-color:var(--blue)}
   .audit .verdict p{margin:0 0 4px}
   .audit .verdict .soft{font-size:14px}

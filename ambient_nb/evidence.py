@@ -49,12 +49,13 @@ def by_chance(
 ) -> float:  # in (0,1]
     "How likely so many samples are hits, were the hits dealt to samples and held-out images alike."
     (hits, times), beside = samples.T, null[:, 0]
-    if (times[hits > 0] == 1).all() and (times == 1).all() or not hits.any():
-        return fisher(int(hits.sum()), len(hits), int(beside.sum()), len(beside))
+    p = fisher(int(hits.sum()), len(hits), int(beside.sum()), len(beside))
+    if (times == 1).all() or not hits.any():
+        return p
     sizes, counts = np.unique(times, return_counts=True)
     deal = np.random.default_rng(0).multivariate_hypergeometric
     dealt = deal([*counts, len(beside)], int(hits.sum() + beside.sum()), draws, method='marginals')[:, :-1] @ sizes
-    return float((1 + (dealt >= hits @ times).sum()) / (draws + 1))
+    return float(min(1, 2 * min(p, (1 + (dealt >= hits @ times).sum()) / (draws + 1))))
 
 # %% ../nbs/14f_evidence.ipynb #da7d9fc2
 def above_null(
@@ -78,7 +79,7 @@ def leaks(
     exact = null.exact.to_numpy(dtype=bool)
     near = null.memorized.to_numpy(dtype=bool) & ~exact
     m = int((~exact).sum())
-    leaked = near.any() and fisher(int(near.sum()), m, repeated, distinct) < 0.01
+    leaked = near.any() and fisher(int(near.sum()), m, repeated, distinct) < 0.001
     return exact | near if leaked else exact
 
 # %% ../nbs/14f_evidence.ipynb #1dfaac50

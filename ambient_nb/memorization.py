@@ -133,6 +133,7 @@ def clusters(
     *,
     keys: Iterable[Hashable] | None = None,  # (N,) equal for equal images; None to compare the numbers of a tensor
     flipped=None,  # the same images mirrored: then mirror images are duplicates too
+    also: torch.Tensor | None = None,  # (N,) clusters that were found in another way: these images are duplicates too
 ) -> torch.Tensor:  # (N,) of each image the position of the first image of its cluster
     "Which images of a set are near-duplicates of each other."
     from scipy.sparse import coo_array
@@ -140,7 +141,8 @@ def clusters(
 
     keys = (sha256(x.contiguous().cpu().numpy()).digest() for x in base) if keys is None else keys
     same, n = first_of(keys), len(base)
-    pairs = [(torch.arange(n), same), *links([base] if flipped is None else [base, flipped], base, search, same)]
+    known = [(torch.arange(n), each) for each in (same, also) if each is not None]
+    pairs = [*known, *links([base] if flipped is None else [base, flipped], base, search, same)]
     i, j = (torch.cat(side).numpy() for side in zip(*pairs))
     graph = coo_array((np.ones(len(i), dtype=np.int8), (i, j)), shape=(n, n))
     return first_of(connected_components(graph, directed=False)[1].tolist())

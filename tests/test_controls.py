@@ -34,7 +34,7 @@ class Detail(Encoder):
 
 
 @pytest.mark.parametrize('encoder', ['pixels', 'digits-cnn', Detail()], ids=['pixels', 'digits-cnn', 'detail'])
-def test_doubles_do_not_change_what_is_found(encoder, tmp_path):
+def test_doubles_hide_nothing(encoder, tmp_path):
     """Half of the training images there twice: to the byte, by JPEG, with noise.
 
     The last encoder tells a JPEG from its image so well that its own ratio makes no double of it; pixels do.
@@ -44,7 +44,7 @@ def test_doubles_do_not_change_what_is_found(encoder, tmp_path):
     for double in (half, jpeg(half), noisy(half, rng(0, 'double'))):
         now = controls_of(audit(SAMPLES, torch.cat([TRAIN, double]), NULL, encoder, cache=tmp_path))
         for kind, e in usual['recall'].items():
-            assert abs(now['recall'][kind]['value'] - e['value']) < 0.1, kind
+            assert now['recall'][kind]['value'] > e['value'] - 0.1, kind
 
 
 def test_stand_in_the_report_and_are_read_anew(tmp_path, monkeypatch):

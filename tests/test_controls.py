@@ -8,7 +8,7 @@ import pytest
 import torch
 from ambient_nb import copies
 from ambient_nb.audit import audit
-from ambient_nb.controls import halves
+from ambient_nb.controls import null_halves
 from ambient_nb.core import rng
 from ambient_nb.data import digits
 from ambient_nb.disguises import jpeg, noisy
@@ -44,7 +44,7 @@ def test_doubles_hide_nothing(encoder, tmp_path):
     for double in (half, jpeg(half), noisy(half, rng(0, 'double'))):
         now = controls_of(audit(SAMPLES, torch.cat([TRAIN, double]), NULL, encoder, cache=tmp_path))
         for kind, e in usual['recall'].items():
-            assert now['recall'][kind]['value'] > e['value'] - 0.1, kind
+            assert now['recall'][kind]['value'] > e['value'] - 0.15, kind
 
 
 def test_stand_in_the_report_and_are_read_anew(tmp_path, monkeypatch):
@@ -70,8 +70,8 @@ def test_may_be_left_out(tmp_path, monkeypatch):
         np.save(tmp_path / f'{name}.npy', u.numpy())
     run = ['audit', 'samples.npy', 'train.npy', '--holdout', 'null.npy', '--cache', 'cache']
     plain, without = (CliRunner().invoke(app, [*run, *more]).output for more in ([], ['--no-controls']))
-    assert 'Note: Of 200 training images under each disguise this audit finds: exact 100 %' in plain
-    assert 'Note: Calibration: of 200 training images' in plain and 'disguise' not in without
+    assert 'Note: Of 100 training images under each disguise this audit finds: exact 100 %' in plain
+    assert 'Note: Calibration: of 100 training images' in plain and 'disguise' not in without
     assert 'controls' not in json.loads((tmp_path / 'report' / 'summary.json').read_text())
 
 
@@ -79,5 +79,5 @@ def test_a_null_of_one_law_is_seldom_accused():
     "Held-out images of which some look copied: in no more than one of ten divisions a half is accused."
     null = pd.DataFrame(dict(exact=False, similarity=torch.rand(400, generator=rng(0, 'null')).numpy()))
     null['memorized'] = torch.rand(400, generator=rng(1, 'null')).numpy() < 0.1
-    p = pd.Series([t.p for t in halves(null, n_draws=300, generator=rng(0))])
+    p = pd.Series([t.p for t in null_halves(null, n_draws=300, generator=rng(0))])
     assert (p < 0.05).mean() <= 0.1 and (p < 0.5).mean() > 0.2

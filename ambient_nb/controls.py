@@ -160,7 +160,7 @@ def hidden_html(known: Controls) -> str:  # HTML
     columns |= {'more similar than the null': cells(known.above)} if known.above else {}
     columns |= {'what was done to it': [KINDS[kind] for kind in shown]}
     table = report.html_table(list(columns), list(zip(*columns.values())))
-    return report.card(pictures, 'One of them under each disguise.') + table
+    return f'<div class="cards">{"".join(pictures)}</div>{table}'
 
 # %% ../nbs/14k_controls.ipynb #fb9e5580
 def controls_section(known: Controls) -> Section:

@@ -177,6 +177,7 @@ def audit_command(
     flips: bool = typer.Option(False, '--flips', help='Compare mirror images too.'),
     size: int = typer.Option(None, help='Bring all pictures to this side, px; without it all must have one size.'),
     skip_bad: bool = typer.Option(False, '--skip-bad', help='Leave out files that do not open.'),
+    controls: bool = typer.Option(True, help='Hide copies among the samples, to see which kinds would be found.'),
     device: str = typer.Option(None, help='cpu, cuda, cuda:1; the best one when not given.'),
     cache: Path = typer.Option(None, help='Folder for features; AMBIENT_NB_RUNS/audit when not given.'),
 ):
@@ -197,6 +198,7 @@ def audit_command(
         flips=flips,
         size=size,
         skip_bad=skip_bad,
+        controls=controls,
         device=device,
         cache=cache,
     )

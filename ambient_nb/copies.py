@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['QUERY_PART', 'ITSELF', 'Space', 'search', 'unit', 'spaces', 'looks_copied', 'doubles', 'most_similar', 'compare',
-           'either_way', 'compare_sets']
+           'either_way', 'thumbnails', 'compare_sets']
 
 # %% ../nbs/14e_copies.ipynb #309c3b90
 from dataclasses import dataclass
@@ -102,11 +102,13 @@ def doubles(
     space: Space,  # its first one, from `spaces`
     flipped: Space | None = None,  # that of its mirror images: then these are duplicates too
     *,
+    also: torch.Tensor | None = None,  # (N,) clusters that were found in another space
     device: torch.device | str = 'cpu',  # where distances are computed
     desc: str = 'duplicates',  # of the progress bar
 ) -> torch.Tensor:  # (N,) of each picture the position of the first one of its cluster
     "Which pictures of a set are near-duplicates of each other."
-    return clusters(space, partial(search, device=device, desc=desc), keys=pictures.digests, flipped=flipped)
+    by = partial(search, device=device, desc=desc)
+    return clusters(space, by, keys=pictures.digests, flipped=flipped, also=also)
 
 # %% ../nbs/14e_copies.ipynb #ec668c32
 def most_similar(
@@ -169,6 +171,20 @@ def either_way(
     better = (flipped.exact & ~straight.exact) | (~straight.exact & (flipped.d1 < straight.d1))
     return flipped.where(better, straight).astype(straight.dtypes).assign(mirrored=better)
 
+# %% ../nbs/14e_copies.ipynb #6d95eb4e
+def thumbnails(
+    u: torch.Tensor,  # (N,C,H,W) uint8
+    side: int = 32,  # pixels
+) -> Space:  # of the pictures, at most `side` pixels high and wide
+    "Pictures in pixels, large ones made small."
+    h, w = (min(side, n) for n in u.shape[2:])
+
+    def rows(part):
+        small = part if part.shape[2:] == (h, w) else F.adaptive_avg_pool2d(part.float(), (h, w)).round().byte()
+        return small.flatten(1)
+
+    return Space(u, rows, u.shape[1] * h * w)
+
 # %% ../nbs/14e_copies.ipynb #8436d4bf
 def compare_sets(
     sets: dict[str, Pictures],  # 'train', and those that are compared with it, by name
@@ -185,7 +201,10 @@ def compare_sets(
         return [(q, spaces(q, encoder, cache)) for q in ([p, mirrored(p, cache)] if flips else [p])]
 
     def of_itself(p, ways, name):
-        return doubles(p, *(space[0] for _, space in ways), device=device, desc=f'{name}: duplicates')
+        how = dict(device=device, desc=f'{name}: duplicates')
+        small = [thumbnails(q.pixels) for q, _ in ways]
+        also = None if isinstance(encoder, PixelEncoder) else doubles(p, *small, **how)
+        return doubles(p, *(space[0] for _, space in ways), also=also, **how)
 
     train, ways = sets['train'], both_ways(sets['train'])
     base, cluster = ways[0][1], of_itself(sets['train'], ways, 'train')

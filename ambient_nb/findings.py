@@ -71,7 +71,9 @@ class Findings:
         self,
         threshold: float,  # of d1/d2, in (0, 1]
     ) -> 'Findings':  # the same search, read with another threshold
-        return replace(self, threshold=check_float('threshold', threshold, 0, 1, open_lo=True, open_hi=False))
+        threshold = check_float('threshold', threshold, 0, 1, open_lo=True, open_hi=False)
+        sections = tuple(s.at(threshold) if s.at else s for s in self.sections)
+        return replace(self, threshold=threshold, sections=sections)
 
     def neighbours(
         self,

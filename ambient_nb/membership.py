@@ -4,21 +4,22 @@
 
 # %% auto #0
 __all__ = ['SIGMAS', 'GUESSED', 'EFFORT', 'READING', 'guessed_labels', 'image_errors', 'auc', 'both_resampled', 'caught',
-           'Signal', 'signal_at', 'roughness', 'best_signal', 'affordable', 'words_of', 'signals_html', 'membership']
+           'Signal', 'signal_at', 'roughness', 'best_signal', 'affordable', 'words_of', 'signals_html', 'some_images',
+           'membership']
 
-# %% ../nbs/14m_membership.ipynb #9bdf6e56
+# %% ../nbs/14m_membership.ipynb #42019e04
 from dataclasses import asdict, dataclass
 from html import escape
 from statistics import NormalDist
 from typing import Callable
 import numpy as np
 import torch
-from .core import BadInput, check_float, pick_device, progress, rng, stream
+from .core import check_float, pick_device, progress, rng, stream
 from .data import to_float
+from .findings import Findings
 from .report import Section, html_table
-from .sources import Pictures
 from .stats import Estimate, wilson
-from .suspects import Suspect, check_model
+from .suspects import FEWEST, Suspect
 
 # %% ../nbs/14m_membership.ipynb #1df531d0
 SIGMAS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)  # levels, from pixel noise to where only the subject is left
@@ -229,37 +230,47 @@ def signals_html(
     head = ['sigma', 'training error', 'held-out error', 'held-out / training', 'AUC', 'caught at 1 % false alarms']
     return html_table(head, list(map(cells, signals)))
 
-# %% ../nbs/14m_membership.ipynb #c5cf897a
+# %% ../nbs/14m_membership.ipynb #1a5b4fac
+def some_images(
+    found: Findings,
+    name: str,  # of a set
+    most: int,  # images
+) -> torch.Tensor:  # positions in the set, in random order
+    "Some images of a set: no leaked ones, and of training images one of each cluster."
+    if name == 'train':
+        rows = (found.cluster == torch.arange(len(found.cluster))).nonzero()[:, 0]
+    else:
+        rows = torch.from_numpy(found.rows(name)['sample'].to_numpy().copy()).sort().values
+    return rows[torch.randperm(len(rows), generator=rng(0, 'some', name))[:most]]
+
+# %% ../nbs/14m_membership.ipynb #c87a0758
 def membership(
-    suspect: Suspect,  # from `open_model`
-    train: Pictures,  # its training images
-    holdout: Pictures,  # images that it was never trained on, at least 20
+    suspect: Suspect,  # from `open_model`, of the images' shape
+    found: Findings,  # with held-out images
     *,
     device: torch.device | str | None = None,  # None for the best there is
 ) -> Section:  # 'membership'
     "Does a model tell its training images from others?"
     device = pick_device(device)
-    check_model(suspect, tuple(train.pixels.shape[1:]))
-    if min(len(train), len(holdout)) < 20:
-        few = f'{len(train):,} training and {len(holdout):,} held-out images'
-        raise BadInput('model', suspect.source, f'left out where there are so few images ({few}): it needs 20 of each')
-    n, draws = affordable(suspect, min(len(train), len(holdout)), device.type)
-    if hasattr(suspect.D, 'to'):
+    images = {name: found.sets[name].pixels[some_images(found, name, 500)] for name in ('train', 'holdout')}
+    if (least := min(map(len, images.values()))) < FEWEST:
+        said = (
+            f'Model in hand: nothing can be said of it, for {least} images of a set are left and {FEWEST} are needed.'
+        )
+        how = dict(model=suspect.source, images=least)
+        return Section('membership', 'Model in hand: nothing can be said', how, f'<p>{said}</p>', (said,))
+    n, draws = affordable(suspect, least, device.type)
+    if isinstance(suspect.D, torch.nn.Module):
         suspect.D.to(device)
-
-    def some(pictures, name):
-        return pictures.pixels[torch.randperm(len(pictures), generator=rng(0, 'membership', name))[:n]]
-
-    images = {name: some(pictures, name) for name, pictures in (('train', train), ('heldout', holdout))}
+    images = {name: u[:n] for name, u in images.items()}
     errors = [image_errors(suspect, u, name, draws=draws, device=device) for name, u in images.items()]
     signals = [signal_at(*level) for level in zip(SIGMAS, *(e.T for e in errors))]
     best, blind = best_signal(*errors, SIGMAS), auc(*map(roughness, images.values()), 0.99)
     notes = words_of(best, blind, suspect.classes)
     about = f'{n} images of each set, drawn at random, {draws} noise{"s" if draws > 1 else ""} an image. '
     told = 'Each image is told the class by which it is denoised best. ' if 0 < suspect.classes <= GUESSED else ''
-    body = ''.join(f'<p class="soft">{escape(said)}</p>' for said in (*notes, about + told + READING)) + signals_html(
-        signals
-    )
+    paragraphs = [f'<p class="soft">{escape(said)}</p>' for said in (*notes, about + told + READING)]
     how = dict(model=suspect.source, images=n, draws=draws)
-    found = dict(levels=[asdict(s) for s in signals], best=asdict(best), blind=asdict(blind))
-    return Section('membership', f'Model in hand: AUC {best.auc} at sigma {best.sigma:g}', how | found, body, notes)
+    numbers = dict(levels=[asdict(s) for s in signals], best=asdict(best), blind=asdict(blind))
+    title = f'Model in hand: AUC {best.auc} at sigma {best.sigma:g}'
+    return Section('membership', title, how | numbers, ''.join(paragraphs) + signals_html(signals), notes)

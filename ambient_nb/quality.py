@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MOST', 'DEFINITIONS', 'vendi', 'kernel_distance', 'log_parts', 'fitted_widths', 'fls', 'seen_by_encoder',
-           'authentic_share', 'qualities', 'quality_section']
+           'authentic_share', 'to_fit', 'qualities', 'quality_section']
 
-# %% ../nbs/14n_quality.ipynb #a2f639ac
+# %% ../nbs/14n_quality.ipynb #be9a5ac0
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from .calibration import z_u
 from .copies import search
-from .core import BadInput, check_float, check_int, pick_device, rng
+from .core import BadInput, check_float, pick_device, rng
 from .data import to_float
 from .features import PixelEncoder
 from .fidelity import as_features, halves, prdc, squared_between
@@ -93,29 +93,31 @@ def fitted_widths(
         widths = ((shares * squared).sum(0) + prior * d * usual) / (d * (shares.sum(0) + prior))
     return widths
 
-# %% ../nbs/14n_quality.ipynb #f3e7ea1b
+# %% ../nbs/14n_quality.ipynb #67a15ace
 def fls(
     generated,  # (m,d) features
-    train,  # (N,d) of training images, in random order, no duplicates
+    reference,  # (m,d) of training images, as many
+    train,  # (N,d) of others, no duplicates of these
     heldout,  # (n,d) of held-out images
     *,
     level: float = 0.95,  # coverage aimed at
     generator: torch.Generator,  # draws the resamples
 ) -> Estimate:  # 0 for a generator as good as fresh images, over held-out ones
     "How much less likely held-out images are around the samples than around other training images."
-    sets = dict(generated=generated, train=train, heldout=heldout)
-    g, t, h = (torch.from_numpy(as_features(name, x)) for name, x in sets.items())
-    m, d = min(len(g), len(t) // 2), check_int('d', g.shape[1], 1)
-    fitted, others = t[:m], t[m : 2 * m]
-    usual = squared_between(fitted, others).amin(1).mean().item() / d
+    sets = dict(generated=generated, reference=reference, train=train, heldout=heldout)
+    g, r, t, h = (torch.from_numpy(as_features(name, x)) for name, x in sets.items())
+    m, d = min(len(g), len(r)), g.shape[1]
+    centres = g[:m], r[:m]
+    nearest = [squared_between(c, t).min(1) for c in centres]
+    fitted, usual = t[torch.cat([each.indices for each in nearest]).unique()], nearest[1].values.mean().item() / d
     if not usual:
         raise BadInput('train', 'images that are all alike', 'images that differ')
 
-    def likely(centres):
-        widths = fitted_widths(squared_between(fitted, centres).float(), d, usual)
-        return log_parts(squared_between(h, centres).float(), widths, d).logsumexp(1).double()
+    def likely(c):
+        widths = fitted_widths(squared_between(fitted, c).float(), d, usual)
+        return log_parts(squared_between(h, c).float(), widths, d).logsumexp(1).double()
 
-    gaps = 100 / d * (likely(others) - likely(g[:m]))
+    gaps = 100 / d * (likely(centres[1]) - likely(centres[0]))
     return bootstrap(gaps.numpy(), np.mean, n_boot=500, level=level, generator=generator)
 
 # %% ../nbs/14n_quality.ipynb #928b4e71
@@ -149,14 +151,14 @@ def authentic_share(
     own = nearest_apart(base[torch.from_numpy(near)], base, found.cluster, looked)[0][:, 1].numpy() / base.width**0.5
     return None if np.isnan(own).all() else wilson(int((lines.d1.to_numpy() > own[back]).sum()), len(lines))
 
-# %% ../nbs/14n_quality.ipynb #c91c14f2
+# %% ../nbs/14n_quality.ipynb #9aae5724
 DEFINITIONS = dict(
     auth_pct='AuthPct: share of images farther from their nearest training image than that one is from the nearest of '
     'another cluster (Alaa et al. 2022); interval by Wilson',
     c_t='C_T: z-score of distances to the training set, samples against held-out images, below -3 copying (Meehan et '
     'al. 2020); by bootstrap of both sets',
-    fls='FLS: how much less likely held-out images are under the samples than under other training images, 100/d nats, '
-    '0 for fresh images (Jiralerspong et al. 2023); by bootstrap of held-out images',
+    fls='FLS: how much less likely held-out images are around samples than around other training images, 100/d nats, 0 '
+    'for fresh images (Jiralerspong et al. 2023; widths fitted to the nearest ones); by bootstrap of held-out images',
     vendi='Vendi score: effective number of different images, cosine similarity (Friedman & Dieng 2023); by the '
     'standard error of the entropy',
     precision='share of samples within the 5th neighbour of a held-out image (Kynkäänniemi et al. 2019); by halves',
@@ -168,7 +170,22 @@ DEFINITIONS = dict(
     '(Bińkowski et al. 2018); by halves',
 )  # name -> what it is, and how its interval is made
 
-# %% ../nbs/14n_quality.ipynb #d3f49d78
+# %% ../nbs/14n_quality.ipynb #338f4dfe
+def to_fit(
+    found: Findings,
+    mine: torch.Tensor,  # positions of the samples that are centres
+    others: torch.Tensor,  # positions of training images that are, one of a cluster
+    *,
+    device: torch.device | str = 'cpu',  # where distances are computed
+) -> torch.Tensor:  # positions of training images, of other clusters than these
+    "The nearest training image of each centre of FLS."
+    looked = partial(search, device=device, desc='nearest of others')
+    beside = nearest_apart(found.base[0][others], found.base[0], found.cluster, looked)[1][:, 1]
+    near = torch.from_numpy(found.rows().set_index('sample').nearest.loc[mine.numpy()].to_numpy().copy())
+    near = torch.cat([near, beside[beside >= 0]]).unique()
+    return near[~torch.isin(found.cluster[near], others)]
+
+# %% ../nbs/14n_quality.ipynb #31975328
 def qualities(
     found: Findings,
     *,
@@ -176,11 +193,11 @@ def qualities(
     cache: Path | None = None,  # where features are kept
 ) -> dict[str, dict]:  # names of DEFINITIONS -> 'generated' or 'holdout' -> Estimate
     "Every number that these sets allow."
-    rows = {name: some_images(found, name, MOST * (1 + (name == 'train'))) for name in ['train', *found.tested]}
+    rows = {name: some_images(found, name, MOST) for name in found.tested}
     x = {name: seen_by_encoder(found, name, picked, cache) for name, picked in rows.items()}
     enough = {name for name, of in x.items() if len(of) >= FEWEST}
     out = {}
-    for name in enough - {'train'}:
+    for name in enough:
         out.setdefault('vendi', {})[name] = vendi(x[name])
         if share := authentic_share(found, name, device=device):
             out.setdefault('auth_pct', {})[name] = share
@@ -191,12 +208,16 @@ def qualities(
     out['c_t'] = dict(generated=both_resampled(z_u, *distances, generator=rng(0, 'c_t')))
     out |= {name: dict(generated=e) for name, e in prdc(*pair, generator=rng(0, 'prdc')).items()}
     out['kernel'] = dict(generated=kernel_distance(*pair, generator=rng(0, 'kernel')))
-    if len(x['train']) >= 2 * FEWEST:
-        of = fls(x['generated'], x['train'], x['holdout'], generator=rng(0, 'fls'))
-        out['fls'] = dict(generated=of)
+    others = some_images(found, 'train', len(found.cluster))
+    others = others[: min(len(rows['generated']), len(others) // 2)]
+    if len(others) >= FEWEST:
+        mine = rows['generated'][: len(others)]
+        fitted = to_fit(found, mine, others, device=device)
+        of = (seen_by_encoder(found, 'train', rows, cache) for rows in (others, fitted))
+        out['fls'] = dict(generated=fls(x['generated'], *of, x['holdout'], generator=rng(0, 'fls')))
     return out
 
-# %% ../nbs/14n_quality.ipynb #8723724e
+# %% ../nbs/14n_quality.ipynb #f1e04348
 def quality_section(
     found: Findings,
     *,

@@ -1,17 +1,27 @@
 "Membership: a network that has seen images is told from one that has not, and nothing else is."
 
+import io
 import json
+import sys
+from contextlib import redirect_stderr
+from functools import partial
+from types import SimpleNamespace
+from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
+from ambient_nb import audit as audit_room
 from ambient_nb import membership as room
+from ambient_nb.audit import audit
+from ambient_nb.cli import app, main
 from ambient_nb.core import refused, rng
 from ambient_nb.data import Images, digits
 from ambient_nb.membership import auc, image_errors, membership
 from ambient_nb.networks import NetConfig
-from ambient_nb.sources import read_pictures
 from ambient_nb.suspects import Suspect, open_model
 from ambient_nb.training import TrainConfig, fit
+from typer.testing import CliRunner
 
 POOL, HELDOUT = digits()
 NET = NetConfig(model_channels=16, channel_mult=(1, 2), num_blocks=1, attn_resolutions=())
@@ -25,22 +35,68 @@ def some(images, n):
 def suspect(tmp_path_factory):
     "A network that has seen 60 digits about a hundred times."
     config = TrainConfig(net=NET, iters=200, batch=32, lr=4e-3, ema_kimg=1.0)
-    return open_model(fit(config, some(POOL, 60), tmp_path_factory.mktemp('member') / 'run', device='cpu'))
+    place = fit(config, some(POOL, 60), tmp_path_factory.mktemp('member') / 'run', device='cpu')
+    return SimpleNamespace(place=place, **vars(open_model(place)))
+
+
+def findings(train, holdout, cache):
+    return audit(HELDOUT.pixels[:20], train, holdout, cache=cache)
 
 
 def test_a_network_knows_what_it_has_seen_and_nothing_else(suspect, tmp_path):
-    seen, never, others = (
-        read_pictures(u, folder=tmp_path) for u in (POOL.pixels[:60], HELDOUT.pixels, POOL.pixels[60:])
+    found, control = (
+        membership(suspect, findings(train, HELDOUT.pixels[20:], tmp_path))
+        for train in (POOL.pixels[:60], POOL.pixels[60:])
     )
-    found, control = membership(suspect, seen, never), membership(suspect, others, never)
     levels = found.numbers['levels']
     assert max(level['auc']['lo'] for level in levels) > 0.55 and all(level['ratio']['value'] > 1 for level in levels)
     assert found.numbers['images'] == 60 and found.numbers['best']['auc']['n'] == 30
     assert control.numbers['best']['auc']['lo'] < 0.5 < control.numbers['best']['auc']['hi']
     assert control.numbers['images'] == 500 and 'no better' in control.notes[0]
     assert control.numbers['best']['caught']['lo'] < 0.01 < control.numbers['best']['caught']['hi']
-    assert json.loads(json.dumps(found.numbers, allow_nan=False)) == json.loads(json.dumps(found.numbers))
     assert all(level['caught'] is None for level in levels) and 'fewer than 200' in found.body
+
+
+def test_a_report_holds_what_the_model_told(suspect, tmp_path):
+    found = audit(
+        HELDOUT.pixels[:20],
+        POOL.pixels[:60],
+        HELDOUT.pixels[20:],
+        out=tmp_path / 'r',
+        model=suspect.place,
+        cache=tmp_path,
+    )
+    about, page = json.loads((tmp_path / 'r/summary.json').read_text()), (tmp_path / 'r/report.html').read_text()
+    assert about['membership']['model'] == 'run' and len(about['membership']['levels']) == len(room.SIGMAS)
+    assert any(note.startswith('Model in hand: it denoises') for note in about['notes'])
+    assert '<summary>Model in hand: AUC' in page and str(suspect.place) not in page + json.dumps(about)
+    assert [section.name for section in found.sections][-2:] == ['quality', 'membership']
+
+
+def test_a_model_is_refused_before_the_search(suspect, tmp_path, monkeypatch):
+    monkeypatch.setattr(audit_room, 'compare_sets', None)
+    refused_audit = partial(refused, audit, HELDOUT.pixels[:20], cache=tmp_path, model=suspect.place)
+    assert 'given with `holdout`' in refused_audit(POOL.pixels[:60])
+    assert 'here there are 19' in refused_audit(POOL.pixels[:60], HELDOUT.pixels[20:39])
+    wide = torch.zeros(40, 1, 16, 16, dtype=torch.uint8)
+    said = refused(audit, wide, wide[:30], wide[:35], cache=tmp_path, model=suspect.place)
+    assert '16x16' in said and '8x8' in said
+
+
+def test_a_shell_reads_nothing_but_json(suspect, tmp_path):
+    for name, u in dict(samples=HELDOUT.pixels[:20], train=POOL.pixels[:60], null=HELDOUT.pixels[20:]).items():
+        np.save(tmp_path / name, u)
+    words = [tmp_path / 'samples.npy', tmp_path / 'train.npy', '--out', tmp_path / 'r', '--cache', tmp_path / 'c']
+    words = ['audit', *map(str, words), '--model', str(suspect.place)]
+    done = CliRunner().invoke(app, [*words, '--json', '--holdout', str(tmp_path / 'null.npy')])
+    assert json.loads(done.stdout) == json.loads((tmp_path / 'r/summary.json').read_text()) and done.exit_code == 0
+    with (
+        patch.object(sys, 'argv', ['ambient-nb', *words]),
+        redirect_stderr(said := io.StringIO()),
+        pytest.raises(SystemExit),
+    ):
+        main()
+    assert said.getvalue().startswith('Error: --model=') and 'given with --holdout' in said.getvalue()
 
 
 def test_who_ignores_the_data_tells_nothing():
@@ -76,15 +132,15 @@ def test_classes_are_guessed_up_to_a_number():
 
 def test_sets_that_differ_without_any_model_are_named(tmp_path):
     blind = Suspect(lambda x, sigma, labels=None: torch.zeros_like(x), (1, 8, 8), 'blind')
-    dull = read_pictures(HELDOUT.pixels[:100] // 2, folder=tmp_path)
-    section = membership(blind, read_pictures(POOL.pixels[:100], folder=tmp_path), dull)
+    section = membership(blind, findings(POOL.pixels[:100], HELDOUT.pixels[20:120] // 2, tmp_path))
     assert any('roughness' in note and 'differ' in note for note in section.notes)
 
 
-def test_few_images_are_refused(suspect, tmp_path):
-    train, few = (read_pictures(u, folder=tmp_path) for u in (POOL.pixels[:60], HELDOUT.pixels[:19]))
-    assert '19 held-out' in refused(membership, suspect, train, few)
-    colour = read_pictures(
-        POOL.pixels[:60].expand(-1, 3, -1, -1).clone().index_fill(1, torch.tensor(0), 9), folder=tmp_path
-    )
-    assert '3 channels' in refused(membership, suspect, colour, colour)
+def test_leaked_images_and_doubles_are_left_out(tmp_path):
+    found = findings(torch.cat([POOL.pixels[:50]] * 2), torch.cat([POOL.pixels[:40], HELDOUT.pixels[20:45]]), tmp_path)
+    seen = {name: room.some_images(found, name, 99).tolist() for name in ('train', 'holdout')}
+    assert sorted(seen['train']) == list(range(50)) and sorted(seen['holdout']) == list(range(40, 65))
+    assert seen['train'] != list(range(50)) and room.some_images(found, 'train', 7).tolist() == seen['train'][:7]
+    few = findings(POOL.pixels[:50], torch.cat([POOL.pixels[:40], HELDOUT.pixels[20:30]]), tmp_path)
+    section = membership(Suspect(None, (1, 8, 8), 'x'), few)
+    assert 'nothing can be said' in section.title and section.numbers['images'] == 10 and len(section.notes) == 1

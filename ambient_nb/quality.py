@@ -151,7 +151,7 @@ def authentic_share(
     own = nearest_apart(base[torch.from_numpy(near)], base, found.cluster, looked)[0][:, 1].numpy() / base.width**0.5
     return None if np.isnan(own).all() else wilson(int((lines.d1.to_numpy() > own[back]).sum()), len(lines))
 
-# %% ../nbs/14n_quality.ipynb #9aae5724
+# %% ../nbs/14n_quality.ipynb #c487c5de
 DEFINITIONS = dict(
     auth_pct='AuthPct: share of images farther from their nearest training image than that one is from the nearest of '
     'another cluster (Alaa et al. 2022); interval by Wilson',
@@ -159,8 +159,8 @@ DEFINITIONS = dict(
     'al. 2020); by bootstrap of both sets',
     fls='FLS: how much less likely held-out images are around samples than around other training images, 100/d nats, 0 '
     'for fresh images (Jiralerspong et al. 2023; widths fitted to the nearest ones); by bootstrap of held-out images',
-    vendi='Vendi score: effective number of different images, cosine similarity (Friedman & Dieng 2023); by the '
-    'standard error of the entropy',
+    vendi='Vendi score: effective number of different images among as many of each set, cosine similarity (Friedman & '
+    'Dieng 2023); by the standard error of the entropy',
     precision='share of samples within the 5th neighbour of a held-out image (Kynkäänniemi et al. 2019); by halves',
     recall='share of held-out images within the 5th neighbour of a sample; by halves',
     density='how many such balls of held-out images hold a sample, over 5; copies of these have 1 + 1/5 (Naeem et al. '
@@ -185,7 +185,7 @@ def to_fit(
     near = torch.cat([near, beside[beside >= 0]]).unique()
     return near[~torch.isin(found.cluster[near], others)]
 
-# %% ../nbs/14n_quality.ipynb #31975328
+# %% ../nbs/14n_quality.ipynb #ae76c669
 def qualities(
     found: Findings,
     *,
@@ -198,7 +198,7 @@ def qualities(
     enough = {name for name, of in x.items() if len(of) >= FEWEST}
     out = {}
     for name in enough:
-        out.setdefault('vendi', {})[name] = vendi(x[name])
+        out.setdefault('vendi', {})[name] = vendi(x[name][: min(len(x[each]) for each in enough)])
         if share := authentic_share(found, name, device=device):
             out.setdefault('auth_pct', {})[name] = share
     if not {'generated', 'holdout'} <= enough:
@@ -217,7 +217,7 @@ def qualities(
         out['fls'] = dict(generated=fls(x['generated'], *of, x['holdout'], generator=rng(0, 'fls')))
     return out
 
-# %% ../nbs/14n_quality.ipynb #f1e04348
+# %% ../nbs/14n_quality.ipynb #deccbaa2
 def quality_section(
     found: Findings,
     *,

@@ -1,6 +1,7 @@
 "Quality: each number moves with what it is named for, and only the images that it may see count."
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from ambient_nb.core import refused, rng
 from ambient_nb.data import digits
 from ambient_nb.features import DigitsEncoder
 from ambient_nb.fidelity import squared_between
-from ambient_nb.quality import DEFINITIONS, fitted_widths, fls, kernel_distance, log_parts, qualities, vendi
+from ambient_nb.quality import DEFINITIONS, fitted_widths, fls, kernel_distance, log_parts, qualities, to_fit, vendi
 
 POOL, HELDOUT = digits()
 NOISE = 12 * torch.randn(HELDOUT.pixels[:200].shape, generator=rng(0, 'noise'))
@@ -46,7 +47,10 @@ def test_each_number_moves_with_what_it_is_named_for(found):
 
 def test_the_null_is_measured_beside_the_samples(found):
     numbers = qualities(found['copies'])
-    assert numbers['auth_pct']['holdout'].lo > 0.4 and numbers['vendi']['holdout'].n == 597
+    assert (
+        numbers['auth_pct']['holdout'].lo > 0.4
+        and numbers['vendi']['holdout'].n == numbers['vendi']['generated'].n == 200
+    )
 
 
 def test_numbers_stand_in_the_summary_and_on_the_page(found, tmp_path):
@@ -130,3 +134,11 @@ def test_fls_sees_a_copier_of_a_training_set_much_larger_than_its_samples():
         for g in (t[700:750], z.new_tensor(np.random.default_rng(1).normal(size=(50, 8))))
     )
     assert copier.lo > fresh.hi
+
+
+def test_widths_are_fitted_to_nearest_images_but_not_to_the_reference(found):
+    a, mine, others = found['copies'], torch.arange(60), torch.arange(40, 100)
+    near = to_fit(a, mine, others)
+    assert set(range(40)) <= set(near.tolist()) and not set(near.tolist()) & set(others.tolist())
+    doubled = replace(a, cluster=torch.where(torch.arange(1000) < 40, torch.arange(1000) + 40, torch.arange(1000)))
+    assert not set(to_fit(doubled, mine, others).tolist()) & set(range(100))

@@ -58,6 +58,8 @@ body.audit{margin:0 auto;max-width:1100px;padding:28px 20px 60px}
   .audit .key .k3{background:var(--orange);opacity:.2}
 .audit details{margin:8px 0}
   .audit summary{cursor:pointer}
+@media (max-width:640px){.audit table{display:block;overflow-x:auto}
+  .audit th,.audit td{white-space:normal;padding-right:8px}}
 '''.replace('\n  ', '')  # an indented line goes on with the one above
 
 # %% ../nbs/14d_report.ipynb #b734d16d

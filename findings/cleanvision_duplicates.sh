@@ -11,7 +11,7 @@ set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
-"$work/venv/bin/pip" install --quiet cleanvision==0.3.7 imagehash==4.3.2 pillow==13.0.0 numpy==2.4.6
+"$work/venv/bin/pip" install --quiet --no-compile cleanvision==0.3.7 imagehash==4.3.2 pillow==13.0.0 numpy==2.4.6
 cd "$work"
 "$work/venv/bin/python" -W ignore - <<'PY' 2> "$work/log" || { cat "$work/log" >&2; exit 1; }
 import contextlib

@@ -10,7 +10,7 @@ set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
-"$work/venv/bin/pip" install --quiet difPy==4.2.1 numpy==2.4.6 pillow==13.0.0
+"$work/venv/bin/pip" install --quiet --no-compile difPy==4.2.1 numpy==2.4.6 pillow==13.0.0
 cd "$work"
 cat > try.py <<'PY'
 import contextlib

@@ -11,7 +11,7 @@ set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
-"$work/venv/bin/pip" install --quiet usearch==2.26.6 numpy==2.4.6
+"$work/venv/bin/pip" install --quiet --no-compile usearch==2.26.6 numpy==2.4.6
 cd "$work"
 "$work/venv/bin/python" -W ignore - <<'PY'
 import numpy as np

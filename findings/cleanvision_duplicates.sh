@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
-# Expected: "exact duplicates" are pictures that look exactly alike, whatever file they come from, and "near duplicates"
-#   are those within some distance by a perceptual hash, so that noise of four grey levels does not hide a copy.
-# Happens: exact means equal stored bytes, without mode, palette or size: two pictures of four colours each that share no
-#   colour are exact duplicates, and so are a picture and its pixels read at half the height; the first one and its own
-#   RGB twin are not. Near means EQUAL hashes: noise of four levels hides about half the copies, noise of eight more.
-# Matters to: whoever takes "no near duplicates" of a training set for granted before training, and whoever removes the
-#   exact ones of a set of palette pictures (label maps, pixel art) without a look.
-# ambient_nb: compares decoded pixels of one size and one mode, exactly and by distance, and shows every cluster it made.
+# Expected: "exact duplicates" are pictures that look exactly alike, whatever file they come from, and "near
+#   duplicates" are those within some distance by a perceptual hash, so that noise of four grey levels does not hide a
+#   copy.
+# Happens: exact means equal stored bytes, without mode, palette or size: two pictures of four colours each that share
+#   no colour are exact duplicates, and so are a picture and its pixels read at half the height; the first one and its
+#   own RGB twin are not. Near means EQUAL hashes: noise of four levels hides about half the copies, noise of eight
+#   more.
+# Matters to: whoever takes "no near duplicates" of a training set for granted before training, and whoever removes
+#   the exact ones of a set of palette pictures (label maps, pixel art) without a look.
+# ambient_nb: compares decoded pixels of one size and one mode, exactly and by distance, and shows the largest
+#   clusters.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Expected: difPy's "duplicates" are pictures with a mean squared difference of 0, "similar" ones within a few squared
 #   grey levels (it can move and delete what it finds).
-# Happens: the difference is squared in eight bits, which wrap: 16 squared is 256, which is 0. A photograph and the same
-#   one 16, 32 or 160 levels brighter are exact duplicates; two unrelated pictures of grey 0 and 16 are, too; and any two
-#   unrelated black-and-white pictures are "similar", for 255 squared wraps to 1.
+# Happens: the difference is squared in eight bits, which wrap: 16 squared is 256, which is 0. A photograph and the
+#   same one 16, 32 or 160 levels brighter are exact duplicates; two unrelated pictures of grey 0 and 16 are, too; and
+#   any two unrelated black-and-white pictures are "similar", for 255 squared wraps to 1.
 # Matters to: whoever cleans a training set of drawings, digits or masks with it before training: it would keep one.
 # ambient_nb: squares in integers wide enough, tested at the extremes 0 and 255 against brute force.
 set -euo pipefail

@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# Expected: an estimate of intrinsic dimension from 1,000 rows does not hang on one of them, and an estimator that cannot
-#   stand two equal rows says so.
-# Happens: one exact pair among 1,000 rows on a five-dimensional plane turns the maximum-likelihood estimate (MLE, default
-#   arguments) from 5 to exactly 0 and that of MiND_ML to 1, without a word; the mean of the same pointwise estimates still
-#   says 5. TwoNN stands 15 % of doubled rows and falls to .2 at 20 %, where the tenth it throws away is used up.
+# Expected: an estimate of intrinsic dimension from 1,000 rows does not hang on one of them, and an estimator that
+#   cannot stand two equal rows says so.
+# Happens: one exact pair among 1,000 rows on a five-dimensional plane turns the maximum-likelihood estimate (MLE,
+#   default arguments) from 5 to exactly 0 and that of MiND_ML to 1, without a word; the mean of the same pointwise
+#   estimates still says 5. TwoNN stands 15 % of doubled rows and falls to .2 at 20 %, where the tenth it throws away
+#   is used up.
 # Matters to: whoever explains memorization by the local dimension of data or samples (Ross et al., arXiv 2411.00113):
 #   copies are what is looked for there, and training sets of pictures hold doubles (CIFAR-10 does).
-# ambient_nb: finds near-duplicates of the training set first, and gives their clusters, so that one of each can be kept.
+# ambient_nb: finds near-duplicates of the training set first, and gives their clusters, so that one of each can be
+#   kept.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Expected: MiFID (Bai et al., arXiv 2106.03062) divides FID by the mean, over the GENERATED images, of the cosine
 #   distance to the nearest training image, so a generator that gives nothing but training images is punished hardest.
-# Happens: torchmetrics takes the mean over the TRAINING images, of the distance to the nearest generated one. A generator
-#   that only ever gives 900 of 1,000 training images is not punished at all; one whose 9,000 samples are new, and which
-#   also gives each of 200 training images once, is punished by fourteen orders of magnitude. And where samples and
-#   training set are equal the score is 0, the best there is.
+# Happens: torchmetrics takes the mean over the TRAINING images, of the distance to the nearest generated one. A
+#   generator that only ever gives 900 of 1,000 training images is not punished at all; one whose 9,000 samples are
+#   new, and which also gives each of 200 training images once, is punished by fourteen orders of magnitude. And where
+#   samples and training set are equal the score is 0, the best there is.
 # Matters to: whoever reads a MiFID equal to the FID as "no memorization".
-# ambient_nb: gives no single number for copies and quality; every sample is judged, copies are counted with an interval.
+# ambient_nb: gives no single number for copies and quality; every sample is judged, copies are counted with an
+#   interval.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

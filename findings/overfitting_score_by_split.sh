@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Expected: a score of "protection from overfitting" that counts how many samples lie nearer to the training rows than to
-#   held-out ones is 1 for independent samples, whatever the sizes of the two, and low for copies.
-# Happens: sizes are not accounted for. Independent samples score about 1 when both have 500 rows, under .2 when 50 are
-#   held out, and a generator half of whose samples are copies scores over .75 when 2,000 are. A tie counts for the
-#   held-out side, so where that holds the training rows, a pure copier scores 1: perfect protection.
+# Expected: a score of "protection from overfitting" that counts how many samples lie nearer to the training rows than
+#   to held-out ones is 1 for independent samples, whatever the sizes of the two, and low for copies.
+# Happens: sizes are not accounted for. Independent samples score about 1 when both have 500 rows, under .2 when 50
+#   are held out, and a generator half of whose samples are copies scores over .75 when 2,000 are. A tie counts for
+#   the held-out side, so where that holds the training rows, a pure copier scores 1: perfect protection.
 # Matters to: whoever splits nine to one and reads the score, and whoever has a leak between the two.
-# ambient_nb: takes its null from held-out images against the same training set, so sizes drop out; a holdout that leaks
-#   is named and left out.
+# ambient_nb: takes its null from held-out images against the same training set, so sizes drop out; a holdout that
+#   leaks is named and left out.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Expected: measures of similarity that are given two uint8 pictures take 255 for white, and put a picture at spectral
 #   angle 0 from itself.
-# Happens: white is 4,095 unless told otherwise (satellites give twelve bits), so two unrelated photographs have a PSNR of
-#   38 dB and an SSIM of .9; with max_p=255 they have 14 dB and .05. The spectral angle multiplies in eight bits, which
-#   wrap: a picture lies at about 90 degrees from itself, in floats at 0.
+# Happens: white is 4,095 unless told otherwise (satellites give twelve bits), so two unrelated photographs have a
+#   PSNR of 38 dB and an SSIM of .9; with max_p=255 they have 14 dB and .05. The spectral angle multiplies in eight
+#   bits, which wrap: a picture lies at about 90 degrees from itself, in floats at 0.
 # Matters to: whoever calls a sample a copy where SSIM or PSNR exceeds a published threshold: every sample is one.
 # ambient_nb: measures in pixels of 0 to 255, and takes its thresholds from held-out images by the same measure.
 set -euo pipefail

@@ -4,7 +4,7 @@
 # Happens: score_X takes `q` and ignores it: it always answers the order 1.
 # Matters to: whoever asks with a large order whether a generator repeats itself: half the samples are one image, and
 #   order "inf" through score_X says four times as many kinds as the other two.
-# ambient_nb: counts copies within the samples as clusters, and names the order beside the score.
+# ambient_nb: counts copies within the samples as clusters, and says so; its Vendi score has the order 1 only.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -10,7 +10,7 @@ __all__ = ['SHOWN', 'verdict_html', 'numbers_html', 'pairs_html', 'plots_html', 
 from html import escape
 import pandas as pd
 from . import __version__, report
-from .evidence import percent
+from .evidence import counted, percent
 from .features import PixelEncoder
 from .findings import Findings
 
@@ -140,7 +140,7 @@ def audit_html(found: Findings) -> str:  # a whole HTML document
     n, N, space = len(found.generated), len(found.train), found.encoder.id
     parts = [
         f'<h1>{escape(found.generated.source)} against {escape(found.train.source)}</h1>',
-        soft(f'Do {n:,} samples copy {N:,} training images? Compared in the space {space}.'),
+        soft(f'Copies of {N:,} training images among {counted(n, "sample")}? Compared in the space {space}.'),
         verdict_html(found),
         f'<ul>{"".join(f"<li>{escape(note)}</li>" for note in found.notes)}</ul>',
         near_html(found),

@@ -29,7 +29,7 @@ def jpeg(u, quality):
 
 TWICE = {
     'byte for byte': lambda u: u,
-    'JPEG 75': lambda u: jpeg(u, 75),
+    'JPEG 85': lambda u: jpeg(u, 85),
     'JPEG 95': lambda u: jpeg(u, 95),
     'slight noise': lambda u: noisy(u, 'train'),
     'many times': lambda u: noisy(u.repeat(6, 1, 1, 1), 'many'),
@@ -39,13 +39,13 @@ TWICE = {
 @pytest.mark.parametrize('double', TWICE)
 @pytest.mark.parametrize('copy', ['JPEG', 'noise'])
 def test_fifty_copies_of_what_stands_there_twice(double, copy, tmp_path):
-    "Of 1,000 training images 50 stand there again; of 200 samples 50 are near-copies of these: all found, and no other."
+    "Of 1,000 training images 50 stand there again; of 200 samples 50 are near-copies of these: all found, no other."
     again = TWICE[double](POOL.pixels[:50])
     train = torch.cat([POOL.pixels[: 1000 - len(again)], again])
     copies = jpeg(POOL.pixels[:50], 90) if copy == 'JPEG' else noisy(POOL.pixels[:50], 'samples')
     found = audit(torch.cat([copies, HELDOUT.pixels[400:550]]), train, HELDOUT.pixels[:400], cache=tmp_path)
     lines, numbers = found.lines[found.lines.set == 'generated'], found.sections[0].numbers['train']
-    assert len(train) == 1000 and len(lines) == 200 and numbers['clusters'] >= (46 if double == 'JPEG 75' else 50)
+    assert len(train) == 1000 and len(lines) == 200 and numbers['clusters'] == 50
     assert lines.memorized[:50].all() and not lines.memorized[50:].any() and not found.tally.exact
     assert found.words[1] == 'more' and found.verdict.startswith('50 of 200 look copied (25 %), more than the null')
     assert numbers['repeat_to_the_byte'] == 50 * (double == 'byte for byte')

@@ -234,8 +234,8 @@ def notes_on_blur(found: Findings) -> list[str]:  # a sentence where samples are
     rows = (mine[above_null(mine, null)[0]], null)
     a, b = (sharpness(p.pixels[df['sample'].tolist()]) for p, df in zip((found.generated, found.holdout), rows))
     return [
-        f'Neighbouring pixels differ by {a:.2g} grey levels in the median of the samples that are too similar, by '
-        f'{b:.2g} in the median held-out image: less would mean blur, which is similar to many images without copying.'
+        f'Neighbouring pixels differ by {a:.2g} grey levels in the samples that are too similar and by {b:.2g} in '
+        'held-out images (median): fewer means blur, and blur is similar to many images without copying.'
     ]
 
 # %% ../nbs/14g_findings.ipynb #2a41ad35

@@ -55,7 +55,7 @@ body.audit{margin:0 auto;max-width:1100px;padding:28px 20px 60px}
   .audit .key .k1{background:var(--blue);opacity:.75}
   .audit .key .k2{border-top:2px solid var(--orange);height:4px}
   .audit .key .k3{background:var(--orange);opacity:.2}
-.audit details{margin:8px 0}
+.audit details{margin:22px 0}
   .audit summary{cursor:pointer}
 '''.replace('\n  ', '')  # an indented line goes on with the one above
 

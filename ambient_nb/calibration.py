@@ -229,14 +229,16 @@ class EMM:
     beyond: bool  # the largest size is still memorized
     level: float = 0.95  # coverage aimed at
 
-    def __str__(self) -> str:  # "1,234 [1,180, 1,290]", "≥ 4,000" or "< 500"
+    def __str__(self) -> str:  # "1,234 [1,180, 1,290]", "at least 4,000", "at most 500": sizes that were tried
         def shown(v, outside):
             return f'{v:,.0f}' if v is not None else outside
 
         less, more = f'< {self.smallest:,}', f'≥ {self.largest:,}'
-        value = shown(self.value, more if self.beyond else less)
-        sure = self.value is None and (self.lo == self.largest or self.hi == self.smallest)
-        return value if sure else f'{value} [{shown(self.lo, less)}, {shown(self.hi, more)}]'
+        if self.value is not None:
+            return f'{self.value:,.0f} [{shown(self.lo, less)}, {shown(self.hi, more)}]'
+        if self.lo is None and self.hi is None:
+            return f'not told by sizes from {self.smallest:,} to {self.largest:,}'
+        return f'at most {self.hi:,.0f}' if self.lo is None else f'at least {self.lo:,.0f}'
 
 # %% ../nbs/14b_calibration.ipynb #1c193ba7
 def drawn_curves(

@@ -18,7 +18,7 @@ from .evidence import CALLED, Overlap, Tally, above_null, copy_verdict, counted,
 from .features import Encoder, PixelEncoder
 from .memorization import each_once, first_of, groups_of, metric_id, summarize
 from .report import Section
-from .sources import Pictures
+from .picturesets import Pictures
 from .stats import wilson
 from .trees import few
 

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from PIL import Image
 from .core import BadInput, check_choice, check_float, check_int
-from .memorization import is_memorized
+from .memorization import clusters, is_memorized, nearest_apart
 from .neighbours import nearest_exact
 from .stats import Estimate, wilson
 
@@ -69,10 +69,11 @@ def near_copy(
 def one_third(
     images: torch.Tensor,  # (Q,C,H,W) uint8
     train: torch.Tensor,  # (N,C,H,W) uint8
+    cluster: torch.Tensor | None = None,  # (N,) from `memorization.clusters`; None to search for them
 ) -> np.ndarray:  # (Q,) booleans
     "Which images pass the 1/3 rule?"
-    d = nearest_exact(images, train)[0].numpy()
-    return is_memorized(d[:, 0], d[:, 1])
+    cluster = clusters(train, nearest_exact) if cluster is None else cluster
+    return is_memorized(*nearest_apart(images, train, cluster, nearest_exact)[0].numpy().T)
 
 # %% ../nbs/14b_calibration.ipynb #f44b77f7
 RATES = (0.001, 0.01, 0.1, 0.5)
@@ -126,13 +127,15 @@ def planted(
 def authentic(
     generated: torch.Tensor,  # (Q,…) uint8 images or (Q,d) features
     train: torch.Tensor,  # (N,…) of the same kind, N >= 2
-) -> pd.DataFrame:  # a line per sample: d1, nearest, own, authentic
-    "Is each sample farther from its nearest training image than that image is from the other ones?"
+    cluster: torch.Tensor | None = None,  # (N,) from `memorization.clusters`; None to search for them
+) -> pd.DataFrame:  # a line per sample: d1, nearest, own, authentic; own is nan where all of `train` is one cluster
+    "Is each sample farther from its nearest training image than that image is from all that are no double of it?"
     if len(train) < 2:
         raise BadInput('train', f'{len(train)} images', 'at least two images: each needs another one beside it')
+    cluster = clusters(train, nearest_exact) if cluster is None else cluster
     d1, near = (t[:, 0] for t in nearest_exact(generated, train, 1))
     rows, back = near.unique(return_inverse=True)
-    own = nearest_exact(train[rows], train, 2)[0][:, 1][back]  # the first is the image itself, or its double, at zero
+    own = nearest_apart(train[rows], train, cluster, nearest_exact)[0][:, 1][back]
     columns = dict(d1=d1, nearest=near, own=own, authentic=d1 > own)
     return pd.DataFrame(dict(sample=np.arange(len(generated)), **{k: v.numpy() for k, v in columns.items()}))
 

@@ -27,7 +27,7 @@ from .drive import identity, read_stats, snapshot_path
 from .features import Encoder
 from .fidelity import frechet_estimate
 from .losses import TwoRegimeOptimum
-from .memorization import denoising_errors, is_memorized, nearest, per_sample, save_table
+from .memorization import clusters, denoising_errors, is_memorized, nearest_apart, per_sample, save_table
 from .repro import encoder_of
 from .runs import Run, load_split
 from .sampling import sample
@@ -148,8 +148,8 @@ def optimum_share(
     x = to_float(images.pixels)
     best = TwoRegimeOptimum(x, fixed_normal(images.ids, run.shape, getattr(c.loss, 'noise_seed', 0)), c.sigma_n)
     drawn = to_uint8(sample(best, range(count), run.shape, steps=run.steps, desc='exact optimum'))
-    near, _ = nearest(drawn, images.pixels)
-    return wilson(int(is_memorized(near[:, 0], near[:, 1]).sum()), count)
+    near, _ = nearest_apart(drawn, images.pixels, clusters(images.pixels))
+    return wilson(int(is_memorized(*near.T).sum()), count)
 
 # %% ../nbs/18b_execute.ipynb #8749d941
 def trainings(runs: list[Run]) -> list[Run]:  # of one network each

@@ -40,14 +40,15 @@ def pairs_html(
     found: Findings,
     lines: pd.DataFrame,  # of its table, all of one set
 ) -> str:  # HTML
-    "Each image beside its two nearest training images."
+    "Each image beside its nearest training image, and the nearest one of another cluster."
 
     def card(r):
         shown = [
             (found.sets[r.set], r.sample, r.name),
             (found.train, r.nearest, f'{r.nearest_name}, d1 {r.d1:.3g}'),
-            (found.train, r.nearest2, f'{found.train.names[r.nearest2]}, d2 {r.d2:.3g}'),
         ]
+        if r.nearest2 >= 0:  # some image is of another cluster
+            shown.append((found.train, r.nearest2, f'{found.train.names[r.nearest2]}, d2 {r.d2:.3g}'))
         pictures = [report.picture(p.pixels[i], caption) for p, i, caption in shown]
         how = 'exact copy' if r.exact else f'd1/d2 = {r.ratio:.3g}'
         words = f'{"mirrored, " if r.mirrored else ""}{how}, similarity {r.similarity:.3f}'
@@ -68,7 +69,8 @@ def plots_html(found: Findings) -> str:  # HTML
 
     def plot(column, label):
         cut = found.threshold if column == 'ratio' else None
-        return report.histogram(*(df[column].to_numpy() for df in tables), xlabel=label, cut=cut)
+        values = [df[column].dropna().to_numpy() for df in tables]
+        return report.histogram(*values, xlabel=label, cut=cut) if all(map(len, values)) else ''
 
     return f'<div class="plots">{"".join(plot(*item) for item in labels.items())}</div>'
 
@@ -93,13 +95,19 @@ def gallery_html(found: Findings) -> str:  # HTML
 
     mine = found.rows()
     exact, near, rest = mine[mine.exact], mine[mine.memorized & ~mine.exact], mine[~mine.memorized]
+    alike = rest.sort_values('similarity', ascending=False, kind='stable') if found.words[1] == 'doubt' else rest[:0]
     null = found.rows('holdout').head(6)  # none where there is no holdout
     middle = mine.sort_values('ratio', kind='stable').iloc[max(0, len(mine) // 2 - 3) :][:6]
-    which = 'A sample, its nearest and its second nearest training image; '
+    which = 'A sample, its nearest training image, and the nearest one that is no double of that; '
     what = 'The most suspicious of the images that were never trained on: what the rule finds without any copying.'
     return (
         pairs('Exact copies', which + listed(exact), exact.head(SHOWN))
         + pairs('Near copies', f'Not the same to the byte, by the ratio; {listed(near)}', near.head(SHOWN))
+        + pairs(
+            'The most similar',
+            f'Why there is doubt, although the ratio is no other; {listed(alike)}',
+            alike.head(SHOWN),
+        )
         + pairs('The next ones', 'What comes just above the threshold.', rest.head(6))
         + pairs('The same for held-out images', what, null)
         + pairs('Ordinary samples', 'From the middle of the ratios, for comparison.', middle)
@@ -110,10 +118,11 @@ def near_html(found: Findings) -> str:  # HTML
     "The three histograms, and how they read."
     rule = (
         'An image looks copied when it is the same to the byte as a training image, or less than '
-        f'{found.threshold:.3g} times as far from its nearest training image as from the second nearest (shaded). '
+        f'{found.threshold:.3g} times as far from its nearest training image as from the nearest one '
+        'that is no double of that (shaded). '
         'The height is the share of images, on a logarithmic axis.'
     )
-    null = '' if found.holdout is None else '<span class="k2"></span>held-out images, the null'
+    null = '' if 'holdout' not in found.tested else '<span class="k2"></span>held-out images, the null'
     key = f'<span class="k1"></span>samples{null}<span class="k3"></span>looks copied'
     return f'<h2>How near they are</h2>{soft(rule)}<p class="key soft">{key}</p>{plots_html(found)}'
 

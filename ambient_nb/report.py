@@ -27,14 +27,15 @@ body.audit{margin:0 auto;max-width:1100px;padding:28px 20px 60px}
   .audit .soft{color:var(--soft)}
 .audit .verdict{border-left:6px solid var(--soft);background:var(--card);padding:14px 18px;margin:18px 0;font-size:19px}
 .audit .verdict.more{border-color:var(--orange)}
+  .audit .verdict.doubt{border-color:var(--orange);border-left-style:double}
   .audit .verdict.none{border-color:var(--blue)}
   .audit .verdict p{margin:0 0 4px}
   .audit .verdict .soft{font-size:14px}
 .audit .caution{border-left:6px solid var(--orange);padding:2px 18px}
-.audit table{border-collapse:collapse;font-size:14px;margin:8px 0}
+.audit table{border-collapse:collapse;font-size:14px;margin:8px 0;display:block;overflow-x:auto}
   .audit th,.audit td{border-bottom:1px solid var(--line);padding:4px 14px 4px 0;text-align:left;vertical-align:top;
   white-space:nowrap}
-  .audit td:last-child{white-space:normal;overflow-wrap:anywhere}
+  .audit td:last-child{white-space:normal;overflow-wrap:anywhere;min-width:15em}
 .audit .cards,.audit .plots{display:flex;flex-wrap:wrap;gap:12px}
   .audit .card{background:var(--card);border:1px solid var(--line);border-radius:6px;padding:8px 10px}
 .audit .card.marked{border-color:var(--orange);border-width:2px}

@@ -7,13 +7,15 @@ __all__ = ['family', 'siblings_of', 'near_duplicates', 'sibling_notes']
 
 # %% ../nbs/14j_siblings.ipynb #842e4e7a
 import re
+from functools import partial
 from pathlib import Path
 import pandas as pd
 import torch
 from .copies import Space, search
 from .core import BadInput
 from .data import Images, read_zip, shrink, zip_notes
-from .memorization import is_memorized
+from .memorization import clusters, is_memorized, nearest_apart
+from .sources import digest_of
 from .splits import split_in, without_word
 
 # %% ../nbs/14j_siblings.ipynb #8090ffd0
@@ -33,8 +35,7 @@ def siblings_of(
 # %% ../nbs/14j_siblings.ipynb #54850727
 def near_duplicates(
     images: Images,
-    others: Images,  # of another split
-    k: int = 8,  # neighbour that the nearest is compared with
+    others: Images,  # of another split, at least two
 ) -> pd.DataFrame:  # a line per shared picture: positions `here` and `there`, `distance` in bytes, root mean square
     "The pictures of one set that the other one holds too, or nearly."
     side = min(images.resolution, others.resolution)
@@ -42,13 +43,10 @@ def near_duplicates(
     a, b = (shrink(s, side).pixels.expand(-1, width, -1, -1) for s in (images, others))
     d = a[0].numel()
     one, two = (Space(u, lambda u: u.flatten(1), d) for u in (a, b))
-    distances, near = search(one, two, min(k, len(others)), desc='near-duplicates')
-    nearest, last = distances[:, 0], distances[:, -1]
-    shared = nearest == 0
-    if len(others) > 1:
-        shared |= torch.from_numpy(is_memorized(nearest.numpy(), last.numpy()))
-    here = shared.nonzero()[:, 0]
-    return pd.DataFrame(dict(here=here, there=near[here, 0], distance=nearest[here] / d**0.5))
+    look = partial(search, desc='near-duplicates')
+    distances, near = nearest_apart(one, two, clusters(two, look, keys=map(digest_of, b)), look)
+    here = torch.from_numpy(is_memorized(*distances.numpy().T)).nonzero()[:, 0]
+    return pd.DataFrame(dict(here=here, there=near[here, 0], distance=distances[here, 0] / d**0.5))
 
 # %% ../nbs/14j_siblings.ipynb #b1d29d01
 def sibling_notes(

@@ -154,7 +154,9 @@ def convert_command(
 def audit_command(
     generated: Path = typer.Argument(..., help='Samples: a folder, zip or tar of pictures, or one .npy or .npz array.'),
     train: Path = typer.Argument(..., help='The training images, in the same forms.'),
-    holdout: Path = typer.Option(None, help='Images that were never trained on: the null.'),
+    holdout: Path = typer.Option(
+        None, help='Images that were never trained on: the null. Those that are training images are left out.'
+    ),
     encoder: str = typer.Option(
         'pixels', help='pixels, digits-cnn, cifar10-cnn; with weights also dinov2-vitb14-intended and others.'
     ),
@@ -164,7 +166,7 @@ def audit_command(
     weights: Path = typer.Option(None, help="File or folder of the encoder's weights."),
     threshold: float = typer.Option(
         1 / 3,
-        help='A sample nearer to its nearest training image than this times the second nearest looks copied.',
+        help='Looks copied: nearer to its nearest training image than this times the next one that is no double.',
         show_default='1/3',
     ),
     flips: bool = typer.Option(False, '--flips', help='Compare mirror images too.'),
@@ -173,7 +175,10 @@ def audit_command(
     device: str = typer.Option(None, help='cpu, cuda, cuda:1; the best one when not given.'),
     cache: Path = typer.Option(None, help='Folder for features; AMBIENT_NB_RUNS/audit when not given.'),
 ):
-    "Does a generator copy its training set? Write a report with a verdict."
+    """Does a generator copy its training set? Write a report with a verdict.
+
+    Near-duplicates in each set are found first. The verdict is: more than the null; no more, with the excess that is
+    excluded; doubt, where ratio and similarity disagree; or open, with the reason."""
     from ambient_nb.audit import audit
 
     found = audit(

@@ -45,7 +45,7 @@ def test_the_interval_covers_and_the_innocent_are_spared(pattern, p, q, m, reps=
         if p == q:
             beside = np.stack([np.arange(m) < h, np.ones(m, dtype=int)], 1).astype(int)
             more.append(by_chance(units, beside, 999) < 0.05)
-    assert 0.925 <= np.mean(covered) <= 0.985 and np.mean(more or [0]) <= 0.05
+    assert 0.925 <= np.mean(covered) <= 0.98 and np.mean(more or [0]) <= 0.05
 
 
 @pytest.mark.parametrize('pattern', ['none', 'tens', 'some', 'collapsed'])

@@ -30,6 +30,7 @@ from .features import Encoder
 from .findings import Findings
 from .origin import provenance
 from .pages import audit_html, numbers_html, pairs_html, verdict_html
+from .parts import find_parts, parts_section
 from .sources import Pictures, read_pictures
 from .stats import Estimate
 
@@ -175,6 +176,7 @@ def audit(
     weights: str | Path | None = None,  # file or folder of the encoder's weights, where it needs any
     threshold: float = 1 / 3,  # of d1/d2, in (0, 1]
     flips: bool = False,  # compare mirror images too, of samples and of held-out images alike
+    partial: bool = False,  # also search for parts of training images and changed copies, of 2,000 samples at most
     size: int | None = None,  # bring all pictures to this side in pixels
     skip_bad: bool = False,  # leave out files that do not open
     device: str | None = None,  # for encoders and distances; None for the best one
@@ -199,6 +201,8 @@ def audit(
     places = {k: Path(v).expanduser().resolve() for k, v in sources.items() if isinstance(v, (str, Path))}
     found = Audit(*three, encoder, *searched, threshold, flips, places=places)
     sections = [duplicates_section(found)]
+    if partial:
+        sections.append(parts_section(found, find_parts(found)))
     found = replace(found, sections=tuple(sections), seconds=time.perf_counter() - began)
     if out is not None:
         write_report(found, out)

@@ -96,7 +96,7 @@ def recall_of(
     hits = (df.partial & (df.nearest == lines.row.to_numpy())).groupby(lines.kind.to_numpy(), sort=False)
     return {kind: wilson(int(found.sum()), len(found)) for kind, found in hits}
 
-# %% ../nbs/14o_parts.ipynb #8eb23161
+# %% ../nbs/14o_parts.ipynb #1225eaec
 @dataclass(frozen=True, eq=False)
 class PartialCopies:
     "What a search for parts found."
@@ -130,10 +130,10 @@ class PartialCopies:
         beside = f'{h:,} of {m:,} held-out images ({percent(h / m)}) do too'
         return f'{said}; {than}: {beside}. Excess {percent(e.value)}, 95 % interval {percent(e.lo)} to {percent(e.hi)}.'
 
-# %% ../nbs/14o_parts.ipynb #1ce8f5ce
+# %% ../nbs/14o_parts.ipynb #f72bf085
 SEARCHED, COPIES_EACH = 2000, 40  # images of a set at most; planted copies of each kind
 
-# %% ../nbs/14o_parts.ipynb #df7d046a
+# %% ../nbs/14o_parts.ipynb #af981233
 def find_parts(
     found: Findings,  # an audit
     *,
@@ -155,7 +155,7 @@ def find_parts(
     about = pd.concat(tested, ignore_index=True)
     return PartialCopies(df[: -len(lines)].assign(**about), recall)
 
-# %% ../nbs/14o_parts.ipynb #e64659c6
+# %% ../nbs/14o_parts.ipynb #5aab3ac7
 def outlined(
     u: torch.Tensor,  # (C,H,W) uint8
     line,  # of `compare_parts`: x, y, scale, angle
@@ -170,7 +170,7 @@ def outlined(
     ImageDraw.Draw(image).line([tuple(p) for p in (*xy, xy[0])], fill='#ff7f00', width=max(2, S // 48))
     return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
 
-# %% ../nbs/14o_parts.ipynb #f7a6dfb2
+# %% ../nbs/14o_parts.ipynb #9a046010
 def parts_html(
     found: Findings,
     lines: pd.DataFrame,  # of `PartialCopies.rows`
@@ -189,14 +189,14 @@ def parts_html(
 
     return f'<div class="cards">{"".join(map(card, lines.itertuples()))}</div>'
 
-# %% ../nbs/14o_parts.ipynb #2dda520a
+# %% ../nbs/14o_parts.ipynb #45ccd7f0
 PARTS_RULE = (
     'Each image is compared with every training image through windows of several sizes, mirrored too, regardless of '
     'brightness, contrast and colour cast; the four most similar are aligned with it. It looks like part of the best '
     f'of them if that is less than {PART_RATIO:g} times as far as the third. The outline is where it lies.'
 )
 
-# %% ../nbs/14o_parts.ipynb #985b6db8
+# %% ../nbs/14o_parts.ipynb #94050552
 def parts_section(
     found: Findings,
     parts: PartialCopies,  # of these findings

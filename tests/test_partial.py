@@ -33,10 +33,12 @@ def test_the_alignment_finds_a_pose_in_pictures_of_any_side():
         assert r > 0.998 and torch.allclose(pose, truth, atol=5e-3), (side, r, pose)
 
 
-def test_nothing_resembles_a_constant_picture():
+def test_nothing_resembles_a_picture_without_contrast():
+    "Not even one that has the same speck of two grey levels at the same place."
     flat = torch.arange(0, 200, 10, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 32, 32).contiguous()
+    flat[:, :, 8:10, 8:10] += 2
     df = partial.compare_parts(flat[:5], torch.cat([flat, noise(20, 3, 32, 32)]))
-    assert not df.partial.any() and df.score.max() < 0.01
+    assert not df.partial.any() and df.score.max() < 0.1
 
 
 def test_an_audit_with_partial_says_what_is_part_of_a_training_image():
@@ -44,12 +46,14 @@ def test_an_audit_with_partial_says_what_is_part_of_a_training_image():
     pool, heldout = digits()
     train = pool.pixels[:200]
     lit = (train[:20].double() * 0.7 + 20).to(torch.uint8)
-    sets = torch.cat([lit, heldout.pixels[:60]]), train, heldout.pixels[60:260]
+    null = torch.cat([heldout.pixels[60:260], train[:3], heldout.pixels[60:63]])  # three leaked, three are there twice
+    sets = torch.cat([lit, heldout.pixels[:60]]), train, null
     plain, found = audit(*sets), audit(*sets, partial=True)
     assert plain.words == found.words and 'partial' not in [s.name for s in plain.sections]
     section = found.sections[-1]
     assert section.name == 'partial' and section.notes[0] in found.notes and section.notes[0] not in plain.notes
     assert section.numbers['partial']['value'] >= 0.2 > 5 * section.numbers['null']['value']
+    assert section.numbers['null']['n'] <= 200 and section.numbers['partial']['n'] <= 80
     assert section.numbers['p'] < 1e-6 and set(section.numbers['recall']) == set(DISGUISED)
 
 

@@ -28,7 +28,7 @@ SETS = dict(
     cifar10=('cifar10-32x32-train.zip', 'cifar10-32x32-test.zip', 1000),
     tinyimagenet=('tinyimagenet-64x64-train6k.zip', 'tinyimagenet-64x64-val5k.zip', 4500),
 )  # name -> training images, held-out images, how many of them make the null
-COPIES = 200  # of each kind
+COPIES = 100  # of each kind
 
 
 def by_parts(images, train):
@@ -61,21 +61,21 @@ def planted(train, others):
             yield kind, rows, disguise_part(train[rows], kind, others, generator=draws)
 
 
-def measured(name, search, rule, space, sets, kinds, rows):
+def measured(name, search, rule, sets, kinds, rows):
     "The records of one search, and what it cost."
     train, images, held = sets
     cpu = time.process_time()
-    near, score, flagged = rule(space(images), space(train))
+    near, score, flagged = rule(images, train)
     cost = dict(cpu_s=round(time.process_time() - cpu, 1), images=len(images), train=len(train))
     cut = np.sort(score[:held])[int(0.01 * held)]
     about = dict(set=name, search=search)
-    records = [about | dict(kind='held out', rule=wilson(int(flagged[:held].sum()), held).to_dict(), cut=float(cut))]
+    records = [about | dict(copy='held out', rule=wilson(int(flagged[:held].sum()), held).to_dict(), cut=float(cut))]
     for i, (kind, of) in enumerate(zip(kinds, rows)):
         part = slice(held + i * COPIES, held + (i + 1) * COPIES)
         right = near[part] == of.numpy()
         shares = [wilson(int((hits & right).sum()), COPIES).to_dict() for hits in (flagged[part], score[part] < cut)]
-        records.append(about | dict(kind=kind, rule=shares[0], at_one_percent=shares[1]))
-    print(search, cost, {r['kind']: r['rule']['value'] for r in records}, flush=True)
+        records.append(about | dict(copy=kind, rule=shares[0], at_one_percent=shares[1]))
+    print(search, cost, {r['copy']: r['rule']['value'] for r in records}, flush=True)
     return records, cost
 
 
@@ -83,12 +83,13 @@ def main(name: str):
     zips, held = SETS[name][:2], SETS[name][2]
     train, rest = (read_zip(data_dir() / z).pixels for z in zips)
     kinds, rows, copies = zip(*planted(train, rest[-COPIES:]))
-    sets = train, torch.cat([rest[:held], *copies]), held
-    searches = dict(parts=(by_parts, lambda u: u), pixels=(by_distance, lambda u: u))
+    images = torch.cat([rest[:held], *copies])
+    searches = dict(parts=(by_parts, train, images), pixels=(by_distance, train, images))
     if name == 'cifar10':
         cnn = encoder_named('cifar10-cnn')
-        searches |= dict(cnn=(by_distance, cnn), cnn_similarity=(by_similarity, cnn))
-    done = {search: measured(name, search, *how, sets, kinds, rows) for search, how in searches.items()}
+        features = cnn(train), cnn(images)
+        searches |= dict(cnn=(by_distance, *features), cnn_similarity=(by_similarity, *features))
+    done = {search: measured(name, search, rule, (*of, held), kinds, rows) for search, (rule, *of) in searches.items()}
     file = root() / 'nbs' / 'results' / 'bench_partial.json'
     older = load_json(file) if file.is_file() else dict(rows=[], costs={})
     kept = [r for r in older['rows'] if r['set'] != name] + [r for records, _ in done.values() for r in records]

@@ -1,7 +1,6 @@
 """The rows of the table in nbs/14o_parts.ipynb: what three searches find of copies that show a part or were changed.
 
-    AMBIENT_NB_DATA=FOLDER python tools/bench_partial.py cifar10
-    AMBIENT_NB_DATA=FOLDER python tools/bench_partial.py tinyimagenet
+    AMBIENT_NB_DATA=FOLDER python tools/bench_partial.py tinyimagenet cifar10
 
 Each reads the two zips of a data set, plants copies of its training images under every disguise and writes
 nbs/results/bench_partial.json. A rule flags what it flags; a score flags what lies beyond 99 % of the held-out images.
@@ -24,11 +23,13 @@ from ambient_nb.parts import DISGUISED, disguise_part
 from ambient_nb.checkpoints import load_json, save_json
 from ambient_nb.stats import wilson
 
-SETS = dict(
-    cifar10=('cifar10-32x32-train.zip', 'cifar10-32x32-test.zip', 1000),
-    tinyimagenet=('tinyimagenet-64x64-train6k.zip', 'tinyimagenet-64x64-val5k.zip', 4500),
-)  # name -> training images, held-out images, how many of them make the null
-COPIES = 100  # of each kind
+CIFAR = 'cifar10-32x32-train.zip', 'cifar10-32x32-test.zip'
+TINY = 'tinyimagenet-64x64-train6k.zip', 'tinyimagenet-64x64-val5k.zip'
+SETS = {
+    'tinyimagenet': (*TINY, 6000, 4500, 200, ('parts', 'pixels')),
+    'cifar10, 10,000': (*CIFAR, 10_000, 1000, 100, ('parts', 'pixels', 'cnn', 'cnn_similarity')),
+    'cifar10': (*CIFAR, 50_000, 1000, 100, ('parts', 'pixels')),
+}  # name -> zips of training and held-out images, how many of them, copies of each kind, searches
 
 
 def by_parts(images, train):
@@ -53,7 +54,7 @@ def by_similarity(images, train):
 def planted(train, others):
     "Every kind of copy, and the rows they are copies of."
     for kind in (*KINDS, *DISGUISED):
-        rows = torch.randperm(len(train), generator=rng(0, 'bench', kind))[:COPIES]
+        rows = torch.randperm(len(train), generator=rng(0, 'bench', kind))[: len(others)]
         draws = rng(1, 'bench', kind)
         if kind in KINDS:
             yield kind, rows, near_copy(train[rows], kind, generator=draws)
@@ -63,7 +64,7 @@ def planted(train, others):
 
 def measured(name, search, rule, sets, kinds, rows):
     "The records of one search, and what it cost."
-    train, images, held = sets
+    (train, images, held), copies = sets, len(rows[0])
     cpu = time.process_time()
     near, score, flagged = rule(images, train)
     cost = dict(cpu_s=round(time.process_time() - cpu, 1), images=len(images), train=len(train))
@@ -71,25 +72,26 @@ def measured(name, search, rule, sets, kinds, rows):
     about = dict(set=name, search=search)
     records = [about | dict(copy='held out', rule=wilson(int(flagged[:held].sum()), held).to_dict(), cut=float(cut))]
     for i, (kind, of) in enumerate(zip(kinds, rows)):
-        part = slice(held + i * COPIES, held + (i + 1) * COPIES)
+        part = slice(held + i * copies, held + (i + 1) * copies)
         right = near[part] == of.numpy()
-        shares = [wilson(int((hits & right).sum()), COPIES).to_dict() for hits in (flagged[part], score[part] < cut)]
+        shares = [wilson(int((hits & right).sum()), copies).to_dict() for hits in (flagged[part], score[part] < cut)]
         records.append(about | dict(copy=kind, rule=shares[0], at_one_percent=shares[1]))
     print(search, cost, {r['copy']: r['rule']['value'] for r in records}, flush=True)
     return records, cost
 
 
 def main(name: str):
-    zips, held = SETS[name][:2], SETS[name][2]
+    *zips, n, held, each, searches = SETS[name]
     train, rest = (read_zip(data_dir() / z).pixels for z in zips)
-    kinds, rows, copies = zip(*planted(train, rest[-COPIES:]))
+    train = train[:n]
+    kinds, rows, copies = zip(*planted(train, rest[-each:]))
     images = torch.cat([rest[:held], *copies])
-    searches = dict(parts=(by_parts, train, images), pixels=(by_distance, train, images))
-    if name == 'cifar10':
+    sets = dict.fromkeys(('parts', 'pixels'), (train, images, held))
+    if 'cnn' in searches:
         cnn = encoder_named('cifar10-cnn')
-        features = cnn(train), cnn(images)
-        searches |= dict(cnn=(by_distance, *features), cnn_similarity=(by_similarity, *features))
-    done = {search: measured(name, search, rule, (*of, held), kinds, rows) for search, (rule, *of) in searches.items()}
+        sets |= dict.fromkeys(('cnn', 'cnn_similarity'), (cnn(train), cnn(images), held))
+    rules = dict(parts=by_parts, pixels=by_distance, cnn=by_distance, cnn_similarity=by_similarity)
+    done = {search: measured(name, search, rules[search], sets[search], kinds, rows) for search in searches}
     file = root() / 'nbs' / 'results' / 'bench_partial.json'
     older = load_json(file) if file.is_file() else dict(rows=[], costs={})
     kept = [r for r in older['rows'] if r['set'] != name] + [r for records, _ in done.values() for r in records]
@@ -99,6 +101,7 @@ def main(name: str):
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('set', choices=SETS)
+    parser.add_argument('sets', nargs='+', choices=SETS)
     torch.set_num_threads(1)
-    main(parser.parse_args().set)
+    for name in parser.parse_args().sets:
+        main(name)

@@ -221,6 +221,9 @@ def parts_section(
         '<h2>What the search sees</h2>',
         report.html_table(['copies of these training images, planted', 'found', 'copies'], planted),
     ]
-    note = f'Search for parts: {parts.words}'
-    note += f' Blind to: {"; ".join(parts.blind)}.' if parts.blind else ''
-    return Section('partial', 'Parts of training images, and changed copies', numbers, ''.join(body), (note,))
+    said = f'Search for parts: {parts.words}'
+    notes = [f'The search for parts is blind to: {"; ".join(parts.blind)}.'] if parts.blind else []
+    title = 'Parts of training images, and changed copies'
+    if numbers.get('p', 1) < 0.05:
+        return Section('partial', title, numbers, ''.join(body), tuple(notes), (said,))
+    return Section('partial', title, numbers, ''.join(body), (said, *notes))

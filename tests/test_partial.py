@@ -51,7 +51,8 @@ def test_an_audit_with_partial_says_what_is_part_of_a_training_image():
     plain, found = audit(*sets), audit(*sets, partial=True)
     assert plain.words == found.words and 'partial' not in [s.name for s in plain.sections]
     section = found.sections[-1]
-    assert section.name == 'partial' and section.notes[0] in found.notes and section.notes[0] not in plain.notes
+    assert section.name == 'partial' and found.cautions == [*section.cautions] and not plain.cautions
+    assert 'more than the null' in section.cautions[0] and set(section.notes) <= set(found.notes)
     assert section.numbers['partial']['value'] >= 0.2 > 5 * section.numbers['null']['value']
     assert section.numbers['null']['n'] <= 200 and section.numbers['partial']['n'] <= 80
     assert section.numbers['p'] < 1e-6 and set(section.numbers['recall']) == set(DISGUISED)

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from . import __version__, report
 from .backbones import encoder_named
+from .controls import controls_section, run_controls
 from .copies import QUERY_PART, compare_sets
 from ambient_nb.core import (
     NUMERICS,
@@ -176,9 +177,10 @@ def audit(
     weights: str | Path | None = None,  # file or folder of the encoder's weights, where it needs any
     threshold: float = 1 / 3,  # of d1/d2, in (0, 1]
     flips: bool = False,  # compare mirror images too, of samples and of held-out images alike
-    partial: bool = False,  # also search for parts of training images and changed copies, of 2,000 samples at most
     size: int | None = None,  # bring all pictures to this side in pixels
     skip_bad: bool = False,  # leave out files that do not open
+    partial: bool = False,  # also search for parts of training images and changed copies, of 2,000 samples at most
+    controls: bool = True,  # hide copies among the samples, to see which kinds would be found
     device: str | None = None,  # for encoders and distances; None for the best one
     cache: str | Path | None = None,  # where features are kept; None for `audit` in the runs folder
 ) -> Audit:
@@ -201,6 +203,8 @@ def audit(
     places = {k: Path(v).expanduser().resolve() for k, v in sources.items() if isinstance(v, (str, Path))}
     found = Audit(*three, encoder, *searched, threshold, flips, places=places)
     sections = [duplicates_section(found)]
+    if controls:
+        sections.append(controls_section(run_controls(found, device=device, cache=cache)))
     if partial:
         sections.append(parts_section(found, find_parts(found)))
     found = replace(found, sections=tuple(sections), seconds=time.perf_counter() - began)

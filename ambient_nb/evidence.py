@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from .memorization import each_once, groups_of
-from .sources import Pictures
+from .picturesets import Pictures
 from .stats import Estimate, wilson
 
 # %% ../nbs/14f_evidence.ipynb #f6566811

@@ -18,7 +18,7 @@ from .evidence import CALLED, Overlap, Tally, copy_verdict, leaks, overlaps, tal
 from .features import Encoder, PixelEncoder
 from .memorization import each_once, first_of, groups_of, metric_id, summarize
 from .report import Section
-from .sources import Pictures
+from .picturesets import Pictures
 from .stats import wilson
 
 # %% ../nbs/14g_findings.ipynb #c6126c62
@@ -71,7 +71,9 @@ class Findings:
         self,
         threshold: float,  # of d1/d2, in (0, 1]
     ) -> 'Findings':  # the same search, read with another threshold
-        return replace(self, threshold=check_float('threshold', threshold, 0, 1, open_lo=True, open_hi=False))
+        threshold = check_float('threshold', threshold, 0, 1, open_lo=True, open_hi=False)
+        sections = tuple(s.at(threshold) if s.at else s for s in self.sections)
+        return replace(self, threshold=threshold, sections=sections)
 
     def neighbours(
         self,

@@ -96,12 +96,12 @@ def recall_of(
     hits = (df.partial & (df.nearest == lines.row.to_numpy())).groupby(lines.kind.to_numpy(), sort=False)
     return {kind: wilson(int(found.sum()), len(found)) for kind, found in hits}
 
-# %% ../nbs/14o_parts.ipynb #1225eaec
+# %% ../nbs/14o_parts.ipynb #0a63f3b0
 @dataclass(frozen=True, eq=False)
 class PartialCopies:
     "What a search for parts found."
 
-    table: pd.DataFrame  # a line per image: `set`, the columns of `compare_parts`, `memorized` by the audit's own rule
+    table: pd.DataFrame  # a line per image: `set`, and the columns of `compare_parts`
     recall: dict  # kind -> Estimate of the share of planted copies that was found
 
     def rows(self, of: str = 'generated') -> pd.DataFrame:  # the lines of a set, the most suspicious first
@@ -116,10 +116,12 @@ class PartialCopies:
     def blind(self) -> list[str]:  # kinds of which less than half is found
         return [DISGUISED[kind] for kind, e in self.recall.items() if e.value < 0.5]
 
-    @property
-    def words(self) -> str:  # two or three sentences
-        (k, n, *null), mine = self.counts, self.rows()
-        more = int((mine.partial & ~mine.memorized).sum())
+    def words(
+        self,
+        found: Findings,  # the audit, whose own rule finds some of them too
+    ) -> str:  # two or three sentences
+        (k, n, *null), mine, theirs = self.counts, self.rows(), found.rows()
+        more = int((mine.partial & ~mine['sample'].isin(theirs['sample'][theirs.memorized])).sum())
         said = f'{k:,} of {n:,} samples ({percent(k / n)}) look like part of a training image or a changed copy of one'
         said += f', {more:,} of them not by the rule of the verdict' if more else ''
         if not null:
@@ -144,7 +146,7 @@ def find_parts(
     train, among = found.train.pixels, found.cluster.unique()
 
     def drawn(name):
-        df = found.rows(name).drop_duplicates('group')[['set', 'sample', 'memorized']].sort_values('sample')
+        df = found.rows(name).drop_duplicates('group')[['set', 'sample']].sort_values('sample')
         return df.iloc[torch.randperm(len(df), generator=rng(0, 'parts', name))[:most].sort().values.numpy()]
 
     tested = [drawn(name) for name in found.tested]
@@ -196,13 +198,13 @@ PARTS_RULE = (
     f'of them if that is less than {PART_RATIO:g} times as far as the third. The outline is where it lies.'
 )
 
-# %% ../nbs/14o_parts.ipynb #94050552
+# %% ../nbs/14o_parts.ipynb #55d7f4ad
 def parts_section(
     found: Findings,
     parts: PartialCopies,  # of these findings
 ) -> Section:
     "The part of a report on partial and changed copies."
-    k, n, *null = parts.counts
+    (k, n, *null), words = parts.counts, parts.words(found)
     numbers = dict(partial=wilson(k, n).to_dict(), ratio=PART_RATIO)
     if null:
         against = dict(null=wilson(*null), excess=excess(k, n, *null))
@@ -214,16 +216,18 @@ def parts_section(
     ]
     searched = f'Searched: {n:,} samples' + (f' and {null[1]:,} held-out images' if null else '')
     body = [
-        f'<p>{escape(parts.words)}</p>',
+        f'<p>{escape(words)}</p>',
         f'<p class="soft">{escape(PARTS_RULE)} {searched}, every distinct one once, drawn at random where more.</p>',
         parts_html(found, parts.rows().head(12)),
         '<h2>The same for held-out images</h2>' + parts_html(found, parts.rows('holdout').head(6)) if null else '',
         '<h2>What the search sees</h2>',
         report.html_table(['copies of these training images, planted', 'found', 'copies'], planted),
     ]
-    said = f'Search for parts: {parts.words}'
+    said = f'Search for parts: {words}'
     notes = [f'The search for parts is blind to: {"; ".join(parts.blind)}.'] if parts.blind else []
-    title = 'Parts of training images, and changed copies'
-    if numbers.get('p', 1) < 0.05:
-        return Section('partial', title, numbers, ''.join(body), tuple(notes), (said,))
-    return Section('partial', title, numbers, ''.join(body), (said, *notes))
+    notes, cautions = ([*notes], [said]) if numbers.get('p', 1) < 0.05 else ([said, *notes], [])
+    title, at = (
+        'Parts of training images, and changed copies',
+        lambda threshold: parts_section(found.at(threshold), parts),
+    )
+    return Section('partial', title, numbers, ''.join(body), tuple(notes), tuple(cautions), at)

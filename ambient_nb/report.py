@@ -10,6 +10,7 @@ __all__ = ['CSS', 'picture', 'card', 'Axes', 'scales', 'bars', 'outline', 'histo
 import base64, io
 from dataclasses import dataclass
 from html import escape
+from typing import Callable
 import numpy as np
 import torch
 from .core import BadInput
@@ -202,6 +203,7 @@ class Section:
     body: str  # HTML
     notes: tuple[str, ...] = ()  # sentences that belong beside the verdict
     cautions: tuple[str, ...] = ()  # sentences that belong before it
+    at: Callable | None = None  # the same part for another threshold of the ratio; None where it has no share in it
 
 # %% ../nbs/14d_report.ipynb #80f3f412
 def section_html(section: Section) -> str:  # HTML

@@ -12,9 +12,9 @@ import time
 import numpy as np
 import torch
 from ambient_nb.backbones import encoder_named
-from ambient_nb.calibration import KINDS, near_copy
 from ambient_nb.core import data_dir, rng, root
 from ambient_nb.data import read_zip
+from ambient_nb.disguises import KINDS, near_copy
 from ambient_nb.memorization import is_memorized
 from ambient_nb.neighbours import nearest_exact
 from ambient_nb.origin import provenance

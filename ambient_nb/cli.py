@@ -8,7 +8,7 @@ __all__ = ['app', 'data_app', 'EXIT_CODES', 'claims_app', 'print_version', 'opti
            'show_command', 'claims_set', 'claims_show']
 
 # %% ../nbs/20_cli.ipynb #e6ab9405
-import re, sys
+import json, re, sys
 from difflib import get_close_matches
 from pathlib import Path
 import typer
@@ -169,6 +169,11 @@ def audit_command(
         'report', help='Folder for report.html, samples.parquet and summary.json; an earlier report there is replaced.'
     ),
     weights: Path = typer.Option(None, help="File or folder of the encoder's weights."),
+    model: Path = typer.Option(
+        None,
+        help='The model that made them: folder of a run, .safetensors file with its .json, or folder for the hub. Says '
+        'whether it denoises training images better than those of --holdout.',
+    ),
     threshold: float = typer.Option(
         1 / 3,
         help='Looks copied: nearer to its nearest training image than this times the next one that is no double.',
@@ -180,12 +185,13 @@ def audit_command(
     controls: bool = typer.Option(True, help='Hide copies among the samples, to see which kinds would be found.'),
     device: str = typer.Option(None, help='cpu, cuda, cuda:1; the best one when not given.'),
     cache: Path = typer.Option(None, help='Folder for features; AMBIENT_NB_RUNS/audit when not given.'),
+    as_json: bool = typer.Option(False, '--json', help='Print summary.json and nothing else.'),
 ):
     """Does a generator copy its training set? Write a report with a verdict.
 
     Near-duplicates in each set are found first. The verdict is: more than the null; no more, with the excess that is
     excluded; doubt, where ratio and similarity disagree; or open, with the reason."""
-    from ambient_nb.audit import audit
+    from ambient_nb.audit import audit, summary
 
     found = audit(
         generated,
@@ -194,6 +200,7 @@ def audit_command(
         encoder,
         out,
         weights=weights,
+        model=model,
         threshold=threshold,
         flips=flips,
         size=size,
@@ -202,6 +209,9 @@ def audit_command(
         device=device,
         cache=cache,
     )
+    if as_json:
+        typer.echo(json.dumps(summary(found), indent=1, allow_nan=False))
+        return
     cautions, notes = (
         [f'{kind}: {s}' for s in said] for kind, said in (('Caution', found.cautions), ('Note', found.notes))
     )

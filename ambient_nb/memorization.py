@@ -121,7 +121,9 @@ def links(
             here = torch.arange(others) < duplicates(d)[:, None]
             found.append((part[here.nonzero()[:, 0]], near[here]))
             last, first = d[:, min(k, others) - 1], same[part] == part
-            usual = last[first].median() if usual is None else usual
+            if usual is None:
+                some = torch.randperm(n, generator=rng(0, 'usual'))[:128].chunk(2)
+                usual = float(torch.cdist(*(base[s].flatten(1).double() for s in some)).median())
             again.append(part[first & (last < usual / 3)])
         rows, k = torch.cat(again) if others < n - 1 else rows[:0], 2 * k
     return found

@@ -34,7 +34,8 @@ from .membership import membership
 from .origin import provenance
 from .pages import audit_html, numbers_html, pairs_html, verdict_html
 from .quality import quality_section
-from .sources import Pictures, read_pictures
+from .picturesets import Pictures
+from .sources import read_pictures
 from .stats import Estimate
 from .suspects import Suspect, check_model, open_model
 

@@ -154,13 +154,9 @@ def audit_command(
         help='Samples: pictures in a folder, nested class folders too, in a zip (EDM, EDM2; not of latents) or a tar '
         '(WebDataset); .npz of guided-diffusion and EDM (arr_0; labels, arr_1, are passed over), .npy; parquet.',
     ),
-    train: Path = typer.Argument(
-        ..., help='The training images, in the same forms; of a source with splits, the training split.'
-    ),
+    train: Path = typer.Argument(..., help='Training images, in the same forms; of a source with splits, those.'),
     holdout: Path = typer.Option(
-        None,
-        help='Images that were never trained on: the null; of a source with splits, test or validation. '
-        'Those that are training images are left out.',
+        None, help='Images never trained on, the null: of splits, test or val. Training images in it are left out.'
     ),
     encoder: str = typer.Option(
         'pixels', help='pixels, digits-cnn, cifar10-cnn; with weights also dinov2-vitb14-intended and others.'

@@ -162,11 +162,10 @@ def without_verdict(found: Findings) -> list[str]:  # reasons, none where there 
 # %% ../nbs/14g_findings.ipynb #b1005aa7
 def sharpness(
     pixels: torch.Tensor,  # (N,C,H,W) uint8
-    most: int = 2048,  # images that are looked at
-) -> float:  # in grey levels
-    "How much neighbouring pixels differ, root mean square, in the median image."
-    x = pixels[:: -(-len(pixels) // most)].float()
-    return float(sum(x.diff(dim=dim).square().mean((1, 2, 3)) / 2 for dim in (-1, -2)).sqrt().median())
+) -> torch.Tensor:  # (N,) in grey levels
+    "How much neighbouring pixels differ, root mean square."
+    x = pixels.float()
+    return sum(x.diff(dim=dim).square().mean((1, 2, 3)) / 2 for dim in (-1, -2)).sqrt()
 
 # %% ../nbs/14g_findings.ipynb #c412549e
 def notes_on_repeats(found: Findings) -> list[str]:  # sentences
@@ -228,16 +227,23 @@ def notes_on_encoder(found: Findings) -> list[str]:  # sentences
     return out
 
 # %% ../nbs/14g_findings.ipynb #b1005aa8
-def notes_on_blur(found: Findings) -> list[str]:  # a sentence where samples are too similar for their ratio
-    "Whether these samples are smoother than held-out images, which alone makes them similar to many."
+def notes_on_blur(
+    found: Findings,
+    most: int = 2048,  # images of a set that are looked at
+) -> list[str]:  # a sentence where samples are too similar for their ratio
+    "Whether these samples are smoother than what they are similar to: blur alone makes them similar to many."
     if found.words[1] != 'doubt' or found.tally.p_above >= 0.01:
         return []
+
+    def beside_train(pictures, df):  # the median image
+        own, train = df['sample'].tolist()[:most], df.most_similar.tolist()[:most]
+        return float((sharpness(pictures.pixels[own]) / sharpness(found.train.pixels[train])).nanmedian())
+
     mine, null = found.rows(), found.rows('holdout')
-    rows = (mine[above_null(mine, null)[0]], null)
-    a, b = (sharpness(p.pixels[df['sample'].tolist()]) for p, df in zip((found.generated, found.holdout), rows))
+    a, b = beside_train(found.generated, mine[above_null(mine, null)[0]]), beside_train(found.holdout, null)
     return [
-        f'Neighbouring pixels differ by {a:.2g} grey levels in the samples that are too similar and by {b:.2g} in '
-        'held-out images (median): fewer means blur, and blur is similar to many images without copying.'
+        f'Samples that are too similar are {a:.2f} times as sharp as the training images that they are similar to, '
+        f'held-out images {b:.2f} times (median): less means blur, and blur is similar to many without copying.'
     ]
 
 # %% ../nbs/14g_findings.ipynb #2a41ad35

@@ -104,12 +104,12 @@ def gallery_html(found: Findings) -> str:  # HTML
         pairs('Exact copies', which + listed(exact), exact.head(SHOWN))
         + pairs(
             'Near copies',
-            f'Not the same to the byte, but near to one training image alone; {listed(near)}',
+            f'Near to one training image alone; {listed(near)}',
             near.head(SHOWN),
         )
         + pairs(
             'The most similar',
-            f'Near to a training image, but not to one alone: copies, or not? {listed(alike).capitalize()}',
+            f'Near to a training image, but not to one alone; {listed(alike)}',
             alike.head(SHOWN),
         )
         + pairs('The next ones', 'What comes just above the threshold.', rest.head(6))

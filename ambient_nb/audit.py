@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from . import __version__, report
 from .backbones import encoder_named
+from .controls import controls_section, run_controls
 from .copies import QUERY_PART, compare_sets
 from ambient_nb.core import (
     NUMERICS,
@@ -193,6 +194,7 @@ def audit(
     flips: bool = False,  # compare mirror images too, of samples and of held-out images alike
     size: int | None = None,  # bring all pictures to this side in pixels
     skip_bad: bool = False,  # leave out files that do not open
+    controls: bool = True,  # hide copies among the samples, to see which kinds would be found
     device: str | None = None,  # for encoders and distances; None for the best one
     cache: str | Path | None = None,  # where features are kept; None for `audit` in the runs folder
 ) -> Audit:
@@ -217,7 +219,10 @@ def audit(
     three = (sets['generated'], sets['train'], sets.get('holdout'))
     places = {k: Path(v).expanduser().resolve() for k, v in sources.items() if isinstance(v, (str, Path))}
     found = Audit(*three, encoder, *searched, threshold, flips, places=places)
-    sections = [duplicates_section(found), quality_section(found, device=device, cache=cache)]
+    sections = [duplicates_section(found)]
+    if controls:
+        sections.append(controls_section(run_controls(found, device=device, cache=cache)))
+    sections.append(quality_section(found, device=device, cache=cache))
     if suspect is not None:
         sections.append(membership(suspect, found, device=device))
     found = replace(found, sections=tuple(sections), seconds=time.perf_counter() - began)

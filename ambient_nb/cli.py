@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'data_app', 'EXIT_CODES', 'claims_app', 'print_version', 'options', 'version', 'as_typed', 'main', 'data_make',
-           'convert_command', 'audit_command', 'parameters_of', 'reproduce_command', 'show_command', 'claims_set',
-           'claims_show']
+           'convert_command', 'audit_command', 'parameters_of', 'reproduce_command', 'when_to_stop_command',
+           'show_command', 'claims_set', 'claims_show']
 
 # %% ../nbs/20_cli.ipynb #e6ab9405
 import json, re, sys
@@ -82,7 +82,9 @@ def main() -> None:
 # %% ../nbs/20_cli.ipynb #632bedb6
 @data_app.command('make')
 def data_make(
-    src: Path = typer.Argument(..., help='A folder, zip, CIFAR batches, Tiny-ImageNet tree, parquet, .npz or .npy.'),
+    src: Path = typer.Argument(
+        ..., help='A folder, zip, tar, CIFAR batches, Tiny-ImageNet tree, parquet, .npz or .npy.'
+    ),
     out: Path = typer.Argument(..., help='The EDM zip to write.'),
     kind: str = typer.Option(None, help='A recipe or layout; found out from SRC when not given.'),
     size: int = typer.Option(None, help='Side of the images, px.'),
@@ -92,7 +94,7 @@ def data_make(
     seed: int = typer.Option(0, help='Shuffle by this seed; -1 keeps the order of SRC.'),
     split: str = typer.Option(None, help="train, val, test or unlabeled; 'none' takes such words for names."),
     classes: Path = typer.Option(None, help='A zip whose class numbers are used, such as that of the training set.'),
-    column: str = typer.Option(None, help='The column of pictures, where a table has several.'),
+    column: str = typer.Option(None, help='The column or array of pictures, where there are several.'),
     label: str = typer.Option(None, help='The column or array of labels, where there are several.'),
     folders: str = typer.Option(None, help='"classes" or "shards", where folders such as 00000 may be either.'),
     check: bool = typer.Option(True, help='Search the zips of other splits beside OUT for the same pictures.'),
@@ -112,16 +114,11 @@ def data_make(
         seed=order,
         split=split,
         classes=classes,
+        check=check,
         **choices,
     )
-    typer.echo(account(made))
-    lines = {name: value for name, value in made.items() if name not in ('parts', 'left', 'converted')}
-    typer.echo('\n'.join(f'{name}: {value}' for name, value in lines.items()))
-    if check:
-        from ambient_nb.siblings import sibling_notes
-
-        for line in sibling_notes(made['out']):
-            typer.echo(line)
+    told = ('parts', 'left', 'converted', 'labels', 'beside')
+    typer.echo('\n'.join([f'{name}: {value}' for name, value in made.items() if name not in told] + [account(made)]))
 
 # %% ../nbs/20_cli.ipynb #c4664383
 @app.command('convert')
@@ -152,10 +149,18 @@ def convert_command(
 # %% ../nbs/20_cli.ipynb #dbaf1428
 @app.command('audit')
 def audit_command(
-    generated: Path = typer.Argument(..., help='Samples: a folder, zip or tar of pictures, or one .npy or .npz array.'),
-    train: Path = typer.Argument(..., help='The training images, in the same forms.'),
+    generated: Path = typer.Argument(
+        ...,
+        help='Samples: pictures in a folder, nested class folders too, in a zip (EDM, EDM2; not of latents) or a tar '
+        '(WebDataset); .npz of guided-diffusion and EDM (arr_0; labels, arr_1, are passed over), .npy; parquet.',
+    ),
+    train: Path = typer.Argument(
+        ..., help='The training images, in the same forms; of a source with splits, the training split.'
+    ),
     holdout: Path = typer.Option(
-        None, help='Images that were never trained on: the null. Those that are training images are left out.'
+        None,
+        help='Images that were never trained on: the null; of a source with splits, test or validation. '
+        'Those that are training images are left out.',
     ),
     encoder: str = typer.Option(
         'pixels', help='pixels, digits-cnn, cifar10-cnn; with weights also dinov2-vitb14-intended and others.'
@@ -177,6 +182,7 @@ def audit_command(
     flips: bool = typer.Option(False, '--flips', help='Compare mirror images too.'),
     size: int = typer.Option(None, help='Bring all pictures to this side, px; without it all must have one size.'),
     skip_bad: bool = typer.Option(False, '--skip-bad', help='Leave out files that do not open.'),
+    controls: bool = typer.Option(True, help='Hide copies among the samples, to see which kinds would be found.'),
     device: str = typer.Option(None, help='cpu, cuda, cuda:1; the best one when not given.'),
     cache: Path = typer.Option(None, help='Folder for features; AMBIENT_NB_RUNS/audit when not given.'),
     as_json: bool = typer.Option(False, '--json', help='Print summary.json and nothing else.'),
@@ -199,6 +205,7 @@ def audit_command(
         flips=flips,
         size=size,
         skip_bad=skip_bad,
+        controls=controls,
         device=device,
         cache=cache,
     )
@@ -260,6 +267,24 @@ def reproduce_command(
     typer.echo(table.to_string())
     if table.state.str.startswith('failed').any():
         raise typer.Exit(1)
+
+# %% ../nbs/20_cli.ipynb #75950033
+@app.command('when-to-stop')
+def when_to_stop_command(
+    folder: Path = typer.Argument(..., metavar='RUN', help='Folder of a run: config.json and snapshots.'),
+    n: int = typer.Option(None, help='Images that it was trained on, the first of the pool; all when not given.'),
+    dataset: str = typer.Option(None, help='Its data set; the one its config.json names when not given.'),
+    data: str = typer.Option(None, help='The zip of its data set, or the folder that holds it.'),
+    samples: int = typer.Option(512, help='Drawn at each snapshot.'),
+    steps: int = typer.Option(12, help='Of the sampler.'),
+    out: Path = typer.Option(None, help='Folder of runs, for features of held-out images; the usual one otherwise.'),
+):
+    "Say when a training begins to copy, how good it was before, and when to stop."
+    from ambient_nb.core import out_folder
+    from ambient_nb.stopping import in_shell, when_to_stop
+
+    table, words = when_to_stop(folder, dataset, data, n, out=out_folder(out), samples=samples, steps=steps)
+    typer.echo('\n'.join([in_shell(table), words]))
 
 # %% ../nbs/20_cli.ipynb #6d55f0d9
 @app.command('show')

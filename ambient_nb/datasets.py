@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from .core import BadInput, check_choice, check_int, content_hash, data_dir
 from .data import Images, digits, read_zip, shrink, zip_notes
+from .splits import MEANING, base_name, split_in
 
 # %% ../nbs/02c_datasets.ipynb #70914209
 @dataclass(frozen=True)
@@ -153,7 +154,8 @@ def find_zip(
 # %% ../nbs/02c_datasets.ipynb #14ffca8e
 def zip_name(path: str | Path) -> str:  # the name of the data set in a zip
     "A file's name without ending, size and split."
-    stem = re.split(r'-(?:\d+x\d+|(?:train|test|val)\d*k?)(?![a-z])', Path(path).stem)[0]
+    words = '|'.join(MEANING)
+    stem = re.split(rf'(?i)[-_](?:\d+x\d+|(?:{words})\d*k?)(?![a-z])', Path(path).stem)[0]
     if not stem:
         raise BadInput('data', str(path), 'a zip with a name, such as photos.zip')
     return stem
@@ -250,8 +252,10 @@ class Split:
 # %% ../nbs/02c_datasets.ipynb #62898f2f
 def beside(path: Path) -> Path | None:  # BadInput where there are several
     "The zip of held-out images that belongs to a pool's, where there is one."
-    stem = glob.escape(path.name.rpartition('-train')[0] or path.stem)
-    found = sorted(p for part in ('test', 'val') for p in path.parent.glob(f'{stem}-{part}*.zip'))
+    if split_in(path.stem) not in ('train', ''):
+        return None
+    alike = (p for p in path.parent.glob('*.zip') if base_name(p.stem) == base_name(path.stem))
+    found = sorted(p for p in alike if split_in(p.stem) in ('test', 'val'))
     if len(found) > 1:
         names = ', '.join(p.name for p in found)
         raise BadInput('data', str(path), f'beside one zip of held-out images, not {names}')

@@ -9,6 +9,7 @@ __all__ = ['RULE', 'largest', 'repeats', 'repeats_html', 'leaked_html', 'duplica
 from html import escape
 import torch
 from . import report
+from .evidence import counted
 from .findings import Findings
 from .report import Section
 from .sources import Pictures
@@ -81,36 +82,39 @@ RULE = (
 # %% ../nbs/14h_duplicates.ipynb #de821951
 def duplicates_section(found: Findings) -> Section:
     "Which images repeat each other, and what was done about it."
-    df, parts = found.lines, []
-    own = {
-        name: torch.tensor(df[df.set == name].sort_values('sample').group.to_numpy())
-        for name in found.sets
-        if name != 'train'
-    }
-    numbers = {name: repeats(p, own.get(name, found.cluster)) for name, p in found.sets.items()}
+    df = found.lines
     leaked = df[df.leaked]
+    own = {name: torch.tensor(of.sort_values('sample').group.to_numpy()) for name, of in df.groupby('set')}
+    own |= dict(train=found.cluster)
+    numbers = {name: repeats(p, own[name]) for name, p in found.sets.items()}
     if found.holdout is not None:
         numbers['holdout'] |= dict(
             leaked=len(leaked), leaked_to_the_byte=int(leaked.exact.sum()), leaked_names=leaked.name[:100].tolist()
         )
+    train, mine = (counted(numbers[name]['clusters'], 'cluster') for name in ('train', 'generated'))
+    leaks = counted(len(leaked), 'held-out image')
 
-    def shown(name, title, done):
-        if count := numbers[name]['clusters']:
-            html = repeats_html(found.sets[name], own.get(name, found.cluster))
-            parts.append(f'<h2>{count:,} {title}</h2><p class="soft">{escape(done)}</p>{html}')
-        return count
+    def part(title, done, html):
+        return f'<h2>{title}</h2><p class="soft">{escape(done)}</p>{html}' if '<figure>' in html else ''
 
-    train = shown(
-        'train',
-        'clusters of training images',
-        'A copy of one of these lies between several. The second nearest image is therefore sought outside the cluster '
-        'of the nearest one. The largest clusters:',
-    )
-    mine = shown('generated', 'clusters of samples', 'Each counts once in shares and intervals. The largest:')
-    if len(leaked):
-        done = 'These are training images, so they are left out of the null. The first:'
-        parts.append(
-            f'<h2>{len(leaked):,} held-out images that leaked</h2><p class="soft">{done}</p>{leaked_html(found)}'
+    body = (
+        f'<p class="soft">{escape(RULE)}</p>'
+        + part(
+            f'{train} of training images',
+            'A copy of one of these lies between several. The second nearest image is therefore sought outside the '
+            'cluster of the nearest one. The largest:',
+            repeats_html(found.train, own['train']),
         )
-    title = f'Duplicates: {train:,} clusters of training images, {mine:,} of samples, {len(leaked):,} leaked images'
-    return Section('duplicates', title, numbers, f'<p class="soft">{escape(RULE)}</p>{"".join(parts)}')
+        + part(
+            f'{mine} of samples',
+            'Each counts once in shares and intervals. The largest:',
+            repeats_html(found.generated, own['generated']),
+        )
+        + part(
+            f'{leaks} that leaked',
+            'These are training images, or nearly, and are left out of the null. The first:',
+            leaked_html(found),
+        )
+    )
+    title = f'Duplicates: {train} of training images, {mine} of samples, {leaks} that leaked'
+    return Section('duplicates', title, numbers, body)

@@ -10,7 +10,7 @@ __all__ = ['SHOWN', 'verdict_html', 'numbers_html', 'pairs_html', 'plots_html', 
 from html import escape
 import pandas as pd
 from . import __version__, report
-from .evidence import percent
+from .evidence import counted, percent
 from .features import PixelEncoder
 from .findings import Findings
 
@@ -102,10 +102,14 @@ def gallery_html(found: Findings) -> str:  # HTML
     what = 'The most suspicious of the images that were never trained on: what the rule finds without any copying.'
     return (
         pairs('Exact copies', which + listed(exact), exact.head(SHOWN))
-        + pairs('Near copies', f'Not the same to the byte, by the ratio; {listed(near)}', near.head(SHOWN))
+        + pairs(
+            'Near copies',
+            f'Not the same to the byte, but near to one training image alone; {listed(near)}',
+            near.head(SHOWN),
+        )
         + pairs(
             'The most similar',
-            f'Why there is doubt, although the ratio is no other; {listed(alike)}',
+            f'Near to a training image, but not to one alone: copies, or not? {listed(alike).capitalize()}',
             alike.head(SHOWN),
         )
         + pairs('The next ones', 'What comes just above the threshold.', rest.head(6))
@@ -140,7 +144,7 @@ def audit_html(found: Findings) -> str:  # a whole HTML document
     n, N, space = len(found.generated), len(found.train), found.encoder.id
     parts = [
         f'<h1>{escape(found.generated.source)} against {escape(found.train.source)}</h1>',
-        soft(f'Do {n:,} samples copy {N:,} training images? Compared in the space {space}.'),
+        soft(f'Copies of {N:,} training images among {counted(n, "sample")}? Compared in the space {space}.'),
         verdict_html(found),
         f'<ul>{"".join(f"<li>{escape(note)}</li>" for note in found.notes)}</ul>',
         near_html(found),

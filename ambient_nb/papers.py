@@ -18,27 +18,29 @@ class Claim:
     "One checkable statement of a paper."
 
     id: str  # item/…, unique over all papers
-    kind: str  # 'value', 'direction' or 'law'
+    kind: str  # 'value', 'direction', 'comparison' or 'law'
     notebook: str  # the notebook that checks it
     source: str  # table, column, section, as far as seen
     statement: str  # in words
     printed: float | None = None  # of a value, None when not available
     reading_error: float = 0.0  # of a printed value read off a picture
-    metric: str | None = None  # of a direction: what is compared
+    metric: str | None = None  # of a direction or a comparison: what is compared
     inequality: str | None = None  # of a direction: '<', '<=', '>' or '=', of the method minus the baseline;
+    # of a comparison: '<' or '>', on which side of zero the method is better;
     # of an ordering: '<' or '>', of every draw and zero
-    margin: float = 0.0  # of an equality: how far from zero still counts as equal
+    margin: float = 0.0  # of an equality: how far from zero still counts as equal;
+    # of a comparison: how much worse still counts as not worse, as a share of the baseline's value
     law: str | None = None  # of a law: 'identity', 'range' or 'ordering'
     expected: float | None = None  # of an identity or a range
     tolerance: float = 0.0  # of an identity: how far a draw may be off; of a range: the rounding of `expected`
 
     def __post_init__(self):
-        check_choice('kind', self.kind, ('value', 'direction', 'law'))
+        check_choice('kind', self.kind, ('value', 'direction', 'comparison', 'law'))
         if self.kind == 'direction':
             check_choice('inequality', self.inequality, ('<', '<=', '>', '='))
         if self.kind == 'law':
             check_choice('law', self.law, ('identity', 'range', 'ordering'))
-        if self.law == 'ordering':
+        if self.law == 'ordering' or self.kind == 'comparison':
             check_choice('inequality', self.inequality, ('<', '>'))
         if self.law in ('identity', 'range') and self.expected is None:
             raise BadInput('expected', None, f'a number, for the {self.law} {self.id}')

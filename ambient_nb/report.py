@@ -10,6 +10,7 @@ __all__ = ['CSS', 'picture', 'card', 'Axes', 'scales', 'bars', 'outline', 'histo
 import base64, io
 from dataclasses import dataclass
 from html import escape
+from typing import Callable
 import numpy as np
 import torch
 from .core import BadInput
@@ -41,10 +42,10 @@ body.audit{margin:0 auto;max-width:1100px;padding:28px 20px 60px}
 .audit .card.marked{border-color:var(--orange);border-width:2px}
   .audit .card p{font-size:13px;margin:4px 0 0;max-width:330px}
 .audit .row{display:flex;gap:8px}
-  .audit figure{margin:0;width:104px}
-  .audit img{width:104px;height:104px;object-fit:contain;image-rendering:pixelated;background:var(--line)}
+  .audit figure{margin:0;width:100px}
+  .audit img{width:100px;height:100px;object-fit:contain;image-rendering:pixelated;background:var(--line)}
 .audit figcaption{font-size:11px;color:var(--soft);line-height:1.3;overflow-wrap:anywhere}
-.audit svg{width:356px;max-width:100%;font-size:11px}
+.audit svg{width:344px;max-width:100%;font-size:11px}
   .audit svg text{fill:var(--soft)}
   .audit .bar{fill:var(--blue);opacity:.75}
   .audit .null{fill:none;stroke:var(--orange);stroke-width:1.6}
@@ -55,7 +56,7 @@ body.audit{margin:0 auto;max-width:1100px;padding:28px 20px 60px}
   .audit .key .k1{background:var(--blue);opacity:.75}
   .audit .key .k2{border-top:2px solid var(--orange);height:4px}
   .audit .key .k3{background:var(--orange);opacity:.2}
-.audit details{margin:8px 0}
+.audit details{margin:22px 0}
   .audit summary{cursor:pointer}
 @media (max-width:640px){.audit table{display:block;overflow-x:auto}
   .audit th,.audit td{white-space:normal;padding-right:8px}}
@@ -168,7 +169,7 @@ def histogram(
     shares = [np.histogram(v, edges)[0] / len(v) for v in both]
     left, right, top, base = axes.left, axes.right, axes.top, axes.base
     behind, below = scales(axes, xlabel)
-    label = f'Histogram of {xlabel}: {len(both[0])} samples'
+    label = f'Histogram of {xlabel}. Samples: {len(both[0])}'
     body = ''
     if cut is not None:
         shaded = f'{axes.x(cut) - axes.x(lo):.1f}'
@@ -176,7 +177,7 @@ def histogram(
     body += behind + bars(axes, edges, shares[0])
     if null is not None:
         body += outline(axes, edges, shares[1])
-        label += f' and {len(both[1])} held-out images'
+        label += f', held-out images: {len(both[1])}'
     body += below + f'<line class="axis" x1="{left}" x2="{right}" y1="{base}" y2="{base}"/>'
     head = f'viewBox="0 0 {axes.width} {axes.height}" role="img" aria-label="{escape(label)}"'
     return f'<svg {head}>{body}</svg>'
@@ -203,6 +204,7 @@ class Section:
     numbers: dict  # JSON-able
     body: str  # HTML
     notes: tuple[str, ...] = ()  # sentences that belong beside the verdict
+    at: Callable | None = None  # the same part for another threshold of the ratio; None where it has no share in it
 
 # %% ../nbs/14d_report.ipynb #80f3f412
 def section_html(section: Section) -> str:  # HTML

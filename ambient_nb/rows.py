@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ROW_KINDS', 'TABLE_METRICS', 'METHODS', 'Row', 'save_rows', 'row_from', 'load_rows', 'same_numbers', 'results',
-           'committed', 'combine', 'too_few', 'value_verdict', 'direction_verdict', 'law_verdict', 'verdict',
-           'command_of', 'find_rows', 'run_state', 'runs_in_words', 'chain']
+           'committed', 'combine', 'too_few', 'value_verdict', 'direction_verdict', 'comparison_verdict', 'law_verdict',
+           'verdict', 'command_of', 'find_rows', 'run_state', 'runs_in_words', 'chain']
 
 # %% ../nbs/17a_rows.ipynb #6e4189a1
 import json, math, shlex
@@ -175,6 +175,23 @@ def direction_verdict(
     wide = 'is wider than the margin' if claim.inequality == '=' else 'contains zero'
     return 'same direction' if agrees else 'opposite direction' if opposes else f'underpowered (the interval {wide})'
 
+# %% ../nbs/17a_rows.ipynb #6adb79bd
+def comparison_verdict(
+    ours: Estimate,  # a difference over seeds, at the level at which it is read
+    good: str,  # '<' or '>': the side of zero on which the method is better
+    margin: float,  # in the units of the difference, >= 0
+    least: int = 3,  # seeds
+) -> str:
+    "On which side of zero, and of the margin, an interval lies."
+    if ours.n < least or ours.lo is None:
+        return f'no verdict ({ours.n} seed{"" if ours.n == 1 else "s"})'
+    best, last = (ours.lo, ours.hi) if good == '<' else (-ours.hi, -ours.lo)
+    if last < 0:
+        return 'better'
+    if best > 0:
+        return 'worse'
+    return 'not worse' if last < margin else 'undecided'
+
 # %% ../nbs/17a_rows.ipynb #e74c76b1
 def law_verdict(
     claim: Claim,  # of kind 'law'
@@ -199,6 +216,7 @@ def verdict(
     *,
     profile: str,  # of the row
     comparable: bool = False,  # of a value: whether data, network, budget and metric are the paper's
+    margin: float = 0.0,  # of a comparison, in the units of the difference
 ) -> str:
     "What a row says about its claim."
     if claim is None:
@@ -207,11 +225,15 @@ def verdict(
         return 'smoke: no verdict'
     if claim.kind == 'law':
         return law_verdict(claim, values, profile == 'custom')
+    if claim.kind == 'comparison':
+        return comparison_verdict(ours, claim.inequality, margin)
     return direction_verdict(claim, ours) if claim.kind == 'direction' else value_verdict(claim, ours, comparable)
 
 # %% ../nbs/17a_rows.ipynb #4e40dee0
 def command_of(row: Row) -> str:
-    "What runs a row's notebook again as it was run for that row."
+    "What runs a row's notebook again as it was run for that row, or what the row itself names."
+    if 'command' in row.made_by:
+        return row.made_by['command']
     parameters = dict(row.made_by)
     item, profile = parameters.pop('item'), parameters.pop('profile')
     given = [f'-p {shlex.quote(f"{name}={value}")}' for name, value in parameters.items()]

@@ -15,13 +15,13 @@ from .copies import Space, search
 from .core import BadInput
 from .data import Images, read_zip, shrink, zip_notes
 from .memorization import clusters, is_memorized, nearest_apart
-from .sources import digest_of
-from .splits import split_in, without_word
+from .picturesets import digest_of
+from .splits import base_name, split_in
 
 # %% ../nbs/14j_siblings.ipynb #8090ffd0
 def family(path: Path) -> str:
     "A zip's name without split and size."
-    return re.split(r'-\d', without_word(path.stem))[0]
+    return re.sub(r'[-_]?\d+x\d+', '', base_name(path.stem))
 
 # %% ../nbs/14j_siblings.ipynb #2197dc14
 def siblings_of(

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from .core import BadInput
+from .foreign import foreign
 from .pictures import impostor
 
 # %% ../nbs/01a_trees.ipynb #086413c9
@@ -73,6 +74,14 @@ class Tree:
     @property
     def called(self) -> str:  # can be written as UTF-8
         return spelt(self.src.name)
+
+    def where(
+        self,
+        name: str,  # of a file; '' for all of them
+    ) -> str:  # for errors
+        "A file as its user would name it."
+        src = spelt(str(self.src))
+        return src if name in ('', self.src.name) else f'{src}: {name}'
 
     def notes(
         self,
@@ -265,7 +274,8 @@ def open_tree(
         return tar_tree(src)
     if src.name.lower().endswith(ARCHIVES):
         early = head.startswith(b'PK\3\4')
-        why = 'it ends early: the index, which stands last, is missing' if early else 'it begins as none of these'
+        why = 'it ends early: the index, which stands last, is missing' if early else foreign([src.name])
+        why = why or 'it begins as none of these'
         raise BadInput('src', where, f'a zip, or a tar, also with gzip, bzip2 or xz, that is whole; {why}')
     return tree_of(src, {src.name: src}, Path.read_bytes, paths={src.name: src})
 

@@ -83,10 +83,14 @@ class Volume:
         where = spelt(str(self.path))
         try:
             with h5py.File(self.path) as volume:
+                has = ', '.join(f'{key} {getattr(volume[key], "shape", "")}'.strip() for key in volume)
                 key = next(key for key in (*FINISHED, 'kspace') if key in volume)
                 lack, n = unmeasured(volume) if key == 'kspace' else None, len(volume[key])
-        except (OSError, StopIteration):
-            raise BadInput('src', where, 'an HDF5 volume with kspace or reconstruction_rss') from None
+        except OSError as e:
+            raise BadInput('src', where, f'an HDF5 volume that opens ({e})') from None
+        except StopIteration:
+            wanted = 'an HDF5 volume of MRI, with kspace or reconstruction_rss; arrays of pictures are read from .npy'
+            raise BadInput('src', where, f'{wanted}; it has {has}') from None
         if lack:
             wanted = 'a volume with reconstruction_rss or with every frequency: these are measurements, not pictures'
             raise BadInput('src', where, f'{wanted}; {lack}')

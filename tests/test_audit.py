@@ -111,10 +111,10 @@ def test_the_command(tmp_path, folder, monkeypatch, capsys):
     notes = json.loads((tmp_path / 's' / 'summary.json').read_text())['notes']
     assert (
         code == 0
-        and out.startswith('2 of 6 look copied (33 %, 2 to the byte), and more cannot be said: ')
+        and out.startswith('2 of 6 look copied (33 %, 2 to the byte), and no verdict follows: ')
         and [line for line in out.splitlines() if line.startswith('Note: ')] == [f'Note: {note}' for note in notes]
     )
-    assert any('42 held-out images are training images, 42 of them to the byte' in note for note in notes) and any(
+    assert any('Held-out images that are training images: 42 (' in note for note in notes) and any(
         'bad.png' in note for note in notes
     )
     code, _, err = cli(folder, 'train.npy', '--skip-bad', '--encoder', 'fid', '--out', 't')
@@ -279,6 +279,6 @@ def test_pictures_of_clusters_repeats_and_leaks_are_in_the_report(near, tmp_path
     samples = torch.cat([near['few'], near['few'][-1:].expand(20, -1, -1, -1)])
     audit(samples, near['twice'], near['leaked'], out=tmp_path / 'report', cache=tmp_path / 'cache')
     page = (tmp_path / 'report' / 'report.html').read_text()
-    for words in ('60 clusters of training images', '1 clusters of samples', '10 held-out images that leaked'):
+    for words in ('60 clusters of training images', '1 cluster of samples', '10 held-out images that leaked'):
         assert words in page
-    assert '20 samples repeat another sample' in page
+    assert 'Samples that repeat another one, to the byte or nearly: 20.' in page

@@ -40,7 +40,7 @@ def test_a_readers_fid_stands_beside_our_distance(given):
 
 @pytest.mark.parametrize('key', papers())
 def test_every_claim_is_listed_with_what_it_expects(key):
-    table = claims_table(key, [], ('direction', 'law', 'value')).set_index('claim')
+    table = claims_table(key, [], ('direction', 'comparison', 'law', 'value')).set_index('claim')
     assert set(table.index) == {c.id for c in papers()[key].claims} and set(table.ours) == {'no row yet'}
     for c in papers()[key].claims:
         law = f'{c.inequality} 0' if c.expected is None else f'{c.expected:g}'

@@ -10,8 +10,9 @@ import pytest
 import torch
 from ambient_nb.core import BadInput, rng
 from ambient_nb.data import read_zip, subset, write_zip
-from ambient_nb.datamake import RECIPES, make_zip
+from ambient_nb.datamake import make_zip
 from ambient_nb.datasets import DATASETS, load
+from ambient_nb.recipes import RECIPES
 from PIL import Image
 
 
@@ -46,7 +47,9 @@ def make(src, tmp_path, **options):
         made[k] for k in ('n', 'size', 'channels', 'classes')
     )
     stored = meta(made['out'])
-    assert stored['meta'] == {k: v for k, v in made.items() if k != 'out'} and len(stored['source']) == len(images)
+    assert stored['meta'] == {k: v for k, v in made.items() if k not in ('out', 'beside')} and len(
+        stored['source']
+    ) == len(images)
     return images, made, stored
 
 
@@ -344,7 +347,7 @@ def test_bad_sources(folder, tmp_path):
         make_zip(tmp_path / 'same.zip', tmp_path / 'file' / 'x.zip')
     save(tmp_path / 'two' / 'a.png', coded(0, (8, 8)))
     save(tmp_path / 'two' / 'b.png', coded(0, (4, 4)))
-    with pytest.raises(BadInput, match='of one size'):
+    with pytest.raises(BadInput, match='of one size.*data make` --size'):
         make_zip(tmp_path / 'two', tmp_path / 'x.zip')
     save(tmp_path / 'wide' / 'a.png', coded(0, (8, 12)))
     with pytest.raises(BadInput, match='crop=None.*12x8'):

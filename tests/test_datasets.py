@@ -12,10 +12,11 @@ from ambient_nb.backbones import BACKBONES, OWN
 from ambient_nb.collect import reproduce
 from ambient_nb.core import BadInput, rng
 from ambient_nb.data import Images, write_zip
-from ambient_nb.datamake import RECIPES, make_zip
+from ambient_nb.datamake import make_zip
 from ambient_nb.datasets import DATASETS, DataSet, load, zip_name
 from ambient_nb.papers import papers
 from ambient_nb.plans import describe, plan
+from ambient_nb.recipes import RECIPES
 from ambient_nb.repro import encoder_of
 from ambient_nb.rows import load_rows
 from ambient_nb.runs import Run
@@ -118,6 +119,17 @@ def test_load_says_what_is_missing(tmp_path, monkeypatch):
     write_zip(tmp_path / 'cifar10-32x32-val.zip', some())
     with pytest.raises(BadInput, match='beside one zip.*-test.zip, .*-val.zip'):
         load('cifar10', tmp_path)
+
+
+@pytest.mark.parametrize('word', ['-valid', '_validation', '-Testing', '-dev5k', '-holdout'])
+def test_any_word_of_a_split_holds_out(tmp_path, word):
+    write_zip(tmp_path / 'photos-8x8-training.zip', some(20, px=8))
+    write_zip(tmp_path / f'photos-8x8{word}.zip', some(5, px=8, seed=1))
+    write_zip(tmp_path / f'photos-16x16{word}.zip', some(5, px=16))
+    split = load(data=tmp_path / 'photos-8x8-training.zip')
+    assert split.rule == f'all 5 of photos-8x8{word}.zip' and len(split.pool) == 20 and split.name == 'photos'
+    alone = load(data=tmp_path / f'photos-8x8{word}.zip')
+    assert alone.rule.startswith('the last 1 of') and alone.name == zip_name(f'photos{word}.zip') == 'photos'
 
 
 def test_a_recipe_alone_does_not_make_photographs_cifar10(tmp_path):

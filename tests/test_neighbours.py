@@ -1,4 +1,4 @@
-"Three searches, one answer: which of them is asked, how often the float one looks, on a GPU, on real images."
+"Four searches, one answer: which of them is asked, how often the float one looks, on a GPU, on real images."
 
 import sys
 import time
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from ambient_nb import memorization, neighbours
+from ambient_nb import bytesearch, memorization, neighbours, steps
 from ambient_nb.core import rng
 from ambient_nb.data import read_zip
 
@@ -52,9 +52,9 @@ def test_a_torch_that_multiplies_bytes_wrongly_is_not_asked(monkeypatch):
     right = torch._int_mm
     for wrong in (lambda a, b: right(a, b) + 1, lambda a, b: right(a, b).clamp(max=2**15 - 1)):
         monkeypatch.setattr(torch, '_int_mm', wrong)
-        assert not neighbours.multiplies_bytes.__wrapped__()
+        assert not bytesearch.multiplies_bytes.__wrapped__()
     monkeypatch.setattr(torch, '_int_mm', right)
-    assert neighbours.multiplies_bytes.__wrapped__()
+    assert bytesearch.multiplies_bytes.__wrapped__()
 
 
 @needs_bytes
@@ -63,6 +63,110 @@ def test_rows_that_bytes_cannot_take_go_another_way(d, monkeypatch):
     base = byte_images(40, d)
     monkeypatch.setattr(neighbours, 'in_bytes', None)
     assert torch.equal(neighbours.nearest_exact(base[:5], base, 1)[1], brute(base[:5], base, 1)[1])
+
+
+def features(n, d, name='f', tails=0.0):
+    "Rows of very unequal sizes; with tails, also numbers in a row."
+    size, x = (torch.randn(n, m, generator=rng(0, name, m)).double() for m in (1, d))
+    return x * (size + tails * x).exp()
+
+
+@needs_bytes
+@pytest.mark.parametrize('d', [2, 33, 700])
+@pytest.mark.parametrize('tails', [0.0, 1.0])
+@pytest.mark.parametrize('tile', [16, 512])
+def test_proposals_in_bytes_lose_no_neighbour(d, tails, tile, monkeypatch):
+    "Of rows of any size: wide and narrow, zero, doubled, far from the centre, equal in bytes; tiles smaller than k."
+    monkeypatch.setattr(steps.in_steps, '__defaults__', (0.0, tile))
+    base, queries = features(900, d, tails=tails), features(70, d, 'q', tails)
+    base[100:150], base[7], base[8], base[9] = base[:50], 0.0, base.mean(0), 1e3
+    queries[:30], queries[30], queries[31] = base[120:150] + 1e-9, 0.0, -1e3
+    for dtype in (torch.float32, torch.float64):
+        q, b = queries.to(dtype), base.to(dtype)
+        for k in (1, 2, 20):
+            exact = (q.double()[:, None] - b.double()).square().sum(2).sort(dim=1, stable=True)
+            squared, positions = neighbours.by_steps(q, b, k)
+            assert torch.equal(positions, exact.indices[:, :k])
+            assert torch.allclose(squared, exact.values[:, :k], rtol=1e-12, atol=0)
+
+
+@needs_bytes
+@pytest.mark.parametrize('fine', ['queries', 'base', 'neither'])
+def test_bounds_hold_where_steps_are_as_coarse_as_distances(fine):
+    "Nearly every rounding that can happen does: a bound that is too narrow anywhere loses a neighbour."
+    for seed in range(20):
+        base, queries = (100 * torch.rand(n, 2, generator=rng(seed, 'coarse', n)) for n in (14, 500))
+        for x, name in ((base, 'base'), (queries, 'queries')):
+            x[0], x[:, 1] = 127.0, 0.0  # a line of 127 steps, and distances of many
+            if name == fine:
+                x[:, 0] = 50 + x[:, 0] / 40
+        exact = (queries.double()[:, None] - base.double()).square().sum(2).sort(dim=1, stable=True)
+        for k in (1, 2, 6):
+            assert torch.equal(neighbours.by_steps(queries, base, k)[1], exact.indices[:, :k])
+
+
+@needs_bytes
+def test_the_rest_of_a_row_is_measured_for_every_row():
+    "A bound that held for most rows would lose the neighbours of the others."
+    x = features(600, 50, tails=1.0)
+    frame = steps.Frame.of(x)
+    for part in steps.in_steps(x, frame, frame.peaks(x), least=0.01, tile=64):
+        rest = (x[part.positions] * frame.scale - frame.centre) - part.step * part.rows.double()
+        assert rest.norm(dim=1).max() <= part.error and part.step >= 0.01
+
+
+@needs_bytes
+def test_long_rows_propose_in_bytes_where_few_neighbours_are_asked_for(monkeypatch):
+    asked, right = [], neighbours.by_steps
+    monkeypatch.setattr(neighbours, 'by_steps', lambda q, b, k: asked.append((b.shape[1], k)) or right(q, b, k))
+    for d, k in ((512, 4), (511, 1), (512, 5), (600, 1)):
+        x = torch.randn(40, d, generator=rng(0, 'long', d))
+        found, truth = neighbours.nearest_exact(x[:9], x, k), memorization.nearest(x[:9], x, k)
+        assert torch.equal(found[1], truth[1])
+    assert asked == [(512, 4), (600, 1)]
+    monkeypatch.setitem(sys.modules, 'faiss', None)  # then also short rows: the alternative is float64
+    neighbours.nearest_exact(x[:9, :20], x[:, :20], 9)
+    assert asked[2:] == [(20, 9)]
+    monkeypatch.setattr(neighbours, 'multiplies_bytes', lambda: False)
+    neighbours.nearest_exact(x[:9], x, 1)
+    assert len(asked) == 3
+
+
+@needs_bytes
+@pytest.mark.parametrize('with_faiss', [True, False])
+def test_a_crowd_is_left_to_the_next_search(with_faiss, monkeypatch):
+    if not with_faiss:
+        monkeypatch.setitem(sys.modules, 'faiss', None)
+    monkeypatch.setattr(steps, 'PAIRS', 200)
+    x = 1 + 1e-6 * torch.randn(60, 600, generator=rng(0, 'crowd'))
+    x[0] = 9.0
+    assert neighbours.by_steps(x, x, 1) is None
+    found, truth = neighbours.nearest_exact(x, x, 2), memorization.nearest(x, x, 2)
+    assert torch.equal(found[1], truth[1]) and torch.equal(found[0], truth[0])
+
+
+@pytest.mark.parametrize('fast', [True, False])
+@pytest.mark.parametrize('dtype', [torch.uint8, torch.float32])
+def test_a_set_compared_with_itself(fast, dtype, monkeypatch):
+    if not fast:
+        monkeypatch.setattr(neighbours, 'multiplies_bytes', lambda: False)
+    x = byte_images(1300, 3, 4, 4).to(dtype)
+    x[700:720] = x[3]  # more doubles than neighbours asked for
+    found, truth = neighbours.nearest_exact(x, x, 5), neighbours.nearest_exact(x, x.clone(), 5)
+    assert all(torch.equal(a, b) for a, b in zip(found, truth))
+    whole = torch.cdist(x.flatten(1).double(), x.flatten(1).double(), compute_mode='donot_use_mm_for_euclid_dist')
+    exact = whole.sort(dim=1, stable=True)
+    assert torch.equal(found[1], exact.indices[:, :5]) and torch.allclose(found[0], exact.values[:, :5])
+    assert found[1][710].tolist() == [3, 700, 701, 702, 703]
+
+
+def test_what_is_measured_again_takes_no_memory(no_bytes):
+    "Blocks that are freed between small ones that stay can be lost to the allocator: 5 GB for 10,000 queries once."
+    resource = pytest.importorskip('resource')
+    base = torch.nn.functional.normalize(torch.randn(3000, 3072, generator=rng(0, 'memory')), dim=1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    neighbours.nearest_exact(base, base.clone(), 2)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 600 * 2**10  # KiB; 130 MB are the floats
 
 
 def test_one_look_is_enough_for_bright_images(monkeypatch, no_bytes):

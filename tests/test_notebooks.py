@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,26 @@ def test_needs_no_build_tool(nb):
         for c in cells(nb)
         if c['cell_type'] == 'code'
     )
+
+
+@pytest.mark.parametrize('nb', RUN_BY_PAPERMILL, ids=str)
+def test_says_where_a_kernel_without_the_package_comes_from(nb):
+    "papermill starts the kernel that Jupyter calls python3; the line stands in the traceback of what is not found."
+    first = next(c['source'] for c in cells(nb) if c['cell_type'] == 'code' and 'ambient_nb' in c['source'])
+    assert first.splitlines()[0].startswith("# Where ambient_nb is not found, Jupyter's python3 is another one")
+
+
+def test_papermill_in_another_python_says_so(tmp_path, monkeypatch):
+    other = tmp_path / 'other'
+    (kernel := tmp_path / 'data' / 'kernels' / 'python3').mkdir(parents=True)
+    other.mkdir()
+    (other / 'ambient_nb.py').write_text("raise ModuleNotFoundError('No module named ambient_nb')\n")
+    argv = [sys.executable, '-m', 'ipykernel_launcher', '-f', '{connection_file}']
+    about = dict(argv=argv, display_name='another', language='python', env=dict(PYTHONPATH=str(other)))
+    (kernel / 'kernel.json').write_text(json.dumps(about))
+    monkeypatch.setenv('JUPYTER_DATA_DIR', str(tmp_path / 'data'))
+    monkeypatch.setenv('JUPYTER_PREFER_ENV_PATH', '0')
+    command = [sys.executable, '-m', 'papermill', NBS / 'repro_theory_optimum.ipynb', tmp_path / 'o.ipynb']
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0 and 'No module named ambient_nb' in done.stderr
+    assert '`ambient-nb reproduce` has its own' in done.stderr

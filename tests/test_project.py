@@ -167,6 +167,29 @@ def test_relative_links_of_the_readme_lead_somewhere():
     assert [to for to in re.findall(r'\]\((?![a-z]+:|#)([^)#]+)', text) if not (ROOT / to).exists()] == []
 
 
+@pytest.mark.parametrize('script', sorted((ROOT / 'findings').glob('*.sh')), ids=lambda p: p.stem)
+def test_findings_stand_alone(script):
+    "Bash that can be run, in a folder it removes, with pinned packages and without ours; told in its head and listed."
+    text, readme = script.read_text(encoding='utf-8'), (ROOT / 'findings' / 'README.md').read_text(encoding='utf-8')
+    subprocess.run(['bash', '-n', script], check=True)
+    assert os.access(script, os.X_OK) and readme.count(f'[{script.stem}]({script.name})') == 1
+    head, body = text.split('set -euo pipefail\nwork=$(mktemp -d)\ntrap \'rm -rf "$work"\' EXIT\n')
+    assert re.findall(r'^# ([A-Z][a-z ]+|ambient_nb):', head, re.M) == [
+        'Expected',
+        'Happens',
+        'Matters to',
+        'ambient_nb',
+    ]
+    wanted = re.findall(r'pip" install --quiet --no-compile (.+)', body)
+    assert wanted and all('==' in package for package in ' '.join(wanted).split()) and 'assert ' in body
+    assert 'ambient_nb' not in body and max(map(len, text.splitlines())) <= 120
+
+
+def test_findings_are_told_once():
+    told = re.findall(r'\]\((\w+\.sh)\)', (ROOT / 'findings' / 'README.md').read_text(encoding='utf-8'))
+    assert sorted(told) == sorted(p.name for p in (ROOT / 'findings').glob('*.sh'))
+
+
 def test_licence():
     text = (ROOT / 'LICENSE').read_text()
     assert 'Apache License' in text and 'Version 2.0, January 2004' in text and 'END OF TERMS AND CONDITIONS' in text

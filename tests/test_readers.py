@@ -9,6 +9,8 @@ import zipfile
 from collections import Counter
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from ambient_nb.cli import app
 from ambient_nb.core import BadInput
@@ -253,10 +255,10 @@ def test_several_layouts_at_once_are_refused(tmp_path):
 
 
 def test_labels_that_are_not_kept_are_counted(tmp_path):
-    np.savez(tmp_path / 'a.npz', images=np.zeros((3, 8, 8), np.uint8), ids=np.arange(3), labels=np.array([1, -1, 0]))
+    np.savez(tmp_path / 'a.npz', images=np.zeros((4, 8, 8), np.uint8), ids=np.arange(4), labels=np.array([1, -1, 0, 0]))
     made = make_zip(tmp_path / 'a.npz', tmp_path / 'o.zip')
-    assert made['labels'].startswith('none, as 1 of 3 pictures have no class (missing, or -1), such as a.npz: 1')
-    assert made['left'] == {'array ids': '(3,)'} and 'array ids: (3,)' in account(made)
+    assert made['labels'].startswith('none, as 1 of 4 pictures have no class (missing, or -1), such as a.npz: 1')
+    assert made['left'] == {'array ids': '(4,)'} and 'array ids: (4,)' in account(made)
 
 
 def test_command_prints_what_was_found_and_searches_the_other_split(tmp_path):
@@ -276,6 +278,63 @@ def test_command_prints_what_was_found_and_searches_the_other_split(tmp_path):
     assert sibling_notes(out['train'])[0].startswith('1 of 10 pictures are also in p-val.zip')
     third = run.invoke(app, ['data', 'make', str(src), out['val'], '--split', 'val', '--no-check'])
     assert third.exit_code == 0 and 'also in' not in third.output
+
+
+def test_make_zip_tells_of_the_other_split_whoever_calls_it(tmp_path):
+    src = fill(tmp_path / 'p', *(f'{part}/{i}.png' for part in ('train', 'dev') for i in range(3 * (part == 'dev'), 9)))
+    made = [make_zip(src, tmp_path / f'p-{part}.zip', split=part) for part in ('train', 'dev')]
+    assert [len(m['beside']) for m in made] == [0, 1]
+    told = made[1]['beside'][0]
+    assert 'pictures are also in p-train.zip, or nearly' in told and account(made[1]).endswith(told)
+    assert make_zip(src, tmp_path / 'p-dev.zip', split='dev', check=False)['beside'] == []
+    assert 'beside' not in json.loads(zipfile.ZipFile(tmp_path / 'p-dev.zip').read('dataset.json'))['meta']
+
+
+def tar_of(path, files):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, 'w') as tar:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+
+
+def test_labels_in_json_and_the_lists_of_img2dataset(tmp_path):
+    "WebDataset's samples may carry a record; img2dataset's records have no labels, and a table lies beside each shard."
+    records = {f'{i}.json': json.dumps(dict(label=5 - i, caption='x')).encode() for i in range(3)}
+    pictures = {f'{i}.png': png(i) for i in range(3)}
+    tar_of(tmp_path / 'w' / 'w-train-0.tar', pictures | records)
+    made = make_zip(tmp_path / 'w', tmp_path / 'o.zip', seed=None)
+    assert read_zip(tmp_path / 'o.zip').labels.tolist() == [5, 4, 3] and made['left'] == {}
+    tar_of(tmp_path / 'w' / 'w-train-0.tar', pictures | {'0.json': records['0.json']})
+    with pytest.raises(BadInput, match='labelled everywhere or nowhere; .*1.png is not'):
+        make_zip(tmp_path / 'w', tmp_path / 'o.zip')
+    bare = {name: b'{"caption": "x", "url": "y"}' for name in records}
+    tar_of(tmp_path / 'i' / '00000.tar', pictures | bare | {'0.txt': b'x'})
+    pq.write_table(pa.table(dict(url=['a'] * 3)), tmp_path / 'i' / '00000.parquet')
+    made = make_zip(tmp_path / 'i', tmp_path / 'o.zip')
+    assert (made['n'], made['labels']) == (3, 'none in the source')
+    assert made['left'] == {
+        'files ending in .json': 3,
+        'files ending in .txt': 1,
+        'tables that go with shards left out': 1,
+    }
+
+
+def test_arrays_in_folders_that_look_like_classes_are_named(tmp_path):
+    for i, name in enumerate(('cat/0', 'cat/1', 'dog/2')):
+        (tmp_path / 'n' / name).parent.mkdir(parents=True, exist_ok=True)
+        np.save(tmp_path / 'n' / f'{name}.npy', np.full((8, 8, 3), i, np.uint8))
+    made = make_zip(tmp_path / 'n', tmp_path / 'o.zip')
+    assert made['left'] == {'folders of arrays, which are no classes here (cat, dog)': 2} and made['n'] == 3
+
+
+def test_numbers_that_are_no_bytes_are_counted_where_they_are_read(tmp_path):
+    u = np.arange(4 * 8 * 8, dtype=np.uint8).reshape(4, 8, 8)
+    np.savez(tmp_path / 'a.npz', x=u.astype(np.float32) / 255)
+    made = make_zip(tmp_path / 'a.npz', tmp_path / 'o.zip', seed=None)
+    assert made['converted'] == {'float32 in [0, 1] to bytes': 4} and 'to bytes: 4' in account(made)
+    assert np.array_equal(read_zip(tmp_path / 'o.zip').pixels[:, 0].numpy(), u)
 
 
 # --- why folders, tables and shards are not read by datasets and webdataset -------------------------------------------
@@ -302,6 +361,21 @@ def test_where_datasets_reads_as_ours_and_where_it_does_not(tmp_path, monkeypatc
     linked = fill(tmp_path / 'linked', 'cat/0.png')
     (linked / 'dog').symlink_to(known / 'train' / 'dog')
     assert theirs(linked) == dict(train=1) and ours(linked) == {'': 4}
+
+
+def test_what_save_to_disk_wrote(tmp_path, monkeypatch):
+    "Its caches lie beside its data, and are none: 5.2.0 writes one there when a saved set is filtered."
+    monkeypatch.setenv('HF_HOME', str(tmp_path / 'hf'))
+    datasets = pytest.importorskip('datasets', reason='compares with Hugging Face datasets')
+    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=['ant', 'bee']))
+    pictures = [Image.fromarray(np.full((8, 8, 3), i, np.uint8)) for i in range(6)]
+    whole = datasets.Dataset.from_dict(dict(image=pictures, label=[0, 1] * 3), features=features)
+    datasets.DatasetDict(train=whole.select([5, 0, 3]), test=whole.select([1])).save_to_disk(tmp_path / 's')
+    datasets.load_from_disk(str(tmp_path / 's'))['train'].filter(lambda row: row['label'] == 0)
+    made = make_zip(tmp_path / 's', tmp_path / 'o.zip', seed=None)
+    assert read_zip(tmp_path / 'o.zip').pixels[:, 0, 0, 0].tolist() == [5, 0, 3]
+    assert made['parts'] == dict(test={'bee': [1, 0]}, train={'ant': [1, 1], 'bee': [2, 2]})
+    assert made['left'] == {'tables that state.json does not list left out': 1}
 
 
 def test_where_webdataset_reads_otherwise(tmp_path):

@@ -13,8 +13,11 @@ from tree import NBS, cells
 
 from ambient_nb import core, rows as rowing
 from ambient_nb.core import BadInput, content_hash
+from ambient_nb.drive import identity
+from ambient_nb.frontier import frontier_runs
 from ambient_nb.papers import shipped
 from ambient_nb.plans import plan
+from ambient_nb.protocols import protocol
 from ambient_nb.rows import command_of, load_rows, verdict
 from ambient_nb.suite import ITEMS
 
@@ -33,6 +36,14 @@ def planned(made_by: str):
     return plan(**json.loads(made_by), dry_run=True, device='cpu')
 
 
+@lru_cache(maxsize=None)
+def protocol_configs(name: str) -> list:
+    "The configs of a protocol's runs, whichever sigma_n was chosen, as JSON has them."
+    p = protocol(name)
+    found = [run for sigma in p.selection['sigmas'] for run in frontier_runs(p, sigma).values()]
+    return json.loads(json.dumps([identity(run.config) for run in found]))
+
+
 def numbers(r: rowing.Row) -> tuple:
     return (r.id, r.ours.value, r.ours.lo, r.ours.hi, r.ours.n, r.verdict)
 
@@ -47,6 +58,10 @@ def test_published_numbers_are_those_of_commit_3d93330(name):
 @pytest.mark.parametrize('name', FILES)
 def test_every_committed_row_leads_to_runs_of_its_plan(name):
     for r in stored(name):
+        if 'command' in r.made_by:  # a protocol's runs, which need images that are not in the tree
+            configs = [settings['config'] for settings in r.runs.values()]
+            assert r.kind in ('null', 'copier') or all(c in protocol_configs(r.made_by['item']) for c in configs), r.id
+            continue
         if r.made_by['item'] not in ITEMS:
             assert r.kind == 'law' and not r.runs, r.id
             continue
@@ -75,6 +90,9 @@ def test_a_key_is_the_hash_of_what_stands_beside_it(name):
 def test_a_command_says_all_that_a_row_was_made_by(name):
     for row in {json.dumps(r.made_by): r for r in stored(name)}.values():
         words = shlex.split(command_of(row))
+        if 'command' in row.made_by:
+            assert words[0] == 'python' and (NBS.parent / words[1]).is_file()
+            continue
         assert words[:2] == ['ambient-nb', 'reproduce'] and words[3] == '--profile'
         given = dict(word.split('=', 1) for word in words[6::2])
         page = next(c for c in cells(Path(f'{words[2]}.ipynb')) if 'parameters' in c['metadata'].get('tags', []))
@@ -88,8 +106,14 @@ def test_committed_rows_follow_the_rule_that_was_written_before():
     "Every published verdict is what the rule says of the published numbers; the selection has ids of before."
     claims = {c.id: c for p in shipped().values() for c in p.claims}
     for r in (r for name in FILES if not name.startswith('select') for r in stored(name)):
-        assert r.verdict == verdict(claims.get(r.claim), r.ours, r.detail.get('values', ()), profile=r.profile), r.id
-        if r.claim and r.kind == 'pair' and len(r.seeds) < 3:
+        assert r.verdict == verdict(
+            claims.get(r.claim),
+            r.ours,
+            r.detail.get('values', ()),
+            profile=r.profile,
+            margin=r.detail.get('margin', 0.0),
+        ), r.id
+        if r.claim and r.kind == 'pair' and len(r.seeds) < 3 and 'command' not in r.made_by:
             assert r.verdict.startswith('underpowered')
 
 

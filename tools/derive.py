@@ -17,7 +17,7 @@ SETTINGS.read(ROOT / 'settings.ini', encoding='utf-8')
 S = SETTINGS['DEFAULT']
 GIT, DOCS = S['git_url'], S['doc_host'] + S['doc_baseurl']
 CHAPTERS = {  # title -> the numbers of its rooms, first to last
-    'Numbers and data': '00-03',
+    'Numbers and data': '00-03 16',
     'Corruptions': '04',
     'Networks, losses, sampling': '05-09',
     'Runs': '10-11',

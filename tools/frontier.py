@@ -1,0 +1,82 @@
+"""Train and measure what the frontier of quality against copying is made of, going on wherever it was stopped.
+
+    AMBIENT_NB_DATA=FOLDER AMBIENT_NB_RUNS=OUT OMP_NUM_THREADS=1 python tools/frontier.py [--list]
+
+FOLDER holds cifar10-32x32-train.zip and cifar10-32x32-test.zip (`ambient-nb data make`). One process, one core:
+about seven core-hours in all. sigma_n is chosen first, by the protocol's rule; then the runs follow in the order of
+the protocol, each trained and then measured at its checkpoints. Kill it at will and call it again: a run goes on from
+its last state, bit for bit. `--list` says how far each run is, with the verdicts of what is there; `--rows FILE.json`
+also writes the rows of complete runs, and FILE.png, and measures what is not measured yet.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+from ambient_nb.checkpoint_curves import measure_checkpoint, measured_points, select_sigma
+from ambient_nb.core import runs_dir
+from ambient_nb.execute import iterations_done, train
+from ambient_nb.frontier import frontier_runs, selection_runs
+from ambient_nb.frontier_rows import frontier_figure, frontier_rows, frontier_table
+from ambient_nb.protocols import protocol
+from ambient_nb.rows import save_rows
+
+
+def say(*words) -> None:
+    print(time.strftime('%Y-%m-%d %H:%M:%S'), *words, flush=True)
+
+
+def in_words(point) -> str:
+    "A checkpoint in a line."
+    kid, of_new = point['kid'], point['of_new']
+    shares = ' '.join(f'{name} {100 * point[name]:.1f} %' for name in ('copying', 'memorized', 'new_and_good'))
+    new = f', of new ones {of_new["kid"]["value"]:.4f}' if of_new else ''
+    around = f'[{kid["lo"]:.4f}, {kid["hi"]:.4f}]'
+    return f'{point["it"]}: {shares} KID {kid["value"]:.4f} {around}{new} Fréchet {point["frechet"]:.3f}'
+
+
+def work(p, out) -> None:
+    "All of it."
+    for sigma, run in selection_runs(p).items():
+        say('selection', sigma, run.key)
+        train(run, out, 'cpu')
+        say('  ' + in_words(measure_checkpoint(run, run.config.iters, p, out)))
+    chosen = select_sigma(p, out)
+    say('chosen: sigma_n =', chosen)
+    for name, run in frontier_runs(p, chosen).items():
+        say(*name, run.key)
+        train(run, out, 'cpu')
+        for point in measured_points(run, p, out):
+            say('  ' + in_words(point))
+
+
+def report(p, out, file=None) -> None:
+    "How far it is, what follows, and the rows in a file."
+    selection = selection_runs(p)
+    runs = {('selection', sigma): run for sigma, run in selection.items()}
+    is_chosen = all(iterations_done(run, out) == run.config.iters for run in selection.values())
+    chosen = select_sigma(p, out) if is_chosen else None
+    runs |= frontier_runs(p, chosen) if is_chosen else {}
+    for name, run in runs.items():
+        say(*name, run.key, f'{iterations_done(run, out)} of {run.config.iters}')
+    rows = frontier_rows(p, chosen, out) if is_chosen else []
+    say(f'sigma_n = {chosen}, {len(rows)} rows')
+    print(frontier_table(rows))
+    if file and rows:
+        save_rows(rows, file)
+        frontier_figure(rows).savefig(Path(file).with_suffix('.png'), dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--list', action='store_true', help='say how far each run is, and train nothing')
+    parser.add_argument('--rows', metavar='FILE.json', help='also write the rows there, and the picture beside them')
+    asked = parser.parse_args()
+    if asked.list or asked.rows:
+        report(protocol(), runs_dir(), asked.rows)
+    else:
+        work(protocol(), runs_dir())
+
+
+if __name__ == '__main__':
+    main()

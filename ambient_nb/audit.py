@@ -33,8 +33,10 @@ from .findings import Findings
 from .membership import membership
 from .origin import provenance
 from .pages import audit_html, numbers_html, pairs_html, verdict_html
+from .parts import find_parts, parts_section
 from .quality import quality_section
-from .sources import Pictures, read_pictures
+from .picturesets import Pictures
+from .sources import read_pictures
 from .stats import Estimate
 from .suspects import Suspect, check_model, open_model
 
@@ -194,6 +196,7 @@ def audit(
     flips: bool = False,  # compare mirror images too, of samples and of held-out images alike
     size: int | None = None,  # bring all pictures to this side in pixels
     skip_bad: bool = False,  # leave out files that do not open
+    partial: bool = False,  # also search for parts of training images and changed copies, of 2,000 samples at most
     controls: bool = True,  # hide copies among the samples, to see which kinds would be found
     device: str | None = None,  # for encoders and distances; None for the best one
     cache: str | Path | None = None,  # where features are kept; None for `audit` in the runs folder
@@ -225,6 +228,8 @@ def audit(
     sections.append(quality_section(found, device=device, cache=cache))
     if suspect is not None:
         sections.append(membership(suspect, found, device=device))
+    if partial:
+        sections.append(parts_section(found, find_parts(found)))
     found = replace(found, sections=tuple(sections), seconds=time.perf_counter() - began)
     if out is not None:
         write_report(found, out)

@@ -105,7 +105,7 @@ class Findings:
 
     @property
     def cautions(self) -> list[str]:  # what a reader must know before the verdict
-        return [o.words for o in self.overlaps]
+        return [o.words for o in self.overlaps] + [said for section in self.sections for said in section.cautions]
 
     @cached_property
     def words(self) -> tuple[str, str]:  # the verdict; 'more', 'none', 'doubt' or 'open'
@@ -223,7 +223,7 @@ def notes_on_encoder(found: Findings) -> list[str]:  # sentences
         far = 'shifted or recoloured' if found.flips else 'mirrored, shifted or recoloured'
         out.append(
             f'Pixels see exact and slightly changed copies. A copy that is {far} is far away in pixels; '
-            'an encoder may see it.'
+            'an encoder or a search for parts may see it.'
         )
     return out
 

@@ -7,6 +7,8 @@ import pytest
 from tree import ROOT
 
 from ambient_nb import checkpoint_curves, frontier
+from ambient_nb.core import BadInput
+from ambient_nb.drive import locked
 from ambient_nb.networks import PRESETS
 from ambient_nb.protocols import protocol
 from ambient_nb.rows import command_of, load_rows
@@ -62,6 +64,19 @@ def test_what_is_there_is_not_done_again(tool, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint_curves, 'sample', lambda *args, **kwargs: pytest.fail('sampled again'))
     tool.train(run, tmp_path, 'cpu')
     assert checkpoint_curves.measured_points(run, p, tmp_path) == first
+
+
+def test_a_second_process_comes_from_the_other_end_and_stops_where_they_meet(tool, tmp_path, capsys):
+    p = tiny_protocol()
+    for run in frontier.selection_runs(p).values():
+        tool.train(run, tmp_path, 'cpu')
+    sigma = checkpoint_curves.select_sigma(p, tmp_path)
+    met = frontier.frontier_runs(p, sigma)[6, 'two-regime', 3]
+    (met.folder(tmp_path)).mkdir(parents=True)
+    with locked(met.folder(tmp_path)), pytest.raises(BadInput, match='another process holds its lock'):
+        tool.work(p, tmp_path, backwards=True)
+    lines = [line.split()[2:-1] for line in capsys.readouterr().out.splitlines() if 'KID' not in line]
+    assert lines[-2:] == [['6', 'baseline,', 'flipped', '1'], ['6', 'two-regime', '3']]
 
 
 def test_a_run_that_copies_twice_in_a_row_is_read_no_further(monkeypatch):

@@ -7,6 +7,9 @@ about seven core-hours in all. sigma_n is chosen first, by the protocol's rule; 
 the protocol, each trained and then measured at its checkpoints. Kill it at will and call it again: a run goes on from
 its last state, bit for bit. `--list` says how far each run is, with the verdicts of what is there; `--rows FILE.json`
 also writes the rows of complete runs, and FILE.png, and measures what is not measured yet.
+
+A second core: once sigma_n is chosen, a second process with `--backwards` comes from the other end. Who meets a run
+that the other is at ends there, with an error that names its lock.
 """
 
 import argparse
@@ -35,15 +38,16 @@ def in_words(point) -> str:
     return f'{point["it"]}: {shares} KID {kid["value"]:.4f} {around}{new} Fréchet {point["frechet"]:.3f}'
 
 
-def work(p, out) -> None:
-    "All of it."
+def work(p, out, backwards=False) -> None:
+    "All of it, up to a run that another process is at."
     for sigma, run in selection_runs(p).items():
         say('selection', sigma, run.key)
         train(run, out, 'cpu')
         say('  ' + in_words(measure_checkpoint(run, run.config.iters, p, out)))
     chosen = select_sigma(p, out)
     say('chosen: sigma_n =', chosen)
-    for name, run in frontier_runs(p, chosen).items():
+    queue = list(frontier_runs(p, chosen).items())
+    for name, run in reversed(queue) if backwards else queue:
         say(*name, run.key)
         train(run, out, 'cpu')
         for point in measured_points(run, p, out):
@@ -70,12 +74,13 @@ def report(p, out, file=None) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--list', action='store_true', help='say how far each run is, and train nothing')
+    parser.add_argument('--backwards', action='store_true', help='take the runs from the last to the first')
     parser.add_argument('--rows', metavar='FILE.json', help='also write the rows there, and the picture beside them')
     asked = parser.parse_args()
     if asked.list or asked.rows:
         report(protocol(), runs_dir(), asked.rows)
     else:
-        work(protocol(), runs_dir())
+        work(protocol(), runs_dir(), asked.backwards)
 
 
 if __name__ == '__main__':

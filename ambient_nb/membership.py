@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SIGMAS', 'GUESSED', 'EFFORT', 'READING', 'guessed_labels', 'image_errors', 'auc', 'both_resampled', 'caught',
-           'Signal', 'signal_at', 'roughness', 'best_signal', 'affordable', 'words_of', 'signals_html', 'some_images',
-           'membership']
+           'Signal', 'signal_at', 'roughness', 'best_signal', 'affordable', 'signal_words', 'signals_html',
+           'some_images', 'membership']
 
 # %% ../nbs/14m_membership.ipynb #42019e04
 from dataclasses import asdict, dataclass
@@ -188,8 +188,8 @@ def affordable(
             break
     return min(n, max(images, 100), 500), draws
 
-# %% ../nbs/14m_membership.ipynb #500429d4
-def words_of(
+# %% ../nbs/14m_membership.ipynb #ed72d0ec
+def signal_words(
     best: Signal,  # of the half that did not choose
     blind: Estimate,  # the AUC of roughness
     classes: int,  # that the model can be told
@@ -243,7 +243,7 @@ def some_images(
         rows = torch.from_numpy(found.rows(name)['sample'].to_numpy().copy()).sort().values
     return rows[torch.randperm(len(rows), generator=rng(0, 'some', name))[:most]]
 
-# %% ../nbs/14m_membership.ipynb #c87a0758
+# %% ../nbs/14m_membership.ipynb #17901026
 def membership(
     suspect: Suspect,  # from `open_model`, of the images' shape
     found: Findings,  # with held-out images
@@ -266,7 +266,7 @@ def membership(
     errors = [image_errors(suspect, u, name, draws=draws, device=device) for name, u in images.items()]
     signals = [signal_at(*level) for level in zip(SIGMAS, *(e.T for e in errors))]
     best, blind = best_signal(*errors, SIGMAS), auc(*map(roughness, images.values()), 0.99)
-    notes = words_of(best, blind, suspect.classes)
+    notes = signal_words(best, blind, suspect.classes)
     about = f'{n} images of each set, drawn at random, {draws} noise{"s" if draws > 1 else ""} an image. '
     told = 'Each image is told the class by which it is denoised best. ' if 0 < suspect.classes <= GUESSED else ''
     paragraphs = [f'<p class="soft">{escape(said)}</p>' for said in (*notes, about + told + READING)]

@@ -105,6 +105,17 @@ def test_bounds_hold_where_steps_are_as_coarse_as_distances(fine):
             assert torch.equal(neighbours.by_steps(queries, base, k)[1], exact.indices[:, :k])
 
 
+@pytest.mark.parametrize('fast', [pytest.param(True, marks=needs_bytes), False])
+def test_order_that_float32_does_not_see(fast):
+    "Features around a query, each farther than the last by a billionth."
+    x = torch.randn(200, 2000, generator=rng(0, 'order'), dtype=torch.float64)
+    order = torch.randperm(200, generator=rng(0, 'radius'))
+    x[order] = torch.nn.functional.normalize(x[order], dim=1) * (1 + 1e-9 * torch.arange(200).double())[:, None]
+    search = neighbours.by_steps if fast else lambda *a: neighbours.in_floats(faiss, *a)
+    for k in (1, 2, 5, 20, 60):
+        assert search(torch.zeros(2, 2000, dtype=torch.float64), x, k)[1].tolist() == [order[:k].tolist()] * 2
+
+
 @needs_bytes
 def test_the_rest_of_a_row_is_measured_for_every_row():
     "A bound that held for most rows would lose the neighbours of the others."

@@ -82,6 +82,7 @@ def main() -> None:
 # %% ../nbs/20_cli.ipynb #632bedb6
 @data_app.command('make')
 def data_make(
+    given: typer.Context,
     src: Path = typer.Argument(
         ..., help='A folder, zip, tar, CIFAR batches, Tiny-ImageNet tree, parquet, .npz or .npy.'
     ),
@@ -102,21 +103,7 @@ def data_make(
     "Make an EDM zip out of images in any common layout."
     from ambient_nb.datamake import account, make_zip
 
-    order, choices = None if seed < 0 else seed, dict(column=column, label=label, folders=folders)
-    made = make_zip(
-        src,
-        out,
-        kind=kind,
-        size=size,
-        crop=crop,
-        per_class=per_class,
-        n=n,
-        seed=order,
-        split=split,
-        classes=classes,
-        check=check,
-        **choices,
-    )
+    made = make_zip(**given.params | dict(seed=None if seed < 0 else seed))
     told = ('parts', 'left', 'converted', 'labels', 'beside')
     typer.echo('\n'.join([f'{name}: {value}' for name, value in made.items() if name not in told] + [account(made)]))
 
@@ -149,6 +136,7 @@ def convert_command(
 # %% ../nbs/20_cli.ipynb #dbaf1428
 @app.command('audit')
 def audit_command(
+    given: typer.Context,
     generated: Path = typer.Argument(
         ...,
         help='Samples: pictures in a folder, nested class folders too, in a zip (EDM, EDM2; not of latents) or a tar '
@@ -195,23 +183,7 @@ def audit_command(
     excluded; doubt, where ratio and similarity disagree; or open, with the reason."""
     from ambient_nb.audit import audit, summary
 
-    found = audit(
-        generated,
-        train,
-        holdout,
-        encoder,
-        out,
-        weights=weights,
-        model=model,
-        threshold=threshold,
-        flips=flips,
-        partial=partial,
-        size=size,
-        skip_bad=skip_bad,
-        controls=controls,
-        device=device,
-        cache=cache,
-    )
+    found = audit(**{name: value for name, value in given.params.items() if name != 'as_json'})
     if as_json:
         typer.echo(json.dumps(summary(found), indent=1, allow_nan=False))
         return

@@ -11,7 +11,7 @@ from ambient_nb.core import refused, rng
 from ambient_nb.data import digits
 from ambient_nb.features import DigitsEncoder
 from ambient_nb.fidelity import squared_between
-from ambient_nb.quality import DEFINITIONS, fitted_widths, fls, kernel_distance, log_parts, qualities, to_fit, vendi
+from ambient_nb.quality import DEFINITIONS, fitted_widths, fls, log_parts, qualities, to_fit, vendi
 
 POOL, HELDOUT = digits()
 NOISE = 12 * torch.randn(HELDOUT.pixels[:200].shape, generator=rng(0, 'noise'))
@@ -91,15 +91,6 @@ def test_vendi_is_the_same_whichever_way_it_is_computed():
     values = values[values > 0]
     assert vendi(x).value == pytest.approx(float((-(values * values.log()).sum()).exp()), rel=1e-9)
     assert vendi(3 * x).value == pytest.approx(vendi(x).value) and 'x=' in refused(vendi, x[:1])
-
-
-def test_the_kernel_distance_is_that_of_torch_fidelity(torch_fidelity):
-    from torch_fidelity.metric_kid import kid_features_to_metric
-
-    a, b = DigitsEncoder()(POOL.pixels[:200]).double(), DigitsEncoder()(HELDOUT.pixels[:200]).double()
-    theirs = kid_features_to_metric(a, b, kid_subsets=1, kid_subset_size=200, verbose=False)
-    ours = kernel_distance(a, b, n_half=10, generator=rng(0))
-    assert ours.value == pytest.approx(theirs['kernel_inception_distance_mean'], abs=1e-9)
 
 
 def test_widths_are_where_the_likelihood_is_largest():

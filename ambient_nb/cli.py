@@ -154,7 +154,7 @@ def audit_command(
         help='Samples: pictures in a folder, nested class folders too, in a zip (EDM, EDM2; not of latents) or a tar '
         '(WebDataset); .npz of guided-diffusion and EDM (arr_0; labels, arr_1, are passed over), .npy; parquet.',
     ),
-    train: Path = typer.Argument(..., help='Training images, in the same forms; of a source with splits, those.'),
+    train: Path = typer.Argument(..., help='Training images, in the same forms; where there are splits, that one.'),
     holdout: Path = typer.Option(
         None, help='Images never trained on, the null: of splits, test or val. Training images in it are left out.'
     ),

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'data_app', 'EXIT_CODES', 'claims_app', 'print_version', 'options', 'version', 'as_typed', 'main', 'data_make',
-           'convert_command', 'audit_command', 'parameters_of', 'reproduce_command', 'when_to_stop_command',
-           'show_command', 'claims_set', 'claims_show']
+           'convert_command', 'audit_command', 'reproduce_command', 'when_to_stop_command', 'show_command',
+           'claims_set', 'claims_show']
 
 # %% ../nbs/20_cli.ipynb #e6ab9405
 import json, re, sys
@@ -142,7 +142,7 @@ def audit_command(
         help='Samples: pictures in a folder, nested class folders too, in a zip (EDM, EDM2; not of latents) or a tar '
         '(WebDataset); .npz of guided-diffusion and EDM (arr_0; labels, arr_1, are passed over), .npy; parquet.',
     ),
-    train: Path = typer.Argument(..., help='Training images, in the same forms; of a source with splits, those.'),
+    train: Path = typer.Argument(..., help='Training images, in the same forms; where there are splits, that one.'),
     holdout: Path = typer.Option(
         None, help='Images never trained on, the null: of splits, test or val. Training images in it are left out.'
     ),
@@ -192,25 +192,6 @@ def audit_command(
     )
     typer.echo('\n'.join([*cautions, found.verdict, *notes, f'wrote {out / "report.html"}']))
 
-# %% ../nbs/20_cli.ipynb #b0fbcc00
-def parameters_of(
-    given: list[str],  # NAME=VALUE
-) -> dict:  # name -> value, as text, or None; BadInput where one is something else
-    "The parameters of a notebook as a shell gives them."
-    from ambient_nb.core import BadInput
-
-    found = {}
-    for p in given:
-        name, equals, value = p.partition('=')
-        if not (name.isidentifier() and equals):
-            raise BadInput('parameter', p, 'of the form NAME=VALUE')
-        if name in ('profile', 'out'):
-            raise BadInput('parameter', p, f'another name: this one is given as --{name}')
-        if name in found:
-            raise BadInput('parameter', p, f'given once: {name} is {found[name]} already')
-        found[name] = None if value == 'None' else value
-    return found
-
 # %% ../nbs/20_cli.ipynb #ab2d5b77
 @app.command('reproduce')
 def reproduce_command(
@@ -227,7 +208,7 @@ def reproduce_command(
 ):
     "Run a reproduction notebook, or all that are missing; trainings that are cached are not repeated."
     from ambient_nb.core import BadInput
-    from ambient_nb.publish import run_notebook, run_suite
+    from ambient_nb.publish import parameters_of, run_notebook, run_suite
 
     parameters = parameters_of(parameter)
     if notebook is not None:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PUBLISHED', 'clean_outputs', 'publish_outputs', 'published', 'repro_folder', 'suite_notebooks', 'rows_files',
-           'new_rows', 'publish_rows', 'kernels_here', 'execute', 'run_notebook', 'in_force', 'suite_key', 'run_once',
-           'run_suite']
+           'new_rows', 'publish_rows', 'kernels_here', 'execute', 'parameters_of', 'run_notebook', 'in_force',
+           'suite_key', 'run_once', 'run_suite']
 
 # %% ../nbs/18g_publish.ipynb #c2d98b56
 import os, shutil, time
@@ -157,6 +157,23 @@ def execute(
         extra_arguments=['--log-level=40'],  # a kernel warns of its local sockets
     )
     return executed
+
+# %% ../nbs/18g_publish.ipynb #b0fbcc00
+def parameters_of(
+    given: list[str],  # NAME=VALUE
+) -> dict:  # name -> value, as text, or None; BadInput where one is something else
+    "The parameters of a notebook as a shell gives them."
+    found = {}
+    for p in given:
+        name, equals, value = p.partition('=')
+        if not (name.isidentifier() and equals):
+            raise BadInput('parameter', p, 'of the form NAME=VALUE')
+        if name in ('profile', 'out'):
+            raise BadInput('parameter', p, f'another name: this one is given as --{name}')
+        if name in found:
+            raise BadInput('parameter', p, f'given once: {name} is {found[name]} already')
+        found[name] = None if value == 'None' else value
+    return found
 
 # %% ../nbs/18g_publish.ipynb #2733ee54
 def run_notebook(

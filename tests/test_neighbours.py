@@ -148,7 +148,7 @@ def test_long_rows_propose_in_bytes_where_few_neighbours_are_asked_for(monkeypat
 def test_a_crowd_is_left_to_the_next_search(with_faiss, monkeypatch):
     if not with_faiss:
         monkeypatch.setitem(sys.modules, 'faiss', None)
-    monkeypatch.setattr(steps, 'PAIRS', 200)
+    monkeypatch.setattr(steps, 'OPEN_PAIRS', 200)
     x = 1 + 1e-6 * torch.randn(60, 600, generator=rng(0, 'crowd'))
     x[0] = 9.0
     assert neighbours.by_steps(x, x, 1) is None

@@ -262,3 +262,21 @@ def test_all_of_cifar10_equals_brute_force_several_times_as_fast_as_faiss(data_d
         torch.set_num_threads(threads)
     times = 3.5 if neighbours.multiplies_bytes() else 1 / 1.15
     assert times * np.median(seconds[1::2]) <= np.median(seconds[::2])
+
+
+def test_a_space_searched_in_itself_as_in_any_other(monkeypatch):
+    "In one piece where it is bytes and small enough, else part by part."
+    from ambient_nb import copies
+
+    x, pieces = byte_images(90, 3, 4, 4), []
+    right = copies.nearest_exact
+    monkeypatch.setattr(copies, 'nearest_exact', lambda q, b, k: pieces.append(q is b) or right(q, b, k))
+    monkeypatch.setattr(copies, 'QUERY_PART', 48 * 40)
+    space, other = (copies.Space(x, lambda u: u.flatten(1), 48) for _ in range(2))
+    truth = copies.search(space, other, 7)
+    assert pieces == [False] * 9
+    for limit, expected in ((2**28, [neighbours.multiplies_bytes()]), (48 * 89, [False] * 9)):
+        pieces.clear()
+        monkeypatch.setattr(copies, 'ITSELF', limit)
+        assert all(torch.equal(a, b) for a, b in zip(copies.search(space, space, 7), truth))
+        assert pieces == (expected if expected[0] or len(expected) > 1 else [False] * 9)

@@ -25,10 +25,11 @@ WIDEST = 2**31 // (3 * 2**14)  # bytes in a row whose products fit into 32 bits
 
 # %% ../nbs/13d_bytesearch.ipynb #a16c8848
 def signed(
-    u: torch.Tensor,  # uint8
-) -> torch.Tensor:  # int8
+    u: torch.Tensor,  # (n,d) uint8
+    out: torch.Tensor | None = None,  # int8, where they go
+) -> torch.Tensor:  # (n,d) int8
     "Bytes less 128: the first bit turned."
-    return u.view(torch.int8) ^ -128
+    return torch.bitwise_xor(u.view(torch.int8), -128, out=out)
 
 # %% ../nbs/13d_bytesearch.ipynb #42b8ca81
 def squared_norms(
@@ -104,11 +105,17 @@ def in_bytes(
     own = squared_norms(q)
     best = NearestSoFar(torch.full((len(q), k), 2**62), torch.zeros(len(q), k, dtype=torch.int64))
     tiles = [slice(start, start + tile) for start in range(0, len(q), tile)]
+    room, products = (
+        torch.empty(0 if itself else tile, base.shape[1], dtype=torch.int8),
+        torch.empty(tile * tile, dtype=torch.int32),
+    )
     for start in range(0, len(base), tile):
         here = slice(start, start + tile)
-        part, norms = (q[here], own[here]) if itself else (part := signed(base[here]), squared_norms(part))
+        part = q[here] if itself else signed(base[here], out=room[: len(base) - start])
+        norms = own[here] if itself else squared_norms(part)
         for at in tiles[start // tile :] if itself else tiles:
-            found = torch._int_mm(q[at], part.t())
+            found = products[: len(q[at]) * len(part)].view(-1, len(part))
+            torch._int_mm(q[at], part.t(), out=found)
             if itself and at != here:
                 best.look(here, torch.sub(own[at, None], found, alpha=2).t(), at.start)
             best.look(at, torch.sub(norms, found, alpha=2, out=found), start)

@@ -12,7 +12,7 @@ import torch
 from . import memorization
 from .bytesearch import WIDEST, in_bytes, merged, multiplies_bytes
 from .memorization import same_kind
-from .steps import MOST_PAIRS, Crowded, Frame, in_steps, shortlist
+from .steps import OPEN_PAIRS, Crowded, Frame, in_steps, shortlist
 
 # %% ../nbs/14a_neighbours.ipynb #1ac5c06c
 def squared_distances(
@@ -92,7 +92,7 @@ def proved(
     open_, m = torch.arange(len(queries)), min(N, max(first, k + 8))
     while len(open_):
         sure = []
-        for some in open_.split(max(1, MOST_PAIRS // m)):
+        for some in open_.split(max(1, OPEN_PAIRS // m)):
             if m < N:
                 rough, near = map(torch.from_numpy, faiss.knn(fast_queries[some].numpy(), fast_base.numpy(), m))
                 sure.append(settle(some, rough, near))

@@ -148,7 +148,7 @@ def test_long_rows_propose_in_bytes_where_few_neighbours_are_asked_for(monkeypat
 def test_a_crowd_is_left_to_the_next_search(with_faiss, monkeypatch):
     if not with_faiss:
         monkeypatch.setitem(sys.modules, 'faiss', None)
-    monkeypatch.setattr(steps, 'MOST_PAIRS', 200)
+    monkeypatch.setattr(steps, 'OPEN_PAIRS', 200)
     x = 1 + 1e-6 * torch.randn(60, 600, generator=rng(0, 'crowd'))
     x[0] = 9.0
     assert neighbours.by_steps(x, x, 1) is None
@@ -262,3 +262,21 @@ def test_all_of_cifar10_equals_brute_force_several_times_as_fast_as_faiss(data_d
         torch.set_num_threads(threads)
     times = 3.5 if neighbours.multiplies_bytes() else 1 / 1.15
     assert times * np.median(seconds[1::2]) <= np.median(seconds[::2])
+
+
+def test_a_space_searched_in_itself_as_in_any_other(monkeypatch):
+    "In one piece where it is bytes and small enough, else part by part."
+    from ambient_nb import copies
+
+    x, pieces = byte_images(90, 3, 4, 4), []
+    right = copies.nearest_exact
+    monkeypatch.setattr(copies, 'nearest_exact', lambda q, b, k: pieces.append(q is b) or right(q, b, k))
+    monkeypatch.setattr(copies, 'QUERY_PART', 48 * 40)
+    space, other = (copies.Space(x, lambda u: u.flatten(1), 48) for _ in range(2))
+    truth = copies.search(space, other, 7)
+    assert pieces == [False] * 9
+    for limit, expected in ((2**28, [neighbours.multiplies_bytes()]), (48 * 89, [False] * 9)):
+        pieces.clear()
+        monkeypatch.setattr(copies, 'ITSELF', limit)
+        assert all(torch.equal(a, b) for a, b in zip(copies.search(space, space, 7), truth))
+        assert pieces == (expected if expected[0] or len(expected) > 1 else [False] * 9)

@@ -189,4 +189,4 @@ def controls_section(known: Controls) -> Section:
     def at(threshold):
         return controls_section(known.at(threshold))
 
-    return Section('controls', 'Would it have found copies?', numbers, body, known.notes, at)
+    return Section('controls', 'Would it have found copies?', numbers, body, known.notes, at=at)

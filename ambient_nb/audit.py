@@ -35,7 +35,8 @@ from .origin import provenance
 from .pages import audit_html, numbers_html, pairs_html, verdict_html
 from .parts import find_parts, parts_section
 from .quality import quality_section
-from .sources import Pictures, read_pictures
+from .picturesets import Pictures
+from .sources import read_pictures
 from .stats import Estimate
 from .suspects import Suspect, check_model, open_model
 

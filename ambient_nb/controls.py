@@ -19,7 +19,7 @@ from .disguises import KINDS, near_copy
 from .evidence import Tally, above_null, copy_verdict, percent, tally
 from .findings import Findings
 from .report import Section
-from .sources import Pictures, digest_of, mapped, mirrored
+from .picturesets import Pictures, digest_of, mapped, mirrored
 from .stats import Estimate, wilson
 
 # %% ../nbs/14k_controls.ipynb #352b1bad

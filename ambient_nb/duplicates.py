@@ -12,7 +12,7 @@ from . import report
 from .evidence import counted
 from .findings import Findings
 from .report import Section
-from .sources import Pictures
+from .picturesets import Pictures
 
 # %% ../nbs/14h_duplicates.ipynb #5d86d35a
 def largest(

@@ -24,7 +24,7 @@ from .findings import Findings
 from .membership import both_resampled, some_images
 from .memorization import nearest_apart
 from .report import Section, html_table
-from .sources import features
+from .picturesets import features
 from .stats import Estimate, bootstrap, wilson
 from .suspects import FEWEST
 from .torchfidelity import metric_name

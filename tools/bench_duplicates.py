@@ -127,7 +127,7 @@ def peers(folder: Path) -> None:
 def joined(parts: list):
     "Pictures of one shape, one after the other."
     import torch
-    from ambient_nb.sources import Pictures
+    from ambient_nb.picturesets import Pictures
 
     names, digests = (tuple(x for p in parts for x in getattr(p, field)) for field in ('names', 'digests'))
     return Pictures(torch.cat([p.pixels for p in parts]), names, digests, 'bench', {}, {})
@@ -135,7 +135,7 @@ def joined(parts: list):
 
 def first(pictures, n: int):
     "The first n pictures."
-    from ambient_nb.sources import Pictures
+    from ambient_nb.picturesets import Pictures
 
     return Pictures(pictures.pixels[:n], pictures.names[:n], pictures.digests[:n], 'bench', {}, {})
 
@@ -162,7 +162,7 @@ def ours_on(train, asked, slices: dict, encoder, flips: bool, cache: Path):
     "Both rules on one training set: of each the flagged samples, and the authentic ones (without mirror images)."
     from ambient_nb.calibration import authentic
     from ambient_nb.copies import compare_sets, looks_copied, search, spaces
-    from ambient_nb.sources import mirrored
+    from ambient_nb.picturesets import mirrored
 
     base, table, cluster = compare_sets(dict(train=train, samples=asked), encoder, flips=flips, cache=cache)
     ways = [(p, spaces(p, encoder, cache)[0]) for p in ([asked, mirrored(asked, cache)] if flips else [asked])]

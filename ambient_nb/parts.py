@@ -226,8 +226,12 @@ def parts_section(
     said = f'Search for parts: {words}'
     notes = [f'The search for parts is blind to: {"; ".join(parts.blind)}.'] if parts.blind else []
     notes, cautions = ([*notes], [said]) if numbers.get('p', 1) < 0.05 else ([said, *notes], [])
-    title, at = (
+    return Section(
+        'partial',
         'Parts of training images, and changed copies',
-        lambda threshold: parts_section(found.at(threshold), parts),
+        numbers,
+        ''.join(body),
+        tuple(notes),
+        at=lambda threshold: parts_section(found.at(threshold), parts),
+        cautions=tuple(cautions),
     )
-    return Section('partial', title, numbers, ''.join(body), tuple(notes), tuple(cautions), at)

@@ -204,8 +204,8 @@ class Section:
     numbers: dict  # JSON-able
     body: str  # HTML
     notes: tuple[str, ...] = ()  # sentences that belong beside the verdict
-    cautions: tuple[str, ...] = ()  # sentences that belong before it
     at: Callable | None = None  # the same part for another threshold of the ratio; None where it has no share in it
+    cautions: tuple[str, ...] = ()  # sentences that belong before it
 
 # %% ../nbs/14d_report.ipynb #80f3f412
 def section_html(section: Section) -> str:  # HTML

@@ -63,6 +63,7 @@ body.audit{margin:0 auto;max-width:1100px;padding:28px 20px 60px}
   .audit tr{display:flex;flex-wrap:wrap;border-bottom:1px solid var(--line)}
   .audit th,.audit td,.audit td:last-child{flex:1 1 0;min-width:0;border:0;padding-right:8px;white-space:normal;
   overflow-wrap:anywhere}
+  .audit tr>:first-child{flex-grow:1.25}
   .audit tr>:last-child:nth-child(n+4){flex-basis:100%;padding-top:0}
   .audit td:last-child:nth-child(n+4){color:var(--soft)}}
 '''.replace('\n  ', '')  # an indented line goes on with the one above

@@ -184,9 +184,9 @@ def suspect_of(
 
 # %% ../nbs/14q_audit.ipynb #36df50e7
 def audit(
-    generated,  # samples: folder, zip, tar, .npy, .npz; or data.Images, uint8 tensor or array
-    train,  # the training images, at least two
-    holdout=None,  # images that were never trained on: the null
+    generated,  # samples: path of what is listed below; or data.Images, uint8 tensor or array
+    train,  # the training images, at least two, in the same forms; where there are splits, that one
+    holdout=None,  # images that were never trained on, the null: of splits, test or val; leaked ones are left out
     encoder: str | Encoder = 'pixels',  # a name for `encoder_named`, or an encoder
     out: str | Path | None = None,  # folder for report.html, samples.parquet, summary.json; None to write nothing
     *,
@@ -201,7 +201,11 @@ def audit(
     device: str | None = None,  # for encoders and distances; None for the best one
     cache: str | Path | None = None,  # where features are kept; None for `audit` in the runs folder
 ) -> Audit:
-    "Does a generator copy its training set?"
+    """Does a generator copy its training set?
+
+    Read are pictures in a folder, nested class folders too, in a zip (EDM, EDM2; not of latents) or a tar
+    (WebDataset); .npz of guided-diffusion and EDM (arr_0; labels, arr_1, are passed over) and .npy; parquet, and what
+    save_to_disk of Hugging Face writes; CIFAR's batches."""
     began, device = time.perf_counter(), pick_device(device)
     threshold = check_float('threshold', threshold, 0, 1, open_lo=True, open_hi=False)
     sources = dict(generated=generated, train=train, holdout=holdout)

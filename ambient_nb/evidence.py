@@ -141,8 +141,8 @@ def too_little(t: Tally) -> list[str]:  # reasons, none where a count without co
     if wilson(0, t.distinct).hi > 1 / 4:
         out.append(f'with {counted(t.distinct, "distinct sample")} a quarter of all could still be copies')
     elif fisher(few, t.distinct, 0, t.m) >= 0.05:
-        held = counted(t.m, 'held-out image')
-        out.append(f'with {held} even {few:,} copies among {t.distinct:,} samples could be chance')
+        held, same = counted(t.m, 'held-out image'), ', but for those to the byte' if t.exact else ''
+        out.append(f'with {held} even {max(few, t.found):,} copies among {t.distinct:,} samples could be chance{same}')
     if t.excess.hi <= 0:
         out.append(f'{t.h:,} of {t.m:,} held-out images look copied, more often than samples: were they trained on?')
     return out

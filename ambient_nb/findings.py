@@ -171,30 +171,24 @@ def sharpness(
 def notes_on_repeats(found: Findings) -> list[str]:  # sentences
     "Which images stand in two sets, or twice in one, and what was done about it."
     out, df = [], found.lines
-    if exact := int(found.rows().exact.sum()):
-        out.append(f'{counted(exact, "sample")} to the byte the same as a training image.')
     if (extra := len(found.generated) - df[df.set == 'generated'].group.nunique()) > 0:
-        out.append(
-            f'Samples that repeat another one, to the byte or nearly: {extra:,}. Each distinct sample counts once in '
-            'shares and intervals.'
-        )
+        out.append(f'Samples that repeat another one, to the byte or nearly: {extra:,}. Each distinct one counts once.')
     sizes = found.cluster.bincount()
     if twice := int((sizes - 1).clamp(0).sum()):
         same = len(found.train) - len(set(found.train.digests))
         out.append(
-            f'Training images that repeat another one: {twice:,}, {same:,} of them to the byte. They are in '
-            f'{counted(int((sizes > 1).sum()), "cluster")}, the largest of {int(sizes.max()):,} images, and the second '
-            'nearest image is sought outside the cluster of the nearest one.'
+            f'Training images that repeat another one: {twice:,}, {same:,} of them to the byte, in '
+            f'{counted(int((sizes > 1).sum()), "cluster")}, the largest of {int(sizes.max()):,}. The second nearest '
+            'image is one of another cluster.'
         )
     null = df[df.set == 'holdout']
     if len(leaked := null[null.leaked]):
-        some = few(leaked.name.tolist(), 5)
+        some, kept = few(leaked.name.tolist(), 5), int((null.memorized & ~null.leaked).sum())
         out.append(
             f'Held-out images that are training images: {len(leaked):,} ({some}), {int(leaked.exact.sum()):,} of them '
             'to the byte. They are left out of the null.'
+            + (f' {kept:,} more look copied and stay: that is what the null measures.' if kept else '')
         )
-    if kept := int((null.memorized & ~null.leaked).sum()):
-        out.append(f'Held-out images that look copied: {kept:,}. That is what the null measures, so they stay.')
     return out
 
 # %% ../nbs/14g_findings.ipynb #73f6d91e
@@ -214,15 +208,15 @@ def notes_on_encoder(found: Findings) -> list[str]:  # sentences
     "What the space was made from, and what is far apart in it."
     encoder, out = found.encoder, []
     if card := getattr(encoder, 'card', None):
-        out.append(f'The encoder {encoder.name} was trained on {card["trained_on"]}.')
-        out += [f'Limit of {encoder.name}: {limit}.' for limit in card['limits']]
+        limits = '; '.join(card['limits'])
+        out.append(f'The encoder {encoder.name} was trained on {card["trained_on"]}. Its limits: {limits}.')
     if found.flips:
         out.append('Mirror images were compared too, of samples and of held-out images alike.')
     if isinstance(encoder, PixelEncoder):
         far = 'shifted or recoloured' if found.flips else 'mirrored, shifted or recoloured'
         out.append(
-            f'Pixels see exact and slightly changed copies. A copy that is {far} is far away in pixels; '
-            'an encoder or a search for parts may see it.'
+            f'Pixels see exact and slightly changed copies. For those that are {far}, SSCD or DINOv2 as encoder is the '
+            'better choice where its weights are at hand; a search for parts needs none.'
         )
     return out
 

@@ -173,13 +173,13 @@ def qualities(
     "Every number that these sets allow."
     rows = {name: some_images(found, name, MOST) for name in found.tested}
     x = {name: seen_by_encoder(found, name, picked, cache) for name, picked in rows.items()}
-    enough = {name for name, of in x.items() if len(of) >= FEWEST}
+    enough = [name for name, of in x.items() if len(of) >= FEWEST]
     out = {}
     for name in enough:
         out.setdefault('vendi', {})[name] = vendi(x[name][: min(len(x[each]) for each in enough)])
         if share := authentic_share(found, name, device=device):
             out.setdefault('auth_pct', {})[name] = share
-    if not {'generated', 'holdout'} <= enough:
+    if enough != ['generated', 'holdout']:
         return out
     distances = (found.rows(name).d1.to_numpy() for name in ('generated', 'holdout'))
     pair = x['generated'], x['holdout']

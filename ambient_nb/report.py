@@ -58,8 +58,14 @@ body.audit{margin:0 auto;max-width:1100px;padding:28px 20px 60px}
   .audit .key .k3{background:var(--orange);opacity:.2}
 .audit details{margin:22px 0}
   .audit summary{cursor:pointer}
-@media (max-width:640px){.audit table{display:block;overflow-x:auto}
-  .audit th,.audit td{white-space:normal;padding-right:8px}}
+@media (max-width:640px){.audit table{font-size:13px}
+  .audit thead,.audit tbody{display:block}
+  .audit tr{display:flex;flex-wrap:wrap;border-bottom:1px solid var(--line)}
+  .audit th,.audit td,.audit td:last-child{flex:1 1 0;min-width:0;border:0;padding-right:8px;white-space:normal;
+  overflow-wrap:anywhere}
+  .audit tr>:first-child{flex-grow:1.25}
+  .audit tr>:last-child:nth-child(n+4){flex-basis:100%;padding-top:0}
+  .audit td:last-child:nth-child(n+4){color:var(--soft)}}
 '''.replace('\n  ', '')  # an indented line goes on with the one above
 
 # %% ../nbs/14d_report.ipynb #b734d16d
@@ -190,7 +196,8 @@ def html_table(
     "A table of words and numbers."
 
     def line(cells, tag):
-        return '<tr>' + ''.join(f'<{tag}>{escape(str(c))}</{tag}>' for c in cells) + '</tr>'
+        whole = (escape(str(c)).replace(' %', '&nbsp;%') for c in cells)
+        return '<tr>' + ''.join(f'<{tag}>{c}</{tag}>' for c in whole) + '</tr>'
 
     return f'<table><thead>{line(header, "th")}</thead><tbody>{"".join(line(r, "td") for r in rows)}</tbody></table>'
 

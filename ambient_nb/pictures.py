@@ -117,7 +117,8 @@ def plain_mode(
     if clear:
         image, laid = on_ground(image, mode)
         return image, [*done, laid]
-    return image.convert(mode), done + [f'{image.mode} to {mode}'] * (image.mode not in ('L', 'RGB'))
+    plain = image if image.mode == mode else image.convert(mode)
+    return plain, done + [f'{image.mode} to {mode}'] * (image.mode not in ('L', 'RGB'))
 
 # %% ../nbs/00a_pictures.ipynb #e8b2667a
 TURN = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # EXIF orientation: Pillow's transposition that undoes it
@@ -138,7 +139,9 @@ def picture_of(
     image.load()
     after = orientation(image)  # a PNG may have it after its pixels; a TIFF has turned by itself
     plain, done = plain_mode(image, raw)
-    frames = getattr(image, 'n_frames', 1)  # looks through the file
+    if plain is image and hasattr(type(image), 'n_frames'):  # which looks through the file and forgets the pixels
+        plain = image.copy()
+    frames = getattr(image, 'n_frames', 1)
     plain = plain.transpose(TURN[after]) if after > 1 else plain
     done += ['turned upright, as its EXIF tag says'] * (max(before, after) > 1)
     done += ["EXIF tags that do not open ignored"] * (before == 0)

@@ -163,9 +163,10 @@ class PictureReader:
             first = f', {self.names[0]} {self.side}x{self.side}' if self.names else ''
             wanted = f'square and of one side: this picture is {w}x{h}{first}; with `size` all are brought to one side'
             raise BadInput(self.name, f'{self.called}: {picture}', wanted)
-        a = np.asarray(image.convert('RGB')).transpose(2, 0, 1)
+        rgb = image if image.mode == 'RGB' else image.convert('RGB')
+        a = np.ascontiguousarray(np.asarray(rgb).transpose(2, 0, 1))
         self.names.append(picture)
-        self.digests.append(hashlib.sha256(a.tobytes()).digest())
+        self.digests.append(hashlib.sha256(a).digest())
         self.converted.update(done)
         self.grey += image.mode == 'L'
         return a[None]

@@ -116,6 +116,20 @@ def test_order_that_float32_does_not_see(fast):
         assert search(torch.zeros(2, 2000, dtype=torch.float64), x, k)[1].tolist() == [order[:k].tolist()] * 2
 
 
+def test_proposals_that_float32_takes_for_equal_are_all_measured(monkeypatch):
+    "Ten features around a query, each farther than the last by a billionth, the others far: one look proves them."
+    calls, knn = [], faiss.knn
+    monkeypatch.setattr(faiss, 'knn', lambda x, y, m: calls.append(m) or knn(x, y, m))
+    x = torch.randn(200, 2000, generator=rng(0, 'billionths'), dtype=torch.float64)
+    order = torch.randperm(200, generator=rng(0, 'ten'))[:10]
+    x[order] = torch.nn.functional.normalize(x[order], dim=1) * (1 + 1e-9 * torch.arange(10).double())[:, None]
+    for k in (1, 2, 5):
+        assert neighbours.proved(faiss, torch.zeros(1, 2000, dtype=torch.float64), x, k)[1].tolist() == [
+            order[:k].tolist()
+        ]
+    assert calls == [16] * 3
+
+
 @needs_bytes
 def test_the_rest_of_a_row_is_measured_for_every_row():
     "A bound that held for most rows would lose the neighbours of the others."

@@ -187,10 +187,9 @@ def audit_command(
     if as_json:
         typer.echo(json.dumps(summary(found), indent=1, allow_nan=False))
         return
-    cautions, notes = (
-        [f'{kind}: {s}' for s in said] for kind, said in (('Caution', found.cautions), ('Note', found.notes))
-    )
-    typer.echo('\n'.join([*cautions, found.verdict, *notes, f'wrote {out / "report.html"}']))
+    said = dict(Note=found.notes, Caution=found.cautions)
+    beside = [f'{kind}: {sentence}' for kind, sentences in said.items() for sentence in sentences]
+    typer.echo('\n'.join([*beside, found.verdict, f'wrote {out / "report.html"}']))  # a terminal leaves the end in view
 
 # %% ../nbs/20_cli.ipynb #ab2d5b77
 @app.command('reproduce')

@@ -198,7 +198,7 @@ def test_sets_that_are_not_apart_are_said_before_the_verdict(where, tmp_path, mo
     monkeypatch.setattr(sys, 'argv', ['ambient-nb', 'audit', generated, train, *options])
     with pytest.raises(SystemExit) as end:
         main()
-    first, second, *_ = capsys.readouterr().out.splitlines()
+    *_, first, second, _ = capsys.readouterr().out.splitlines()
     assert first.startswith('Caution: ') and second.startswith('No verdict: ') and not end.value.code
     about = json.loads((tmp_path / 'report' / 'summary.json').read_text())
     assert [f'Caution: {c}' for c in about['cautions']] == [first] and str(tmp_path) not in first

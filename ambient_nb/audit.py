@@ -227,7 +227,7 @@ def audit(
     places = {k: Path(v).expanduser().resolve() for k, v in sources.items() if isinstance(v, (str, Path))}
     found = Audit(*three, encoder, *searched, threshold, flips, places=places)
     sections = [duplicates_section(found)]
-    if controls:
+    if controls and len(found.cluster.unique()) > 1:
         sections.append(controls_section(run_controls(found, device=device, cache=cache)))
     sections.append(quality_section(found, device=device, cache=cache))
     if suspect is not None:

@@ -189,7 +189,8 @@ def either_way(
 ) -> pd.DataFrame:  # `mirrored` where it was the mirror image
     "The nearer of an image and its mirror image, line by line."
     better = (flipped.exact & ~straight.exact) | (~straight.exact & (flipped.d1 < straight.d1))
-    return flipped.where(better, straight).astype(straight.dtypes).assign(mirrored=better)
+    nearer = flipped.where(better, straight).astype(straight.dtypes)
+    return nearer.assign(mirrored=better, exact=straight.exact)  # a mirror image has other bytes
 
 # %% ../nbs/14e_copies.ipynb #6d95eb4e
 def thumbnails(

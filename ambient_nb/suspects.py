@@ -37,6 +37,8 @@ def opened_model(
     if snapshots_in(run) and (path.is_dir() or path.name.startswith('snapshot-')):
         it = None if path.is_dir() else check_int('model', path.stem.removeprefix('snapshot-'), 0)
         return load_denoiser(run, it), tuple(load_json(run / 'config.json')['shape'])
+    if path.is_dir() and (path / 'stats.jsonl').exists():
+        raise BadInput('model', path.name, 'a run with a snapshot: this one has none yet')
     if path.is_dir():
         return load_hub(path)[0], ModelConfig(**load_json(path / 'config.json')['model']).shape
     D, meta = load_model(path)

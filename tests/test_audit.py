@@ -94,7 +94,7 @@ def test_the_command(tmp_path, folder, monkeypatch, capsys):
     code, out, _ = cli(folder, 'train.npy', '--out', 'r', '--cache', 'c')
     assert (
         code == 0
-        and out.startswith('2 of 6 look copied (33 %, ')
+        and out.splitlines()[-2].startswith('2 of 6 look copied (33 %, ')
         and sorted(p.name for p in (tmp_path / 'r').iterdir()) == list(FILES)
     )
     (folder / 'bad.png').write_bytes(b'')
@@ -111,7 +111,7 @@ def test_the_command(tmp_path, folder, monkeypatch, capsys):
     notes = json.loads((tmp_path / 's' / 'summary.json').read_text())['notes']
     assert (
         code == 0
-        and out.startswith('2 of 6 look copied (33 %, 2 to the byte), and no verdict follows: ')
+        and out.splitlines()[-2].startswith('2 of 6 look copied (33 %, 2 to the byte), and no verdict follows: ')
         and [line for line in out.splitlines() if line.startswith('Note: ')] == [f'Note: {note}' for note in notes]
     )
     assert any('Held-out images that are training images: 42 (' in note for note in notes) and any(

@@ -57,7 +57,7 @@ def test_stand_in_the_report_and_are_read_anew(tmp_path, monkeypatch):
     assert stored == controls_of(found) and stored['recall']['exact']['value'] == 1 and stored['alarms'] <= 0.06
     page = (tmp_path / 'report' / 'report.html').read_text()
     assert '<summary>Would it have found copies?</summary>' in page
-    assert found.notes[-2].endswith('It is blind to shift, flip, crop.') and found.notes[-2] in page
+    assert found.notes[-2].endswith('are blind to shift, flip, crop.') and found.notes[-2] in page
     monkeypatch.setattr(copies, 'nearest_exact', None)
     assert controls_of(found.at(0.1)) == controls_of(fresh) != stored and found.at(0.1).notes == fresh.notes
 

@@ -13,11 +13,12 @@ that the other is at ends there, with an error that names its lock.
 """
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
 from ambient_nb.checkpoint_curves import measure_checkpoint, measured_points, select_sigma
-from ambient_nb.core import runs_dir
+from ambient_nb.core import BadInput, runs_dir
 from ambient_nb.execute import iterations_done, train
 from ambient_nb.frontier import frontier_runs, selection_runs
 from ambient_nb.frontier_rows import frontier_figure, frontier_rows, frontier_table
@@ -72,7 +73,8 @@ def report(p, out, file=None) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    about = '%(prog)s needs AMBIENT_NB_DATA, a folder with the zips of CIFAR-10.'
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog=about)
     parser.add_argument('--list', action='store_true', help='say how far each run is, and train nothing')
     parser.add_argument('--backwards', action='store_true', help='take the runs from the last to the first')
     parser.add_argument('--rows', metavar='FILE.json', help='also write the rows there, and the picture beside them')
@@ -84,4 +86,7 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    try:
+        main()
+    except BadInput as e:
+        sys.exit(f'Error: {e}')

@@ -96,7 +96,7 @@ def about_row(r: Row | None) -> dict:  # None where nothing has run
 def claims_table(
     key: str,  # of a paper
     rows: list[Row],  # committed ones, of any notebooks
-    kinds: tuple = ('direction', 'law'),  # of claims; also 'value'
+    kinds: tuple = ('direction', 'law'),  # of claims; also 'value', 'comparison'
 ) -> pd.DataFrame:  # one line per claim and row; HTML in the column `verdict`
     "The claims of a paper with their verdicts."
     sets, lines = {}, []

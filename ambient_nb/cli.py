@@ -187,9 +187,10 @@ def audit_command(
     if as_json:
         typer.echo(json.dumps(summary(found), indent=1, allow_nan=False))
         return
-    said = dict(Note=found.notes, Caution=found.cautions)
+    # a terminal leaves the end in view: what matters most comes last
+    said = dict(Note=found.notes[::-1], Caution=found.cautions)
     beside = [f'{kind}: {sentence}' for kind, sentences in said.items() for sentence in sentences]
-    typer.echo('\n'.join([*beside, found.verdict, f'wrote {out / "report.html"}']))  # a terminal leaves the end in view
+    typer.echo('\n'.join([*beside, found.verdict, f'wrote {out / "report.html"}']))
 
 # %% ../nbs/20_cli.ipynb #ab2d5b77
 @app.command('reproduce')

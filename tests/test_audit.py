@@ -112,7 +112,8 @@ def test_the_command(tmp_path, folder, monkeypatch, capsys):
     assert (
         code == 0
         and out.splitlines()[-2].startswith('2 of 6 look copied (33 %, 2 to the byte), and no verdict follows: ')
-        and [line for line in out.splitlines() if line.startswith('Note: ')] == [f'Note: {note}' for note in notes]
+        and [line for line in out.splitlines() if line.startswith('Note: ')]
+        == [f'Note: {note}' for note in notes[::-1]]
     )
     assert any('Held-out images that are training images: 42 (' in note for note in notes) and any(
         'bad.png' in note for note in notes
@@ -148,7 +149,7 @@ def test_cifar10_with_planted_copies(data_dir, tmp_path):
         and hits[67:100].mean() > 0.9
         and hits[100:].sum() <= 5
         and found.words[1] == 'more'
-        and found.rows().exact[:67].sum() == 67
+        and found.table.exact.sum() == 34  # a mirror image has other bytes
     )
 
 

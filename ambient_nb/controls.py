@@ -106,7 +106,7 @@ class Controls:
     def divisions(self) -> list[Tally]:  # of held-out images; none where there are fewer than two
         return null_halves(self.found.rows('holdout'), generator=rng(0, 'halves'))
 
-    @property
+    @cached_property
     def alarms(self) -> float | None:  # the share of divisions in which a half is accused; None without divisions
         tones = [copy_verdict(t)[1] for t in self.divisions]
         return sum(tone in ('more', 'doubt') for tone in tones) / len(tones) if tones else None

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SIGMAS', 'GUESSED', 'EFFORT', 'READING', 'guessed_labels', 'image_errors', 'auc', 'both_resampled', 'caught',
-           'Signal', 'signal_at', 'roughness', 'best_signal', 'affordable', 'signal_words', 'signals_html',
-           'some_images', 'membership']
+           'Signal', 'signal_at', 'best_signal', 'affordable', 'signal_words', 'signals_html', 'some_images',
+           'membership']
 
 # %% ../nbs/14m_membership.ipynb #42019e04
 from dataclasses import asdict, dataclass
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from .core import check_float, pick_device, progress, rng, stream
 from .data import to_float
-from .findings import Findings
+from .findings import Findings, sharpness
 from .report import Section, html_table
 from .stats import Estimate, wilson
 from .suspects import FEWEST, Suspect
@@ -150,14 +150,6 @@ def signal_at(
     over = both_resampled(ratio, train, heldout, generator=rng(0, 'ratio'))
     return Signal(sigma, float(train.mean()), float(heldout.mean()), over, auc(train, heldout), caught(train, heldout))
 
-# %% ../nbs/14m_membership.ipynb #06c9daff
-def roughness(
-    images: torch.Tensor,  # (N,C,H,W) uint8
-) -> np.ndarray:  # (N,) float64
-    "The mean squared difference of neighbouring pixels."
-    x = to_float(images).double()
-    return sum(x.diff(dim=dim).square().flatten(1).sum(1) for dim in (2, 3)).numpy() / max(1, images[0].numel())
-
 # %% ../nbs/14m_membership.ipynb #8142e0c6
 def best_signal(
     train: np.ndarray,  # (n, levels) errors of training images, in random order
@@ -265,7 +257,7 @@ def membership(
     images = {name: u[:n] for name, u in images.items()}
     errors = [image_errors(suspect, u, name, draws=draws, device=device) for name, u in images.items()]
     signals = [signal_at(*level) for level in zip(SIGMAS, *(e.T for e in errors))]
-    best, blind = best_signal(*errors, SIGMAS), auc(*map(roughness, images.values()), 0.99)
+    best, blind = best_signal(*errors, SIGMAS), auc(*(sharpness(u).numpy() for u in images.values()), 0.99)
     notes = signal_words(best, blind, suspect.classes)
     about = f'{n} images of each set, drawn at random, {draws} noise{"s" if draws > 1 else ""} an image. '
     told = 'Each image is told the class by which it is denoised best. ' if 0 < suspect.classes <= GUESSED else ''

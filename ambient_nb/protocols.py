@@ -30,6 +30,7 @@ class Protocol:
     "How methods are compared, as it was written before the runs."
 
     name: str
+    dataset: str  # that it speaks of
     written: str  # date
     reason: str  # why these rules
     seen_before: str  # what was known of the results when they were written
@@ -52,14 +53,16 @@ class Protocol:
 # %% ../nbs/17f_protocols.ipynb #3693400b
 def protocol(
     name: str = 'frontier',  # of a file in assets/protocols
+    dataset: str = 'cifar10',  # the part of it that speaks of this data set
 ) -> Protocol:
-    "A protocol that the package knows."
+    "A protocol that the package knows, for one data set."
     folder = asset('protocols')
     check_choice('name', name, sorted(file.stem for file in folder.glob('*.json')))
     stored = json.loads((folder / f'{name}.json').read_text(encoding='utf-8'))
+    check_choice('dataset', dataset, stored['experiments'])
 
     def fixed(d):
         return {k: tuple(v) if isinstance(v, list) else v for k, v in d.items()}
 
-    stored['experiments'] = [Experiment(**fixed(e)) for e in stored['experiments']]
-    return Protocol(**fixed(stored))
+    own = [Experiment(dataset, **fixed(e)) for e in stored['experiments'][dataset]]
+    return Protocol(**fixed(stored | dict(dataset=dataset, experiments=own, selection=stored['selection'][dataset])))

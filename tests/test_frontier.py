@@ -28,10 +28,10 @@ def tool(monkeypatch):
 
 def tiny_protocol():
     "The frontier's rules on a few digits."
-    p = protocol()
-    first = replace(p.experiments[0], dataset='digits', n=6, seeds=(1, 2, 3), kimg=(0.032, 0.064), samples=24, steps=2)
+    p = protocol(dataset='digits')
+    first = replace(p.experiments[0], n=6, seeds=(1, 2, 3), kimg=(0.032, 0.064), samples=24, steps=2)
     more = replace(first, seeds=(1,), arms=('baseline, flipped',), verdict=False)
-    chosen = dict(p.selection, dataset='digits', n=6, sigmas=(0.2, 0.4), kimg=0.032)
+    chosen = dict(p.selection, n=6, sigmas=(0.2, 0.4), kimg=0.032)
     return replace(p, experiments=(first, more), selection=chosen, axes=8)
 
 
@@ -53,7 +53,7 @@ def test_the_queue_trains_measures_and_judges(tool, tmp_path, capsys):
         ('two-regime', 3),
         ('baseline, flipped', 1),
     }
-    assert (tmp_path / 'rows.png').exists() and all(command_of(r) == 'python tools/frontier.py' for r in rows)
+    assert (tmp_path / 'rows.png').exists() and all(command_of(r) == 'python tools/frontier.py digits' for r in rows)
 
 
 def test_what_is_there_is_not_done_again(tool, tmp_path, monkeypatch):
@@ -88,8 +88,7 @@ def test_a_run_that_copies_twice_in_a_row_is_read_no_further(monkeypatch):
 
 
 def test_arms_of_a_seed_share_images_and_start_noise():
-    p = protocol()
-    digits = replace(p.experiments[0], dataset='digits', n=20)
+    digits = replace(protocol(dataset='digits').experiments[0], n=20)
     a, b = (frontier.frontier_run(digits, arm, 2, 0.3) for arm in ('baseline', 'two-regime'))
     other = frontier.frontier_run(digits, 'two-regime', 3, 0.3)
     assert a.images.sha == b.images.sha != other.images.sha and not {*a.images.ids.tolist()} & {

@@ -39,8 +39,8 @@ def planned(made_by: str):
 @lru_cache(maxsize=None)
 def protocol_configs(name: str) -> list:
     "The configs of a protocol's runs, whichever sigma_n was chosen, as JSON has them."
-    p = protocol(name)
-    found = [run for sigma in p.selection['sigmas'] for run in frontier_runs(p, sigma).values()]
+    parts = [protocol(name, dataset) for dataset in ('cifar10', 'digits')]
+    found = [run for p in parts for sigma in p.selection['sigmas'] for run in frontier_runs(p, sigma).values()]
     return json.loads(json.dumps([identity(run.config) for run in found]))
 
 

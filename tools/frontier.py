@@ -1,12 +1,13 @@
 """Train and measure what the frontier of quality against copying is made of, going on wherever it was stopped.
 
-    AMBIENT_NB_DATA=FOLDER AMBIENT_NB_RUNS=OUT OMP_NUM_THREADS=1 python tools/frontier.py [--list]
+    AMBIENT_NB_DATA=FOLDER AMBIENT_NB_RUNS=OUT OMP_NUM_THREADS=1 python tools/frontier.py [cifar10 | digits] [--list]
 
-FOLDER holds cifar10-32x32-train.zip and cifar10-32x32-test.zip (`ambient-nb data make`). One process, one core:
-about seven core-hours in all. sigma_n is chosen first, by the protocol's rule; then the runs follow in the order of
-the protocol, each trained and then measured at its checkpoints. Kill it at will and call it again: a run goes on from
-its last state, bit for bit. `--list` says how far each run is, with the verdicts of what is there; `--rows FILE.json`
-also writes the rows of complete runs, and FILE.png, and measures what is not measured yet.
+FOLDER holds cifar10-32x32-train.zip and cifar10-32x32-test.zip (`ambient-nb data make`); digits need none. One process,
+one core: about seven core-hours for photographs, nine for digits. sigma_n is chosen first, by the protocol's rule; then
+the runs follow in the order of the protocol, each trained and then measured at its checkpoints. Kill it at will and
+call it again: a run goes on from its last state, bit for bit. `--list` says how far each run is, with the verdicts of
+what is there; `--rows FILE.json` also writes the rows of complete runs, and FILE.png, and measures what is not
+measured yet.
 
 A second core: once sigma_n is chosen, a second process with `--backwards` comes from the other end. Who meets a run
 that the other is at ends there, with an error that names its lock.
@@ -20,7 +21,7 @@ from pathlib import Path
 from ambient_nb.checkpoint_curves import measure_checkpoint, measured_points, select_sigma
 from ambient_nb.core import BadInput, runs_dir
 from ambient_nb.execute import iterations_done, train
-from ambient_nb.frontier import frontier_runs, selection_runs
+from ambient_nb.frontier import FRONTIER_TRAIN, frontier_runs, selection_runs
 from ambient_nb.frontier_rows import frontier_figure, frontier_rows, frontier_table
 from ambient_nb.protocols import protocol
 from ambient_nb.rows import save_rows
@@ -73,16 +74,18 @@ def report(p, out, file=None) -> None:
 
 
 def main() -> None:
-    about = '%(prog)s needs AMBIENT_NB_DATA, a folder with the zips of CIFAR-10.'
+    about = 'Photographs need AMBIENT_NB_DATA, a folder with the zips of CIFAR-10.'
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog=about)
+    parser.add_argument('dataset', nargs='?', default='cifar10', choices=FRONTIER_TRAIN, help='default: cifar10')
     parser.add_argument('--list', action='store_true', help='say how far each run is, and train nothing')
     parser.add_argument('--backwards', action='store_true', help='take the runs from the last to the first')
     parser.add_argument('--rows', metavar='FILE.json', help='also write the rows there, and the picture beside them')
     asked = parser.parse_args()
+    p = protocol(dataset=asked.dataset)
     if asked.list or asked.rows:
-        report(protocol(), runs_dir(), asked.rows)
+        report(p, runs_dir(), asked.rows)
     else:
-        work(protocol(), runs_dir(), asked.backwards)
+        work(p, runs_dir(), asked.backwards)
 
 
 if __name__ == '__main__':

@@ -4,28 +4,32 @@
 
 # %% auto #0
 __all__ = ['NEIGHBOURS', 'Yardstick', 'yardstick', 'quality_of', 'within_reach', 'samples_measured', 'measure_checkpoint',
-           'measured_points', 'curve_of', 'least_kid', 'select_sigma']
+           'loss_by_image', 'denoising', 'measured_points', 'curve_of', 'least_kid', 'select_sigma']
 
 # %% ../nbs/18j_checkpoint_curves.ipynb #6e0edf1d
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+import numpy as np
 import torch
 from . import core
 from .axes import FeatureAxes, Reference, kernel_distance, leading_axes
 from .checkpoints import load_checkpoint, save_checkpoint
-from .core import BadInput, content_hash
-from .data import Images, to_uint8
+from .core import BadInput, bcast, content_hash, rng
+from .data import Images, to_float, to_uint8
 from .endpoints import Curve
-from .execute import errors_by_level
+from .execute import LEVELS, errors_by_level
 from .features import Encoder
 from .fidelity import frechet, squared_between
 from .frontier import selection_runs
+from .losses import edm_weight
 from .memorization import is_memorized, per_sample, similarity
 from .protocols import Protocol
 from .repro import encoder_of
 from .runs import Run, load_split
 from .sampling import sample
+from .stats import bootstrap
+from .training import TrainConfig
 
 # %% ../nbs/18j_checkpoint_curves.ipynb #cc9eef28
 NEIGHBOURS = 5  # that the ball of a real image reaches to
@@ -117,6 +121,40 @@ def measure_checkpoint(
         found |= dict(it=it, errors=errors_by_level(D, run))
         save_checkpoint(path, dict(images=images, **columns), what | dict(found=found))
     return load_checkpoint(path)[1]['found']
+
+# %% ../nbs/18j_checkpoint_curves.ipynb #6a1680a8
+@torch.no_grad()
+def loss_by_image(
+    D,  # a denoiser
+    images: torch.Tensor,  # (N,C,H,W) in [-1,1]
+    c: TrainConfig,  # of the levels and their weight
+) -> torch.Tensor:  # (N,)
+    "EDM's loss of images, each at a level of its own."
+    N = len(images)
+    ranks = torch.randperm(N, generator=rng(0, 'loss levels'))
+    sigma = (c.P_mean + c.P_std * torch.special.ndtri((ranks + 0.5) / N)).exp()
+    noise = torch.randn(images.shape, generator=rng(0, 'loss noise'))
+    error = D(images + bcast(sigma, images) * noise, sigma) - images
+    return edm_weight(sigma, c.sigma_data) * (error**2).mean((1, 2, 3))
+
+# %% ../nbs/18j_checkpoint_curves.ipynb #766f61cd
+def denoising(
+    run: Run,
+    it: int,  # iteration of a checkpoint
+    point: dict,  # of `measure_checkpoint`
+    out: Path,  # where runs are kept
+) -> dict:  # heldout_loss, as an Estimate's fields; sigma, and error_share: error over sigma^2, one a level
+    "How well a checkpoint denoises held-out images, measured once."
+    held = run.heldout.pixels[:512]
+    what = dict(heldout=run.heldout.sha, count=len(held), numerics=core.NUMERICS)
+    path = run.folder(out) / f'loss-{it:07d}-{content_hash(what)[:8]}'
+    if not path.with_suffix('.json').exists():
+        losses = loss_by_image(run.denoiser(it, out), to_float(held), run.config)
+        save_checkpoint(path, dict(losses=losses), what)
+    losses = load_checkpoint(path)[0]['losses']
+    share = [error / sigma**2 for error, sigma in zip(point['errors']['heldout'], LEVELS)]
+    mean = bootstrap(losses.double().numpy(), np.mean, generator=rng(0, 'loss'))
+    return dict(heldout_loss=mean.to_dict(), sigma=list(LEVELS), error_share=share)
 
 # %% ../nbs/18j_checkpoint_curves.ipynb #7871a298
 def measured_points(

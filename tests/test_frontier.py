@@ -53,6 +53,8 @@ def test_the_queue_trains_measures_and_judges(tool, tmp_path, capsys):
         ('two-regime', 3),
         ('baseline, flipped', 1),
     }
+    losses = [r for r in rows if r.labels['metric'] == 'heldout_loss']
+    assert len(losses) == 2 * 3 and all(len(r.detail['error_share']) == len(r.detail['values']) for r in losses)
     assert (tmp_path / 'rows.png').exists() and all(command_of(r) == 'python tools/frontier.py digits' for r in rows)
 
 

@@ -22,7 +22,8 @@ from ambient_nb.checkpoint_curves import measure_checkpoint, measured_points, se
 from ambient_nb.core import BadInput, runs_dir
 from ambient_nb.execute import iterations_done, train
 from ambient_nb.frontier import FRONTIER_TRAIN, frontier_runs, selection_runs
-from ambient_nb.frontier_rows import frontier_figure, frontier_rows, frontier_table
+from ambient_nb.frontier_figures import frontier_figure, frontier_table
+from ambient_nb.frontier_rows import frontier_rows
 from ambient_nb.protocols import protocol
 from ambient_nb.rows import save_rows
 

@@ -69,9 +69,9 @@ def copying_figure(
     "Quality against copies along training: the mean of the seeds, and each seed faintly."
     n = sizes_of(rows)[0]
     curves = arm_curves([r for r in rows if r.labels['n'] == n], more)
-    looks = arm_shades(list(curves))
     fig, axes = plt.subplots(1, len(panels), figsize=(4.0 * len(panels) + 2, 3.4), squeeze=False, sharey=True)
     for ax, (title, names) in zip(axes[0], panels.items()):
+        looks = arm_shades(names)
         for arm in (arm for arm in names if arm in curves):
             shares, quality = (np.array([getattr(c, v) for c in curves[arm]]) for v in ('memorized', 'quality'))
             ax.plot(100 * shares.mean(0), quality.mean(0), label=arm, linewidth=1.5, markersize=5, **looks[arm])

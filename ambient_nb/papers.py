@@ -33,6 +33,7 @@ class Claim:
     law: str | None = None  # of a law: 'identity', 'range' or 'ordering'
     expected: float | None = None  # of an identity or a range
     tolerance: float = 0.0  # of an identity: how far a draw may be off; of a range: the rounding of `expected`
+    paper_only: str = ''  # of a direction: why rows of smaller profiles do not compare what the paper compares, dated
 
     def __post_init__(self):
         check_choice('kind', self.kind, ('value', 'direction', 'comparison', 'law'))
@@ -44,6 +45,13 @@ class Claim:
             check_choice('inequality', self.inequality, ('<', '>'))
         if self.law in ('identity', 'range') and self.expected is None:
             raise BadInput('expected', None, f'a number, for the {self.law} {self.id}')
+        if self.paper_only and self.kind != 'direction':
+            raise BadInput('paper_only', self.paper_only, f'left out: {self.id} is no direction')
+
+    @property
+    def about(self) -> str:  # 'trained networks' or 'identities'
+        "Whether networks decide a claim, or mathematics does without any."
+        return 'identities' if self.kind == 'law' else 'trained networks'
 
     @property
     def printed_text(self) -> str:

@@ -225,6 +225,8 @@ def verdict(
         return 'smoke: no verdict'
     if claim.kind == 'law':
         return law_verdict(claim, values, profile == 'custom')
+    if claim.paper_only and profile != 'paper':
+        return 'not comparable'
     if claim.kind == 'comparison':
         return comparison_verdict(ours, claim.inequality, margin)
     return direction_verdict(claim, ours) if claim.kind == 'direction' else value_verdict(claim, ours, comparable)

@@ -114,7 +114,7 @@ def test_committed_rows_follow_the_rule_that_was_written_before():
             margin=r.detail.get('margin', 0.0),
         ), r.id
         if r.claim and r.kind == 'pair' and len(r.seeds) < 3 and 'command' not in r.made_by:
-            assert r.verdict.startswith('underpowered')
+            assert r.verdict.startswith('underpowered') or claims[r.claim].paper_only
 
 
 def test_show_finds_each_home_of_a_row(tmp_path):

@@ -68,7 +68,8 @@ def report(p, out, file=None) -> None:
         say(*name, run.key, f'{iterations_done(run, out)} of {run.config.iters}')
     rows = frontier_rows(p, chosen, out) if is_chosen else []
     say(f'sigma_n = {chosen}, {len(rows)} rows')
-    print(frontier_table(rows))
+    table = frontier_table(rows)
+    print(table if isinstance(table, str) else table.to_string(index=False))
     if file and rows:
         save_rows(rows, file)
         frontier_figure(rows).savefig(Path(file).with_suffix('.png'), dpi=120)

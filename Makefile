@@ -20,6 +20,7 @@ help: ## show this list
 table1: $(VENV)/.ready-runtime ## Table 1: trains, samples, judges; N="300,1000" for more rows
 	@mkdir -p "$(RUNS)"
 	$(BIN)/papermill nbs/repro_table1.ipynb "$(RUNS)/table1.ipynb" -p n "$(N)" $(ARGS)
+	@$(BIN)/python tools/terminal.py "$(RUNS)/table1.ipynb"
 
 gpu-bundle: $(VENV)/.ready-runtime ## build/gpu: all that a bare machine with a GPU needs, at most 60 MiB
 	$(BIN)/python tools/gpu_bundle.py $(ARGS)

@@ -125,11 +125,13 @@ def test_the_program_of_the_front_page():
     assert cell['metadata'] == {} and ''.join(cell['outputs'][0]['text']) == f'{printed}\n'
 
 
-def test_make_table1_is_the_plain_form():
-    assert (
-        'papermill nbs/repro_table1.ipynb "runs/table1.ipynb" -p n "300"'
-        in run('env', '-u', 'AMBIENT_NB_RUNS', 'make', '-n', 'table1').stdout
-    )
+def test_make_table1_is_the_plain_form_and_ends_with_the_small_table():
+    *_, notebook, small = run('env', '-u', 'AMBIENT_NB_RUNS', 'make', '-n', 'table1').stdout.splitlines()
+    assert notebook.endswith('papermill nbs/repro_table1.ipynb "runs/table1.ipynb" -p n "300" ')
+    assert small.endswith('python tools/terminal.py "runs/table1.ipynb"')
+    told = run(sys.executable, 'tools/terminal.py', NBS / 'repro_table1.ipynb').stdout
+    (cell,) = [c for c in cells(Path('repro_table1.ipynb')) if 'terminal' in c['metadata'].get('tags', [])]
+    assert told == ''.join(cell['outputs'][0]['text']) and told.count('two-regime') >= 3 and 'at 20%' in told
 
 
 def test_make_help_lists_every_target():

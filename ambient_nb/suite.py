@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SIGMA_SWEEP', 'SPLIT_SWEEP', 'DATA_SWEEP', 'NET_SWEEP', 'TRAINING_SWEEP', 'LABEL_SWEEP', 'THREE', 'ONE', 'EACH_300',
-           'EACH_1000', 'ITEMS', 'table1', 'fig_histograms', 'fig1', 'ablation_noise', 'ablation_split', 'diffmem_fig1',
-           'diffmem_fig2', 'diffmem_fig3', 'diffmem_fig4', 'diffmem_tables', 'diffmem_fig5', 'Item']
+           'EACH_1000', 'ITEMS', 'table1', 'fig1', 'ablation_noise', 'ablation_split', 'diffmem_fig1', 'diffmem_fig2',
+           'diffmem_fig3', 'diffmem_fig4', 'diffmem_tables', 'diffmem_fig5', 'Item']
 
 # %% ../nbs/18d_suite.ipynb #96e4ba15
 from dataclasses import dataclass, field, replace
@@ -26,13 +26,6 @@ def table1(setup: Setup, ns: tuple, data: DataSet) -> tuple[list, list]:  # (arm
         for n in ns
     ]
     return [a for two in both for a in two], [Pair('direction', method, baseline) for baseline, method in both]
-
-# %% ../nbs/18d_suite.ipynb #b7ab9057
-def fig_histograms(setup: Setup, ns: tuple, data: DataSet) -> tuple[list, list]:  # (arms, pairs)
-    "Similarity histograms and nearest neighbours: the runs of Table 1."
-    without = partial(replace, optimum=False)
-    arms, pairs = table1(setup, ns, data)
-    return [*map(without, arms)], [Pair('similarity', without(p.a), without(p.b)) for p in pairs]
 
 # %% ../nbs/18d_suite.ipynb #85e1a82d
 SIGMA_SWEEP = dict.fromkeys(('smoke', 'quick', 'paper'), dict(sigmas=(0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)))
@@ -268,7 +261,6 @@ ITEMS = dict(
         several=True,
     ),
     fig1=Item(fig1, 'main', EACH_300, THREE, SIGMA_SWEEP, several=True),
-    fig_histograms=Item(fig_histograms, 'main', EACH_300, THREE, several=True),
     ablation_noise=Item(ablation_noise, 'main', EACH_300, THREE, several=True),
     ablation_split=Item(ablation_split, 'main', EACH_300, THREE, SPLIT_SWEEP, several=True),
     diffmem_fig1=Item(

@@ -7,7 +7,7 @@ __all__ = ['LOOKED', 'MIDDLE', 'DIAL', 'shrinking_plan', 'places_of', 'dial', 'n
            'studied_oracles', 'studied_network', 'alike_by_level', 'alike_samples', 'at_middle', 'over_networks',
            'shares_of']
 
-# %% ../nbs/18m_local_runs.ipynb #de9c1bf9
+# %% ../nbs/18m_local_runs.ipynb #ada82a87
 from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np
@@ -19,6 +19,7 @@ from .core import BadInput, content_hash, rng
 from .data import Images, to_float, to_uint8
 from .execute import train
 from .locality import PatchOracle, Shrinking, best_plan, groups, local_errors, r_squared
+from .oracles import GaussianDenoiser
 from .plans import plan
 from .rows import Row, combine, verdict
 from .papers import claim
@@ -26,16 +27,16 @@ from .runs import Run
 from .sampling import sample
 from .stats import Estimate, over_seeds, wilson
 
-# %% ../nbs/18m_local_runs.ipynb #be70612d
+# %% ../nbs/18m_local_runs.ipynb #85feb48d
 LOOKED = (0.1, 0.2, 0.3, 0.4, 0.55, 0.75, 1.0, 1.4, 2.0, 3.0, 5.0)  # sigma
 
-# %% ../nbs/18m_local_runs.ipynb #07b23d81
+# %% ../nbs/18m_local_runs.ipynb #687afec3
 MIDDLE = (0.3, 0.4, 0.55, 0.75, 1.0)  # sigma; the claims are about their mean
 
-# %% ../nbs/18m_local_runs.ipynb #dc18cde1
+# %% ../nbs/18m_local_runs.ipynb #5b5c796c
 DIAL = (9, 7, 5, 3)  # sizes of patches below the whole image
 
-# %% ../nbs/18m_local_runs.ipynb #a48f44d4
+# %% ../nbs/18m_local_runs.ipynb #dcfe259c
 def shrinking_plan(
     images: torch.Tensor,  # (N,C,H,W) in [-1,1]
     spare: torch.Tensor,  # (M,C,H,W), that serve for nothing else
@@ -46,7 +47,7 @@ def shrinking_plan(
     sizes = (2 * max(h, w) - 1, *(size for size in DIAL if size < 2 * max(h, w) - 1))
     return best_plan(local_errors(images, spare, sigmas, [(s, p) for s in sizes for p in places_of(h, w, s)]))
 
-# %% ../nbs/18m_local_runs.ipynb #bb69ab36
+# %% ../nbs/18m_local_runs.ipynb #8909008d
 def places_of(
     h: int,  # px
     w: int,  # px
@@ -55,7 +56,7 @@ def places_of(
     "The forms of an oracle that differ at this size."
     return ('own', 'alike') if len(groups(h, w, size, 'alike')) < h * w else ('own',)
 
-# %% ../nbs/18m_local_runs.ipynb #bd5966ce
+# %% ../nbs/18m_local_runs.ipynb #21e8f419
 def dial(
     images: torch.Tensor,  # (N,C,H,W) in [-1,1]
     shrinking: dict,  # of `shrinking_plan`
@@ -68,9 +69,10 @@ def dial(
         for places in places_of(h, w, size)[: 1 + anywhere]:
             name = f'{size}×{size}' + ', anywhere' * (places == 'alike')
             found[name] = PatchOracle(images, size, places)
-    return found | {'shrinking': Shrinking(images, shrinking)}
+    linear = GaussianDenoiser(images.mean(0), images.double().flatten(1).T.cov())
+    return found | {'shrinking': Shrinking(images, shrinking), 'Gaussian': linear}
 
-# %% ../nbs/18m_local_runs.ipynb #9ee22980
+# %% ../nbs/18m_local_runs.ipynb #543159e4
 def networks(
     profile: str,  # one of PROFILES
     n: int,  # training images
@@ -85,7 +87,7 @@ def networks(
         found |= {(arm.name, s): replace(p.run(arm, s), snapshots=at) for s in seeds}
     return found
 
-# %% ../nbs/18m_local_runs.ipynb #1de01846
+# %% ../nbs/18m_local_runs.ipynb #526e3df9
 @dataclass(frozen=True, eq=False)
 class Bench:
     "What all denoisers are met with."
@@ -97,7 +99,7 @@ class Bench:
     steps: int  # of the sampler
     out: Path  # where results are kept
 
-# %% ../nbs/18m_local_runs.ipynb #1d29c69c
+# %% ../nbs/18m_local_runs.ipynb #626c85aa
 def noisy_images(
     heldout: torch.Tensor,  # (M,C,H,W) in [-1,1]
 ) -> dict:  # level -> (M,C,H,W)
@@ -105,7 +107,7 @@ def noisy_images(
     z = torch.stack([torch.randn(heldout.shape[1:], generator=rng(i, 'locality')) for i in range(len(heldout))])
     return {s: heldout + s * z for s in LOOKED}
 
-# %% ../nbs/18m_local_runs.ipynb #e5082137
+# %% ../nbs/18m_local_runs.ipynb #c9f6dd52
 @torch.no_grad()
 def studied(
     b: Bench,
@@ -130,7 +132,7 @@ def studied(
     tensors, meta = load_checkpoint(path)
     return meta['found'], tensors
 
-# %% ../nbs/18m_local_runs.ipynb #f95f81e9
+# %% ../nbs/18m_local_runs.ipynb #78032971
 def studied_oracles(
     b: Bench,
     spare: torch.Tensor,  # (M,C,H,W) in [-1,1], that the sizes are fitted to
@@ -147,7 +149,7 @@ def studied_oracles(
     found['shrinking'][0]['plan'] = [[s, *choice] for s, choice in shrinking.items()]
     return found
 
-# %% ../nbs/18m_local_runs.ipynb #ff41e49e
+# %% ../nbs/18m_local_runs.ipynb #8ad78397
 def studied_network(
     b: Bench,
     run: Run,
@@ -160,7 +162,7 @@ def studied_network(
     found, tensors = studied(b, run.denoiser(it, b.out), dict(run=run.key, it=it))
     return found | dict(distance=float(tensors['d1'].mean())), tensors
 
-# %% ../nbs/18m_local_runs.ipynb #f76e6548
+# %% ../nbs/18m_local_runs.ipynb #04eaa200
 def alike_by_level(
     a: dict,  # tensors of `studied`
     b: dict,  # of another denoiser
@@ -169,7 +171,7 @@ def alike_by_level(
     "How alike two denoisers answer."
     return [r_squared(u, v, mean).median().item() for u, v in zip(a['answers'], b['answers'])]
 
-# %% ../nbs/18m_local_runs.ipynb #74842aea
+# %% ../nbs/18m_local_runs.ipynb #72d6024f
 def alike_samples(
     a: dict,  # tensors of `studied`
     b: dict,  # of another denoiser
@@ -179,14 +181,14 @@ def alike_samples(
     "How alike two denoisers' samples of the same start noise are."
     return r_squared(a['ends'], b['ends'].roll(shift, 0), mean).median().item()
 
-# %% ../nbs/18m_local_runs.ipynb #8f435f39
+# %% ../nbs/18m_local_runs.ipynb #93daa445
 def at_middle(
     by_level: list,  # one number a level of LOOKED
 ) -> float:
     "The mean over the middle levels."
     return float(np.mean([v for s, v in zip(LOOKED, by_level) if s in MIDDLE]))
 
-# %% ../nbs/18m_local_runs.ipynb #50a0b71f
+# %% ../nbs/18m_local_runs.ipynb #4050eb8f
 def over_networks(
     row: Row,  # of `theory.fact`, one value a seed
     runs: list[Run],  # of these networks
@@ -200,7 +202,7 @@ def over_networks(
     labels = row.labels | dict(it=it)
     return replace(row, ours=ours, labels=labels, verdict=verdict(said, ours, profile=row.profile), **about)
 
-# %% ../nbs/18m_local_runs.ipynb #27464719
+# %% ../nbs/18m_local_runs.ipynb #4f5f5db2
 def shares_of(
     found: list[dict],  # of `samples_measured`, one a seed or draw
 ) -> dict:  # metric -> Estimate

@@ -6,7 +6,7 @@
 __all__ = ['TURN_TRAIN', 'SPARE', 'Turns', 'turn_plan', 'DrawsAhead', 'AheadTrainer', 'TimeUp', 'Clock', 'TurnArm', 'after_all',
            'read_checkpoint', 'take_turns']
 
-# %% ../nbs/18r_turns.ipynb #52b332ea
+# %% ../nbs/18r_turns.ipynb #f1a905fc
 import math, time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -28,7 +28,7 @@ from .sampling import sample
 from .speed import count_flops
 from .training import TrainConfig, Trainer, make_law
 
-# %% ../nbs/18r_turns.ipynb #c18425f2
+# %% ../nbs/18r_turns.ipynb #28b7ddfb
 TURN_TRAIN = TrainConfig(
     net=replace(PRESETS['ddpmpp-32'], model_channels=64, num_blocks=2, dropout=0.0),
     batch=128,
@@ -37,7 +37,7 @@ TURN_TRAIN = TrainConfig(
     precision='bf16',
 )
 
-# %% ../nbs/18r_turns.ipynb #71d62a5c
+# %% ../nbs/18r_turns.ipynb #27873d6b
 @dataclass(frozen=True)
 class Turns:
     "Two arms of a seed, and when they are looked at."
@@ -84,10 +84,10 @@ class Turns:
         own = (('start', self.n * (self.seed - 1)),)
         return Run(self.dataset, self.n, config, at, self.steps, self.samples, self.data, recipe=own)
 
-# %% ../nbs/18r_turns.ipynb #9f79f807
+# %% ../nbs/18r_turns.ipynb #6a8f97a8
 SPARE = dict(start=50.0, end=15.0, measure=2.0)  # seconds: loading, reading, the ceiling; closing; metrics of 2,000
 
-# %% ../nbs/18r_turns.ipynb #245d9783
+# %% ../nbs/18r_turns.ipynb #5e3112b6
 def turn_plan(
     t: Turns,
     minutes: float,  # of the command
@@ -107,15 +107,15 @@ def turn_plan(
         rounds = min(max(int(left / (training + sampling + 2 * SPARE['measure'])), 0), t.most)
         lines[f'{share:.0%} of {peak / 1e12:.0f} TFLOP/s'] = {
             'images/s': round(rate / train),
-            'seconds between checkpoints': round(training + sampling + 2 * SPARE['measure'], 1),
-            'seconds of the end': round(last),
+            's a checkpoint': round(training + sampling + 2 * SPARE['measure'], 1),
+            's of the end': round(last),
             'checkpoints': rounds,
-            'kimg of each arm': round(rounds * kimg),
+            'kimg of each': round(rounds * kimg),
             'epochs': round(1000 * rounds * kimg / t.n),
         }
-    return pd.DataFrame(lines).T
+    return pd.DataFrame(lines.values(), index=[*lines])
 
-# %% ../nbs/18r_turns.ipynb #d60b701e
+# %% ../nbs/18r_turns.ipynb #819c4756
 class DrawsAhead:
     "Levels and noise of the steps to come, for all trainers of a seed."
 
@@ -143,7 +143,7 @@ class DrawsAhead:
             self.parts[wanted] = self.thread.submit(self.part, wanted)
         return {name: x[place * self.batch :][: self.batch] for name, x in self.parts[k].result().items()}
 
-# %% ../nbs/18r_turns.ipynb #b84ff8ef
+# %% ../nbs/18r_turns.ipynb #41c2b46a
 class AheadTrainer(Trainer):
     "A trainer whose draws are made ahead."
 
@@ -160,11 +160,11 @@ class AheadTrainer(Trainer):
     def draws(self):
         return self.ahead(self.it)
 
-# %% ../nbs/18r_turns.ipynb #6c60419a
+# %% ../nbs/18r_turns.ipynb #e323bd71
 class TimeUp(Exception):
     "What comes next would not end in time."
 
-# %% ../nbs/18r_turns.ipynb #ba84a0fb
+# %% ../nbs/18r_turns.ipynb #b16d999a
 class Clock:
     "The time that is left, and what each kind of work takes."
 
@@ -197,7 +197,7 @@ class Clock:
         if not self.fits(**work):
             raise TimeUp
 
-# %% ../nbs/18r_turns.ipynb #4aabab76
+# %% ../nbs/18r_turns.ipynb #0faa5d19
 class TurnArm:
     "One of the methods, as far as it has come."
 
@@ -262,12 +262,12 @@ class TurnArm:
         found = self.look(self.trainer.ema, self.t.samples)
         self.points.append(found | dict(it=self.trainer.it, sec=self.seconds))
 
-# %% ../nbs/18r_turns.ipynb #94afe4bd
+# %% ../nbs/18r_turns.ipynb #0350aa4c
 def after_all(t: Turns) -> float:  # in looks at a checkpoint
     "What the end takes, at most: the best and the last checkpoint of both arms."
     return 4 * t.last_samples / t.samples
 
-# %% ../nbs/18r_turns.ipynb #b376d6c7
+# %% ../nbs/18r_turns.ipynb #506deb78
 def read_checkpoint(
     arms: list,  # of TurnArm
     it: int,  # iteration
@@ -283,7 +283,7 @@ def read_checkpoint(
         with clock.timing('keep'):
             keep()
 
-# %% ../nbs/18r_turns.ipynb #4e3b9020
+# %% ../nbs/18r_turns.ipynb #7efdaee8
 def take_turns(
     t: Turns,
     arms: list,  # of TurnArm

@@ -6,7 +6,7 @@
 __all__ = ['bf16_ceiling', 'deviations', 'points_in', 'cost_of', 'method_rows', 'pair_rows', 'turn_rows', 'strip', 'pairs_figure',
            'best_point', 'earlier_points', 'TurnSession', 'last_look', 'spend']
 
-# %% ../nbs/18s_turn_rows.ipynb #e01ba148
+# %% ../nbs/18s_turn_rows.ipynb #78ee0742
 from contextlib import ExitStack, closing
 from dataclasses import fields, replace
 from pathlib import Path
@@ -34,7 +34,7 @@ from .settings import SETTINGS
 from .speed import alternate, count_flops, matrix_work
 from .turns import Clock, DrawsAhead, TimeUp, TurnArm, Turns, take_turns
 
-# %% ../nbs/18s_turn_rows.ipynb #b8e1b3ab
+# %% ../nbs/18s_turn_rows.ipynb #78cb1f40
 def bf16_ceiling(
     device: torch.device | str,
     seconds: float = 10.0,  # that the measurement takes, about
@@ -45,7 +45,7 @@ def bf16_ceiling(
     times = alternate({by: work for by, (work, _) in works.items()}, 4, device, least=seconds / 10)
     return max(operations / times[by].median() for by, (_, operations) in works.items())
 
-# %% ../nbs/18s_turn_rows.ipynb #8c2a6e74
+# %% ../nbs/18s_turn_rows.ipynb #bb3a27c6
 def deviations(t: Turns) -> dict:  # name -> (paper's, here)
     "Every setting of the main paper's CIFAR-10 training that is another one."
     paper, mine = SETTINGS['main']['cifar10'], t.train
@@ -59,13 +59,13 @@ def deviations(t: Turns) -> dict:  # name -> (paper's, here)
     found['quality'] = ('FID', f"KID and Fréchet distance in {t.axes} axes of the package's encoder")
     return {name: pair for name, pair in found.items() if pair[0] != pair[1]}
 
-# %% ../nbs/18s_turn_rows.ipynb #9137088c
+# %% ../nbs/18s_turn_rows.ipynb #fd98d315
 def points_in(rows: list[Row]) -> dict:  # (method, seed) -> points, iterations rising
     "The curves that rows were made of."
     whole = [r for r in rows if 'points' in r.detail]
     return {(r.labels['method'], seed): points for r in whole for seed, points in zip(r.seeds, r.detail['points'])}
 
-# %% ../nbs/18s_turn_rows.ipynb #93deb55c
+# %% ../nbs/18s_turn_rows.ipynb #5c6f6bad
 def cost_of(
     t: Turns,
     at: list,  # points of a checkpoint, one a seed
@@ -77,7 +77,7 @@ def cost_of(
     total = sum(point['sec'] for point in at)
     return dict(training_sec=total, images_per_sec=float(np.mean(rates)), mfu=float(np.mean(shares)), on=on)
 
-# %% ../nbs/18s_turn_rows.ipynb #0950e6e7
+# %% ../nbs/18s_turn_rows.ipynb #a0ff3b63
 def method_rows(
     t: Turns,
     method: str,  # an arm, or ARM, best or ARM, last
@@ -96,7 +96,7 @@ def method_rows(
             )
     return rows
 
-# %% ../nbs/18s_turn_rows.ipynb #8b24fd86
+# %% ../nbs/18s_turn_rows.ipynb #c17aaf7d
 def pair_rows(
     t: Turns,
     points: dict,  # (method, seed) -> points
@@ -112,7 +112,7 @@ def pair_rows(
     told = [(r, r.labels | dict(it=last)) for r in rows]
     return [replace(r, id='/'.join(map(str, (t.protocol.name, *labels.values()))), labels=labels) for r, labels in told]
 
-# %% ../nbs/18s_turn_rows.ipynb #f48d7275
+# %% ../nbs/18s_turn_rows.ipynb #d10c080e
 def turn_rows(
     t: Turns,
     points: dict,  # (method, seed) -> points
@@ -133,7 +133,7 @@ def turn_rows(
     rows = [replace(r, **about) for r in rows + pair_rows(t, points)]
     return [replace(r, verdict='smoke: no verdict') if r.claim and r.profile == 'smoke' else r for r in rows]
 
-# %% ../nbs/18s_turn_rows.ipynb #f40a5f14
+# %% ../nbs/18s_turn_rows.ipynb #ba256257
 def strip(
     images: torch.Tensor,  # (k,C,H,W) uint8, grey or colour
     framed: torch.Tensor,  # (k,) booleans
@@ -146,7 +146,7 @@ def strip(
     tiles[:, :, 2:-2, 2:-2] = images.expand(-1, 3, -1, -1)
     return tiles.permute(2, 0, 3, 1).flatten(1, 2).numpy()
 
-# %% ../nbs/18s_turn_rows.ipynb #feebb592
+# %% ../nbs/18s_turn_rows.ipynb #e8ca5e47
 def pairs_figure(
     shown: dict,  # name -> (samples (k,C,H,W) uint8, their nearest training images, which are memorized)
     title: str,
@@ -167,7 +167,7 @@ def pairs_figure(
     plt.close(fig)
     return fig
 
-# %% ../nbs/18s_turn_rows.ipynb #fba11245
+# %% ../nbs/18s_turn_rows.ipynb #051550d0
 def best_point(
     points: list,  # of a curve
     most: float,  # share of samples above null99
@@ -176,7 +176,7 @@ def best_point(
     calm = [point for point in points if point['copying'] <= most]
     return min(calm, key=lambda point: point['kid']['value'], default=None)
 
-# %% ../nbs/18s_turn_rows.ipynb #42ae9b62
+# %% ../nbs/18s_turn_rows.ipynb #3077cc38
 def earlier_points(
     t: Turns,
     file: Path,  # of rows
@@ -189,7 +189,7 @@ def earlier_points(
             raise BadInput('rows', str(file), 'a new file, or one whose rows were made with the same settings and data')
     return found
 
-# %% ../nbs/18s_turn_rows.ipynb #1318243c
+# %% ../nbs/18s_turn_rows.ipynb #86299ddf
 class TurnSession:
     "What a command has: two arms, the points of other seeds, and the files that are written after each checkpoint."
 
@@ -247,7 +247,7 @@ class TurnSession:
             self.say(f'{name}, {kimg:.0f} kimg: {shares}, KID {point["kid"]["value"]:.4f}, {point["sec"]:.0f} s')
         self.keep()
 
-# %% ../nbs/18s_turn_rows.ipynb #27fa3267
+# %% ../nbs/18s_turn_rows.ipynb #17c76988
 def last_look(
     s: TurnSession,
     out: Path,  # where runs are kept
@@ -270,7 +270,7 @@ def last_look(
         if s.shown:
             s.keep()
 
-# %% ../nbs/18s_turn_rows.ipynb #160629c5
+# %% ../nbs/18s_turn_rows.ipynb #0edeb604
 def spend(
     t: Turns,
     out: Path,  # where runs are kept
@@ -288,6 +288,6 @@ def spend(
         try:
             take_turns(t, [*s.arms.values()], clock, s.at_checkpoint)
         except TimeUp:
-            s.say(f'{clock.left:.0f} s are left: the last look')
+            s.say(f'{max(clock.left, 0):.0f} s are left: the last look')
         last_look(s, out, device)
     return s

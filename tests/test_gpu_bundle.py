@@ -72,6 +72,8 @@ def pack(bundler, monkeypatch, capsys):
         monkeypatch.setattr(sys, 'argv', ['gpu_bundle.py', *map(str, args)])
         try:
             bundler.main()
+        except BadInput as e:
+            return str(e), 1
         except SystemExit as e:
             return capsys.readouterr().err, e.code
         return capsys.readouterr().out, 0
@@ -136,7 +138,7 @@ def test_it_runs_on_the_bundle_alone(story, packed, data):
 
 def test_a_bundle_that_is_too_large(data, tmp_path, pack):
     said, code = pack('--data', data, '--out', tmp_path / 'gpu', '--limit', '.5')
-    assert code and 'limit=0.5 is not allowed: limit must be at least' in str(code) and not list(tmp_path.iterdir())
+    assert code == 1 and 'limit=0.5 is not allowed: limit must be at least' in said and not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_is_no_bundle_is_left_alone(data, tmp_path, pack):

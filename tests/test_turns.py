@@ -110,11 +110,11 @@ class Until(Clock):
         return super().timing(kind)
 
 
-def command(out, file, seed=1, looks=99, t=TINY):
+def command(out, file, seed=1, looks=99, t=TINY, device='cpu'):
     "What a command leaves: (method, seed) -> points."
     lines = []
     with torch.random.fork_rng():
-        spend(replace(t, seed=seed), out, [file], 'cpu', Until(looks), 1e12, say=lines.append, profile='smoke')
+        spend(replace(t, seed=seed), out, [file], device, Until(looks), 1e12, say=lines.append, profile='smoke')
     return points_in(load_rows(file)), lines
 
 
@@ -198,3 +198,12 @@ def test_other_settings_are_refused_before_anything_is_trained(file, tmp_path):
     with pytest.raises(BadInput, match='same settings') as e:
         command(tmp_path, file, seed=2, t=replace(TINY, sigma_n=0.5))
     assert e.value.name == 'rows' and file.read_bytes() == before and not (tmp_path / 'train').exists()
+
+
+@pytest.mark.gpu
+def test_a_command_on_a_gpu(tmp_path, straight):
+    points, _ = command(tmp_path, tmp_path / 'rows.json', device='cuda')
+    assert {name: len(curve) for name, curve in points.items()} == {
+        name: len(curve) for name, curve in straight.items()
+    }
+    assert 'CPU' not in points['baseline', 1][0]['machine']['hardware']

@@ -67,6 +67,7 @@ class TrainConfig:
     lr: float = 1e-3  # Adam's learning rate
     weight_decay: float = 0.0  # coupled L2, as Adam defines it
     ramp_kimg: float = 0.0  # thousands of images until lr is reached
+    halve_kimg: float = 0.0  # thousands of images after which lr is halved, 0 for never
     ema_kimg: float = 500.0  # half-life of the EMA, in thousands of images
     ema_ramp: float | None = 0.05  # the half-life is at most this share of the images seen; None for no limit
     P_mean: float = -1.2  # of ln sigma; edm's, like P_std and sigma_data
@@ -83,7 +84,7 @@ class TrainConfig:
         for name in ('iters', 'batch'):
             check_int(name, getattr(self, name), 1)
         check_int('label_dim', self.label_dim, 0)
-        for name in ('weight_decay', 'ramp_kimg'):
+        for name in ('weight_decay', 'ramp_kimg', 'halve_kimg'):
             check_float(name, getattr(self, name), 0)
         for name in ('lr', 'ema_kimg', 'sigma_data'):
             check_float(name, getattr(self, name), 0, open_lo=True)
@@ -181,13 +182,17 @@ class Trainer:
             self.net.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
         )
 
+    def draws(self) -> dict:  # name -> (batch,…)
+        "What the loss wants of the next step."
+        c = self.config
+        return step_draws(c.loss, self.law, self.shape, c.seed, self.it * c.batch, c.batch)
+
     def batch(self) -> dict:  # the arguments of the loss, on the device
         "The next step's images, and what else the loss and the network are given."
         c, start = self.config, self.it * self.config.batch
         rows = order(len(self.images), c.seed, start, c.batch).to(self.device)
-        draws = step_draws(c.loss, self.law, self.shape, c.seed, start, c.batch)
         mine = {name: tensor[rows] for name, tensor in self.image_data.items()}
-        mine |= {name: tensor.to(self.device) for name, tensor in draws.items()}
+        mine |= {name: tensor.to(self.device) for name, tensor in self.draws().items()}
         y, told, move = to_float(self.pixels[rows]), {}, lambda images: images
         if self.labels is not None:
             told['labels'] = self.labels[rows]
@@ -200,8 +205,9 @@ class Trainer:
     def step(self) -> torch.Tensor:  # the batch's loss per pixel, detached
         "One optimizer step and one EMA step."
         c, seen, arguments = self.config, self.it * self.config.batch, self.batch()
+        halved = 0 < c.halve_kimg * 1000 <= seen
         for group in self.optimizer.param_groups:
-            group['lr'] = c.lr * min(seen / max(c.ramp_kimg * 1000, 1e-8), 1)
+            group['lr'] = c.lr * min(seen / max(c.ramp_kimg * 1000, 1e-8), 1) / (1 + halved)
         with torch.random.fork_rng([self.device] if self.device.type == 'cuda' else []):
             torch.manual_seed(seed_of(c.seed, 'dropout', self.it))
             loss = self.loss(self.net, **arguments).mean()

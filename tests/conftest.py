@@ -59,9 +59,9 @@ def pytest_collection_modifyitems(items):
     no_gpu = pytest.mark.skip(reason='needs CUDA')
     has_data = DATA and all((Path(DATA) / f'cifar10-32x32-{part}.zip').is_file() for part in ('train', 'test'))
     for item in items:
-        if 'real_data' in item.keywords and not has_data:
+        if item.get_closest_marker('real_data') and not has_data:
             item.add_marker(no_data)
-        if 'gpu' in item.keywords and not torch.cuda.is_available():
+        if item.get_closest_marker('gpu') and not torch.cuda.is_available():
             item.add_marker(no_gpu)
 
 

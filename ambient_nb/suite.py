@@ -37,19 +37,25 @@ def fig_histograms(setup: Setup, ns: tuple, data: DataSet) -> tuple[list, list]:
 
 # %% ../nbs/18d_suite.ipynb #3f916893
 TIME_SWEEP = dict(
-    smoke=dict(far=(), shares=()),
-    quick=dict(far=(1000,), shares=(0.02, 0.05, 0.08, 0.12, 0.2, 0.3)),
-    paper=dict(far=(), shares=()),
+    smoke=dict(early=(0.1, 0.2), far=(), late=()),
+    quick=dict(early=(0.02, 0.05, 0.08, 0.12), far=(1000,), late=(0.2, 0.3)),
+    paper=dict(early=(0.02, 0.05, 0.08, 0.12), far=(), late=()),
 )
 
 
 def timescales(
-    setup: Setup, ns: tuple, data: DataSet, *, far: tuple, shares: tuple
+    setup: Setup, ns: tuple, data: DataSet, *, early: tuple, far: tuple, late: tuple
 ) -> tuple[list, list]:  # (arms, pairs)
-    "Both losses of several sizes along training; the baseline of a far larger size at these shares of the budget."
-    arms = [replace(a, optimum=False) for a in table1(setup, ns, data)[0]]
+    "Several sizes along training, also looked at early, after as many steps for all; a far larger one early alone."
+    first, then = ([round(share * setup.train.iters) or 1 for share in part] for part in (early, late))
+
+    def often(a):
+        looks = {*a.curve, *(it for it in first if it < a.train.iters)} - {*a.budgets}
+        return replace(a, optimum=False, curve=tuple(sorted(looks)))
+
+    arms = [often(a) for a in table1(setup, ns, data)[0]]
     for n in (n for n in far if n not in ns and n <= data.pool):
-        *curve, last = (round(share * setup.train.iters) or 1 for share in shares)
+        *curve, last = *first, *then
         a = arm(setup, 'baseline', n)
         arms.append(replace(a, train=replace(a.train, iters=last), budgets=(last,), curve=tuple(curve)))
     return arms, []
@@ -290,7 +296,7 @@ ITEMS = dict(
     timescales=Item(
         timescales,
         'main',
-        dict(smoke='20,30', quick='25,75,150,200', paper='300,1000,3000'),
+        dict(smoke='20,30', quick='75,150,200', paper='300,1000,3000'),
         THREE,
         TIME_SWEEP,
         several=True,

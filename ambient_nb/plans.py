@@ -250,9 +250,9 @@ def settings_in_words(plan: Plan) -> dict:  # what -> words
         'seeds': ', '.join(map(str, plan.seeds)),
         'network': f'{c.net.family}, {c.net.model_channels} channels, {parameters:,} parameters, '
         f'{flops_of(plan, first) / 1e9:.3g} GFLOP per forward image',
-        'training': f'{len(plan.seeds) * len(distinct(plan))} runs × {steps} iterations × {batches} images, {epochs} epochs; '
-        f'Adam lr {c.lr:g}, weight decay {c.weight_decay:g}, ramp {c.ramp_kimg:g} kimg, EMA {c.ema_kimg:g} kimg; '
-        f'{c.precond} preconditioning',
+        'training': f'{len(plan.seeds) * len(distinct(plan))} runs × {steps} iterations × {batches} images, '
+        f'{epochs} epochs; Adam lr {c.lr:g}, weight decay {c.weight_decay:g}, ramp {c.ramp_kimg:g} kimg, '
+        f'EMA {c.ema_kimg:g} kimg; {c.precond} preconditioning',
         'read at': f'two thirds of the iterations and their end{points}',
         'sampling': f'{plan.setup.samples:,} images per point, '
         f'{plan.setup.steps} Heun steps ({2 * plan.setup.steps - 1} NFE)',

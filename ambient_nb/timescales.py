@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['EXPONENTS', 'NULL_SHARE', 'first_copies', 'first_good', 'seed_times', 'times_by_size', 'wider', 'exponent',
-           'exponent_row', 'exponent_rows', 'settings_of', 'with_sizes_of', 'as_baseline', 'in_epochs',
-           'images_per_step', 'mean_epochs', 'stopping_rule', 'advice', 'draw_times', 'times_figure', 'collapse_figure',
-           'times_table']
+           'exponent_row', 'exponent_rows', 'settings_of', 'with_sizes_of', 'as_baseline', 'beside_committed',
+           'in_epochs', 'images_per_step', 'mean_epochs', 'stopping_rule', 'advice', 'draw_times', 'times_figure',
+           'collapse_figure', 'times_table']
 
-# %% ../nbs/17h_timescales.ipynb #86890905
+# %% ../nbs/17h_timescales.ipynb #4f754317
 from dataclasses import replace
 from typing import Callable
 import numpy as np
@@ -17,12 +17,12 @@ from scipy.stats import t as student
 from .core import BadInput
 from .endpoints import logit
 from .papers import claim
-from .rows import METHODS, Row, verdict
+from .rows import METHODS, Row, committed, verdict
 from .stats import Estimate, over_seeds
-from .tables import first_reached, pick_rows, sizes_of, unless_empty
+from .tables import NO_ROWS, first_reached, pick_rows, sizes_of, unless_empty
 from .training import TrainConfig
 
-# %% ../nbs/17h_timescales.ipynb #01df3ffb
+# %% ../nbs/17h_timescales.ipynb #a29fa9ec
 def first_copies(
     points: list,  # of (iteration, share of copies), iterations rising
     share: float,  # in (0,1)
@@ -34,7 +34,7 @@ def first_copies(
     reached = first_reached(list(zip(its, most)), logit(share, samples))
     return float('nan') if reached is None else float(reached)
 
-# %% ../nbs/17h_timescales.ipynb #93a480e3
+# %% ../nbs/17h_timescales.ipynb #8066e3f9
 def first_good(
     points: list,  # of (iteration, distance to held-out images), iterations rising
     within: float = 0.2,  # of the lowest
@@ -46,7 +46,7 @@ def first_good(
         return float('nan')
     return float(first_reached([(it, -d) for it, d in points], -near))
 
-# %% ../nbs/17h_timescales.ipynb #0a6d7cbd
+# %% ../nbs/17h_timescales.ipynb #27369898
 def seed_times(
     rows: list[Row],
     n: int,  # training images
@@ -59,7 +59,7 @@ def seed_times(
     its = [r.labels['it'] for r in found]
     return np.array([when(list(zip(its, values))) for values in zip(*(r.detail['values'] for r in found))])
 
-# %% ../nbs/17h_timescales.ipynb #9ecebf83
+# %% ../nbs/17h_timescales.ipynb #8352c27c
 def times_by_size(
     rows: list[Row],
     method: str,  # 'baseline' or 'two-regime'
@@ -71,7 +71,7 @@ def times_by_size(
     found = {n: seed_times(rows, n, method, metric, when) for n in sizes}
     return {n: times for n, times in found.items() if np.isfinite(times).all()}
 
-# %% ../nbs/17h_timescales.ipynb #b78c0acd
+# %% ../nbs/17h_timescales.ipynb #8b2e9d00
 def wider(
     values: np.ndarray,  # (m,k), a line a size, a column a seed
     by_size: float,  # half-width of the interval over sizes
@@ -81,7 +81,7 @@ def wider(
     half = max(by_size, e.hi - e.value if e.hi is not None else 0.0)
     return replace(e, lo=e.value - half, hi=e.value + half)
 
-# %% ../nbs/17h_timescales.ipynb #0610a4a4
+# %% ../nbs/17h_timescales.ipynb #9f301b7e
 def exponent(
     times: dict,  # n -> (k,) of anything above 0, at least three sizes
 ) -> Estimate:  # over seeds
@@ -95,7 +95,7 @@ def exponent(
     by_size = student.ppf(0.975, len(x) - 2) * np.sqrt(left @ left / (len(x) - 2) / (x @ x))
     return wider(slopes[None], by_size)
 
-# %% ../nbs/17h_timescales.ipynb #1ad8791a
+# %% ../nbs/17h_timescales.ipynb #128e6d40
 EXPONENTS = {
     'copying-later': lambda copies, good: copies,
     'copying-linear': lambda copies, good: {n: times / n for n, times in copies.items()},
@@ -103,7 +103,7 @@ EXPONENTS = {
     'window': lambda copies, good: {n: copies[n] / good[n] for n in copies if n in good},
 }  # claim -> (tau_mem by size, tau_gen by size) -> what has the exponent
 
-# %% ../nbs/17h_timescales.ipynb #3926ca53
+# %% ../nbs/17h_timescales.ipynb #b6b23110
 def exponent_row(
     rows: list[Row],  # that it follows from, at least one
     topic: str,  # a key of EXPONENTS
@@ -133,7 +133,7 @@ def exponent_row(
         cost={},
     )
 
-# %% ../nbs/17h_timescales.ipynb #2abd5dac
+# %% ../nbs/17h_timescales.ipynb #3d642073
 def exponent_rows(
     rows: list[Row],  # of several sizes along training
 ) -> list[Row]:  # none where fewer than three sizes say anything
@@ -146,14 +146,14 @@ def exponent_rows(
         out += [exponent_row(rows, topic, method, times) for topic, times in every.items() if len(times) > 2]
     return out
 
-# %% ../nbs/17h_timescales.ipynb #0c62a926
+# %% ../nbs/17h_timescales.ipynb #617f5932
 def settings_of(
     r: Row,  # of an arm
 ) -> dict:
     "Which network was trained how; not how long, and not by which loss."
     return {k: v for k, v in next(iter(r.runs.values()))['config'].items() if k not in ('iters', 'seed', 'loss')}
 
-# %% ../nbs/17h_timescales.ipynb #67eb2aea
+# %% ../nbs/17h_timescales.ipynb #1d3c4b77
 def with_sizes_of(
     own: list[Row],
     others: list[Row],  # of any sizes
@@ -167,14 +167,22 @@ def with_sizes_of(
         return own
     return own + [r for r in others if r.labels['n'] not in sizes_of(own)]
 
-# %% ../nbs/17h_timescales.ipynb #162a88a8
+# %% ../nbs/17h_timescales.ipynb #09a777d9
 def as_baseline(
     rows: list[Row],  # of an item whose arms are the baseline at several sizes, under names of their own
 ) -> list[Row]:
     "The arms alone, called what they are."
     return [replace(r, labels=r.labels | dict(method='baseline')) for r in rows if r.kind == 'arm']
 
-# %% ../nbs/17h_timescales.ipynb #51677191
+# %% ../nbs/17h_timescales.ipynb #6772e3b9
+def beside_committed(
+    own: list[Row],  # may be none
+) -> list[Row]:
+    "One's own rows, and the sizes that they lack from the rows of Table 1 and of `diffmem_fig1` in the checkout."
+    rows = with_sizes_of(own, committed('repro_table1', 'quick'))
+    return with_sizes_of(rows, as_baseline(committed('repro_diffmem_fig1', 'quick')))
+
+# %% ../nbs/17h_timescales.ipynb #1e58df13
 def in_epochs(
     rows: list[Row],
     method: str,  # 'baseline' or 'two-regime'
@@ -184,14 +192,14 @@ def in_epochs(
     found = times_by_size(rows, method, 'memorized', lambda points: first_copies(points, share))
     return {n: times * images_per_step(rows) / n for n, times in found.items()}
 
-# %% ../nbs/17h_timescales.ipynb #ac71ffa6
+# %% ../nbs/17h_timescales.ipynb #aed7e166
 def images_per_step(
     rows: list[Row],  # of arms that share it, among others
 ) -> int:
     "The batch of these rows' trainings."
     return next(iter(next(r for r in rows if r.runs).runs.values()))['config'].get('batch', TrainConfig.batch)
 
-# %% ../nbs/17h_timescales.ipynb #71be8d7f
+# %% ../nbs/17h_timescales.ipynb #e65470b3
 def mean_epochs(
     epochs: dict,  # from `in_epochs`
 ) -> Estimate:  # over seeds; the interval is the wider of that over seeds and that over sizes
@@ -200,7 +208,7 @@ def mean_epochs(
     m, means = len(values), values.mean(1)
     return wider(values, student.ppf(0.975, m - 1) * means.std(ddof=1) / np.sqrt(m) if m > 1 else 0.0)
 
-# %% ../nbs/17h_timescales.ipynb #aed3a1c1
+# %% ../nbs/17h_timescales.ipynb #5f867f74
 @unless_empty
 def stopping_rule(
     rows: list[Row],
@@ -218,10 +226,10 @@ def stopping_rule(
         f'{images_per_step(rows)} images; `ambient-nb when-to-stop` measures it for a run of yours.'
     )
 
-# %% ../nbs/17h_timescales.ipynb #4cf86856
+# %% ../nbs/17h_timescales.ipynb #21382429
 NULL_SHARE = 0.01  # of held-out images above their own 99th percentile
 
-# %% ../nbs/17h_timescales.ipynb #56cad815
+# %% ../nbs/17h_timescales.ipynb #291bb081
 def advice(
     table: pd.DataFrame,  # a line a snapshot: it, epochs, copying (a share above null99) and quality, as Estimates
     quality: str = 'kid',  # column of the distance to held-out images
@@ -245,7 +253,7 @@ def advice(
     when = f'between iterations {before.it:,} and {t.it:,} (epochs {before.epochs:,.0f} and {t.epochs:,.0f})'
     return f'Copying begins {when}; before that {stop}: stop there.'
 
-# %% ../nbs/17h_timescales.ipynb #b19b1e1c
+# %% ../nbs/17h_timescales.ipynb #9dcb36a9
 def draw_times(
     ax,  # matplotlib's
     times: dict,  # n -> (k,) iterations
@@ -255,13 +263,14 @@ def draw_times(
     if not times:
         return
     x, y = np.array(list(times)), np.array(list(times.values()))
-    ax.plot(np.repeat(x, y.shape[1]), y.ravel(), **style | dict(linestyle='none', label=None, alpha=0.6))
+    name = style['label'] if len(x) < 3 else None
+    ax.plot(np.repeat(x, y.shape[1]), y.ravel(), **style | dict(linestyle='none', label=name, alpha=0.6))
     if len(x) > 2:
         slope, ends = exponent(times), np.array([x[0], x[-1]])
         middle = np.exp(np.log(y).mean() + slope.value * (np.log(ends) - np.log(x).mean()))
         ax.plot(ends, middle, **style | dict(marker='', label=f'{style["label"]}: exponent {slope:.2f}'))
 
-# %% ../nbs/17h_timescales.ipynb #eceab077
+# %% ../nbs/17h_timescales.ipynb #e6f6003d
 @unless_empty
 def times_figure(
     rows: list[Row],
@@ -288,7 +297,7 @@ def times_figure(
     axes[0].set_ylabel('optimizer steps (thin lines: slope 1)')
     return finished(fig, fontsize=8)
 
-# %% ../nbs/17h_timescales.ipynb #165d0b5a
+# %% ../nbs/17h_timescales.ipynb #3a82fd44
 @unless_empty
 def collapse_figure(
     rows: list[Row],
@@ -310,7 +319,7 @@ def collapse_figure(
         ax.set_xlabel(words)
     return finished(fig, [axes[0, 0]], fontsize=8)
 
-# %% ../nbs/17h_timescales.ipynb #2e250ffe
+# %% ../nbs/17h_timescales.ipynb #184e12df
 @unless_empty
 def times_table(
     rows: list[Row],
@@ -328,4 +337,4 @@ def times_table(
         for n in (n for n in sizes_of(rows) if any(n in of for of in (good, *epochs.values()))):
             told = {f'{share:.0%} copies, epochs': ranged(of.get(n)) for share, of in epochs.items()}
             lines.append({'method': method, 'n': n, 'quality, steps': ranged(good.get(n))} | told)
-    return pd.DataFrame(lines).set_index(['method', 'n'])
+    return pd.DataFrame(lines).set_index(['method', 'n']) if lines else NO_ROWS

@@ -108,7 +108,7 @@ def test_what_others_compute_meanwhile_costs_a_plan_nothing(monkeypatch):
     monkeypatch.setattr(plans, 'net_of', waiting)
     p = plan('table1', profile='quick', dry_run=True, device='cpu')
     quiet = min(seconds_a_flop(p) for _ in range(3))
-    waits = 0.05
+    waits = 0.02
     assert seconds_a_flop(p) < 4 * quiet
 
 

@@ -8,7 +8,7 @@ __all__ = ['EXPONENTS', 'NULL_SHARE', 'first_copies', 'first_good', 'seed_times'
            'in_epochs', 'images_per_step', 'mean_epochs', 'stopping_rule', 'advice', 'draw_times', 'times_figure',
            'collapse_figure', 'times_table']
 
-# %% ../nbs/17h_timescales.ipynb #4f754317
+# %% ../nbs/17h_timescales.ipynb #b0131d49
 from dataclasses import replace
 from typing import Callable
 import numpy as np
@@ -22,7 +22,7 @@ from .stats import Estimate, over_seeds
 from .tables import NO_ROWS, first_reached, pick_rows, sizes_of, unless_empty
 from .training import TrainConfig
 
-# %% ../nbs/17h_timescales.ipynb #a29fa9ec
+# %% ../nbs/17h_timescales.ipynb #31e4db60
 def first_copies(
     points: list,  # of (iteration, share of copies), iterations rising
     share: float,  # in (0,1)
@@ -34,7 +34,7 @@ def first_copies(
     reached = first_reached(list(zip(its, most)), logit(share, samples))
     return float('nan') if reached is None else float(reached)
 
-# %% ../nbs/17h_timescales.ipynb #8066e3f9
+# %% ../nbs/17h_timescales.ipynb #7ede6e40
 def first_good(
     points: list,  # of (iteration, distance to held-out images), iterations rising
     within: float = 0.2,  # of the lowest
@@ -46,7 +46,7 @@ def first_good(
         return float('nan')
     return float(first_reached([(it, -d) for it, d in points], -near))
 
-# %% ../nbs/17h_timescales.ipynb #27369898
+# %% ../nbs/17h_timescales.ipynb #f474780b
 def seed_times(
     rows: list[Row],
     n: int,  # training images
@@ -59,7 +59,7 @@ def seed_times(
     its = [r.labels['it'] for r in found]
     return np.array([when(list(zip(its, values))) for values in zip(*(r.detail['values'] for r in found))])
 
-# %% ../nbs/17h_timescales.ipynb #8352c27c
+# %% ../nbs/17h_timescales.ipynb #8c93d79d
 def times_by_size(
     rows: list[Row],
     method: str,  # 'baseline' or 'two-regime'
@@ -71,7 +71,7 @@ def times_by_size(
     found = {n: seed_times(rows, n, method, metric, when) for n in sizes}
     return {n: times for n, times in found.items() if np.isfinite(times).all()}
 
-# %% ../nbs/17h_timescales.ipynb #8b2e9d00
+# %% ../nbs/17h_timescales.ipynb #f5505906
 def wider(
     values: np.ndarray,  # (m,k), a line a size, a column a seed
     by_size: float,  # half-width of the interval over sizes
@@ -79,9 +79,9 @@ def wider(
     "The mean of all with the wider of two 95 % intervals."
     e = over_seeds(values.mean(0))
     half = max(by_size, e.hi - e.value if e.hi is not None else 0.0)
-    return replace(e, lo=e.value - half, hi=e.value + half)
+    return replace(e, lo=e.value - half, hi=e.value + half) if half else e
 
-# %% ../nbs/17h_timescales.ipynb #9f301b7e
+# %% ../nbs/17h_timescales.ipynb #211c134d
 def exponent(
     times: dict,  # n -> (k,) of anything above 0, at least three sizes
 ) -> Estimate:  # over seeds
@@ -95,7 +95,7 @@ def exponent(
     by_size = student.ppf(0.975, len(x) - 2) * np.sqrt(left @ left / (len(x) - 2) / (x @ x))
     return wider(slopes[None], by_size)
 
-# %% ../nbs/17h_timescales.ipynb #128e6d40
+# %% ../nbs/17h_timescales.ipynb #bc3a9c29
 EXPONENTS = {
     'copying-later': lambda copies, good: copies,
     'copying-linear': lambda copies, good: {n: times / n for n, times in copies.items()},
@@ -103,7 +103,7 @@ EXPONENTS = {
     'window': lambda copies, good: {n: copies[n] / good[n] for n in copies if n in good},
 }  # claim -> (tau_mem by size, tau_gen by size) -> what has the exponent
 
-# %% ../nbs/17h_timescales.ipynb #b6b23110
+# %% ../nbs/17h_timescales.ipynb #57a04e6b
 def exponent_row(
     rows: list[Row],  # that it follows from, at least one
     topic: str,  # a key of EXPONENTS
@@ -133,7 +133,7 @@ def exponent_row(
         cost={},
     )
 
-# %% ../nbs/17h_timescales.ipynb #3d642073
+# %% ../nbs/17h_timescales.ipynb #5c5c517a
 def exponent_rows(
     rows: list[Row],  # of several sizes along training
 ) -> list[Row]:  # none where fewer than three sizes say anything
@@ -146,14 +146,14 @@ def exponent_rows(
         out += [exponent_row(rows, topic, method, times) for topic, times in every.items() if len(times) > 2]
     return out
 
-# %% ../nbs/17h_timescales.ipynb #617f5932
+# %% ../nbs/17h_timescales.ipynb #2b80ab52
 def settings_of(
     r: Row,  # of an arm
 ) -> dict:
     "Which network was trained how; not how long, and not by which loss."
     return {k: v for k, v in next(iter(r.runs.values()))['config'].items() if k not in ('iters', 'seed', 'loss')}
 
-# %% ../nbs/17h_timescales.ipynb #1d3c4b77
+# %% ../nbs/17h_timescales.ipynb #b2ed7868
 def with_sizes_of(
     own: list[Row],
     others: list[Row],  # of any sizes
@@ -167,14 +167,14 @@ def with_sizes_of(
         return own
     return own + [r for r in others if r.labels['n'] not in sizes_of(own)]
 
-# %% ../nbs/17h_timescales.ipynb #09a777d9
+# %% ../nbs/17h_timescales.ipynb #b450bb39
 def as_baseline(
     rows: list[Row],  # of an item whose arms are the baseline at several sizes, under names of their own
 ) -> list[Row]:
     "The arms alone, called what they are."
     return [replace(r, labels=r.labels | dict(method='baseline')) for r in rows if r.kind == 'arm']
 
-# %% ../nbs/17h_timescales.ipynb #6772e3b9
+# %% ../nbs/17h_timescales.ipynb #17576a05
 def beside_committed(
     own: list[Row],  # may be none
 ) -> list[Row]:
@@ -182,7 +182,7 @@ def beside_committed(
     rows = with_sizes_of(own, committed('repro_table1', 'quick'))
     return with_sizes_of(rows, as_baseline(committed('repro_diffmem_fig1', 'quick')))
 
-# %% ../nbs/17h_timescales.ipynb #1e58df13
+# %% ../nbs/17h_timescales.ipynb #9b8c72f1
 def in_epochs(
     rows: list[Row],
     method: str,  # 'baseline' or 'two-regime'
@@ -192,14 +192,14 @@ def in_epochs(
     found = times_by_size(rows, method, 'memorized', lambda points: first_copies(points, share))
     return {n: times * images_per_step(rows) / n for n, times in found.items()}
 
-# %% ../nbs/17h_timescales.ipynb #aed7e166
+# %% ../nbs/17h_timescales.ipynb #4cec98d8
 def images_per_step(
     rows: list[Row],  # of arms that share it, among others
 ) -> int:
     "The batch of these rows' trainings."
     return next(iter(next(r for r in rows if r.runs).runs.values()))['config'].get('batch', TrainConfig.batch)
 
-# %% ../nbs/17h_timescales.ipynb #e65470b3
+# %% ../nbs/17h_timescales.ipynb #38707ff3
 def mean_epochs(
     epochs: dict,  # from `in_epochs`
 ) -> Estimate:  # over seeds; the interval is the wider of that over seeds and that over sizes
@@ -208,7 +208,7 @@ def mean_epochs(
     m, means = len(values), values.mean(1)
     return wider(values, student.ppf(0.975, m - 1) * means.std(ddof=1) / np.sqrt(m) if m > 1 else 0.0)
 
-# %% ../nbs/17h_timescales.ipynb #5f867f74
+# %% ../nbs/17h_timescales.ipynb #b902204d
 @unless_empty
 def stopping_rule(
     rows: list[Row],
@@ -226,10 +226,10 @@ def stopping_rule(
         f'{images_per_step(rows)} images; `ambient-nb when-to-stop` measures it for a run of yours.'
     )
 
-# %% ../nbs/17h_timescales.ipynb #21382429
+# %% ../nbs/17h_timescales.ipynb #e5b80482
 NULL_SHARE = 0.01  # of held-out images above their own 99th percentile
 
-# %% ../nbs/17h_timescales.ipynb #291bb081
+# %% ../nbs/17h_timescales.ipynb #5c5b4f01
 def advice(
     table: pd.DataFrame,  # a line a snapshot: it, epochs, copying (a share above null99) and quality, as Estimates
     quality: str = 'kid',  # column of the distance to held-out images
@@ -253,7 +253,7 @@ def advice(
     when = f'between iterations {before.it:,} and {t.it:,} (epochs {before.epochs:,.0f} and {t.epochs:,.0f})'
     return f'Copying begins {when}; before that {stop}: stop there.'
 
-# %% ../nbs/17h_timescales.ipynb #9dcb36a9
+# %% ../nbs/17h_timescales.ipynb #8b6151ea
 def draw_times(
     ax,  # matplotlib's
     times: dict,  # n -> (k,) iterations
@@ -270,7 +270,7 @@ def draw_times(
         middle = np.exp(np.log(y).mean() + slope.value * (np.log(ends) - np.log(x).mean()))
         ax.plot(ends, middle, **style | dict(marker='', label=f'{style["label"]}: exponent {slope:.2f}'))
 
-# %% ../nbs/17h_timescales.ipynb #e6f6003d
+# %% ../nbs/17h_timescales.ipynb #4a902f73
 @unless_empty
 def times_figure(
     rows: list[Row],
@@ -281,8 +281,8 @@ def times_figure(
     from ambient_nb.figures import METHOD_STYLE, finished
 
     panels = {f'{share:.0%} of samples are copies': ('memorized', share) for share in shares}
-    panels |= {'within 20 % of their best Fréchet distance': ('frechet', None)}
-    fig, axes = plt.subplots(1, len(panels), figsize=(4 * len(panels), 3.6), sharey=True)
+    panels |= {'within 20 % of the best Fréchet distance': ('frechet', None)}
+    fig, axes = plt.subplots(1, len(panels), figsize=(4.3 * len(panels), 3.6), sharey=True)
     for ax, (title, (metric, share)) in zip(axes, panels.items()):
         for method in METHODS:
             when = first_good if share is None else lambda points: first_copies(points, share)  # noqa: B023
@@ -297,7 +297,7 @@ def times_figure(
     axes[0].set_ylabel('optimizer steps (thin lines: slope 1)')
     return finished(fig, fontsize=8)
 
-# %% ../nbs/17h_timescales.ipynb #3a82fd44
+# %% ../nbs/17h_timescales.ipynb #bf32365a
 @unless_empty
 def collapse_figure(
     rows: list[Row],
@@ -319,7 +319,7 @@ def collapse_figure(
         ax.set_xlabel(words)
     return finished(fig, [axes[0, 0]], fontsize=8)
 
-# %% ../nbs/17h_timescales.ipynb #184e12df
+# %% ../nbs/17h_timescales.ipynb #5d34a6bb
 @unless_empty
 def times_table(
     rows: list[Row],

@@ -1,6 +1,8 @@
 "Plans: what a notebook is asked, what is refused, what it says it will cost."
 
+import itertools
 import time
+from types import SimpleNamespace
 
 import pytest
 from tree import NBS, cells
@@ -97,19 +99,10 @@ def test_a_dry_run_checks_what_is_given():
 
 def test_what_others_compute_meanwhile_costs_a_plan_nothing(monkeypatch):
     "On a busy machine a plan once said 884 minutes for what takes 25."
-    made, waits = plans.net_of, 0
-
-    def waiting(*args):
-        net, told = made(*args)
-        if not any(v.is_meta for v in net.parameters()):
-            net.register_forward_pre_hook(lambda *_: time.sleep(waits))
-        return net, told
-
-    monkeypatch.setattr(plans, 'net_of', waiting)
     p = plan('table1', profile='quick', dry_run=True, device='cpu')
-    quiet = min(seconds_a_flop(p) for _ in range(3))
-    waits = 0.02
-    assert seconds_a_flop(p) < 4 * quiet
+    quiet, hours = seconds_a_flop(p), itertools.count(step=3600)
+    monkeypatch.setattr(plans, 'time', SimpleNamespace(monotonic=lambda: next(hours), thread_time=time.thread_time))
+    assert seconds_a_flop(p) < 20 * quiet
 
 
 def test_photographs_are_trained_for_as_many_epochs_at_every_size():

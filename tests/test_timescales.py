@@ -35,7 +35,7 @@ def test_proportional_to_n_means_one_number_of_epochs():
 @pytest.mark.parametrize('profile', ['smoke', 'quick', 'paper'])
 def test_every_size_is_looked_at_early_after_as_many_steps(profile):
     p = plan('timescales', profile=profile, dry_run=True, device='cpu')
-    early = [round(share * p.setup.train.iters) for share in ((0.1, 0.2) if profile == 'smoke' else (0.02, 0.05))]
+    early = [round(share * p.setup.train.iters) for share in ((0.05, 0.3) if profile == 'smoke' else (0.02, 0.05))]
     for a in p.arms:
         assert set(early) <= set(a.snapshots) and a.snapshots[-1] == a.train.iters == a.budgets[-1]
         assert len(a.snapshots) == len({*a.budgets, *a.curve}) == len(a.budgets) + len(a.curve)

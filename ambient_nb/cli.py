@@ -228,7 +228,9 @@ def reproduce_command(
 @app.command('when-to-stop')
 def when_to_stop_command(
     folder: Path = typer.Argument(..., metavar='RUN', help='Folder of a run: config.json and snapshots.'),
-    n: int = typer.Option(None, help='Images that it was trained on, the first of the pool; all when not given.'),
+    n: int = typer.Option(
+        None, help='Images that it was trained on, the first of the pool; those of its config.json when not given.'
+    ),
     dataset: str = typer.Option(None, help='Its data set; the one its config.json names when not given.'),
     data: str = typer.Option(None, help='The zip of its data set, or the folder that holds it.'),
     samples: int = typer.Option(512, help='Drawn at each snapshot.'),

@@ -10,6 +10,7 @@ __all__ = ['SELECTION', 'TRIED', 'snapshot_metrics', 'similarity_histogram', 'Me
 # %% ../nbs/18f_collect.ipynb #58dbee4a
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Callable
 import numpy as np
 import pandas as pd
 from . import core
@@ -248,13 +249,17 @@ def collect(plan: Plan) -> list[Row]:
     return rows
 
 # %% ../nbs/18f_collect.ipynb #20c63626
-def reproduce(plan: Plan) -> list[Row]:  # empty in a dry run
+def reproduce(
+    plan: Plan,
+    further: Callable | None = None,  # rows -> rows that follow from them
+) -> list[Row]:  # empty in a dry run
     "Execute what is missing, collect the rows and store them."
     if plan.dry_run:
         return []
     writable_dir(plan.out)
     execute_all(plan.runs, plan.out, plan.device)
     rows = collect(plan)
+    rows += further(rows) if further else []
     save_rows(rows, plan.out / 'rows' / f'{plan.item}-{plan.profile}-{content_hash(plan.made_by)}.json')
     return rows
 

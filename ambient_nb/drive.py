@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Event', 'snapshot_path', 'save_snapshot', 'snapshots_in', 'newest_state', 'drop_states', 'save_state', 'read_stats',
-           'Book', 'locked', 'drive', 'after_step', 'watched', 'identity', 'claim_folder']
+           'log_line', 'Book', 'locked', 'drive', 'after_step', 'watched', 'identity', 'claim_folder']
 
 # %% ../nbs/10c_drive.ipynb #c4cded94
 import json
@@ -84,6 +84,15 @@ def read_stats(folder: Path) -> list[dict]:  # one per tick: it, loss, sec, and 
     file = Path(folder) / 'stats.jsonl'
     return [json.loads(line) for line in file.read_text().splitlines() if line.endswith('}')] if file.exists() else []
 
+# %% ../nbs/10c_drive.ipynb #664b2609
+def log_line(
+    folder: Path,  # of a run
+    words: str,
+) -> None:
+    "Add a line to log.txt."
+    with open(Path(folder) / 'log.txt', 'a') as file:
+        print(time.strftime('%Y-%m-%d %H:%M:%S'), words, file=file)
+
 # %% ../nbs/10c_drive.ipynb #0ad87675
 class Book:
     "A run's records: what its folder says of a trainer, and what is still to be written there."
@@ -108,8 +117,7 @@ class Book:
 
     def say(self, words: str) -> None:
         "A line of log.txt."
-        with open(self.folder / 'log.txt', 'a') as file:
-            print(time.strftime('%Y-%m-%d %H:%M:%S'), words, file=file)
+        log_line(self.folder, words)
 
     def step(self):  # the step's loss, as the trainer gave it
         "One step, and its place in the sums."
@@ -248,5 +256,6 @@ def claim_folder(
         if {k: stored.get(k) for k in mine} != json.loads(json.dumps(mine)):
             raise BadInput('folder', str(folder), 'new, or that of the same run; its config.json is of another one')
     if stored is None or 'shape' not in stored:
-        save_json(file, dict(mine, dataset=images.name, shape=list(images.pixels.shape[1:]), config=asdict(config)))
+        about = dict(dataset=images.name, n=len(images), shape=list(images.pixels.shape[1:]), config=asdict(config))
+        save_json(file, mine | about)
     return folder

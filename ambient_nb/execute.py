@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LEVELS', 'check_encoder', 'measurement', 'measurement_path', 'errors_by_level', 'frechet_of', 'drawn', 'measure',
-           'optimum_share', 'trainings', 'train', 'iterations_done', 'measure_all', 'die_with', 'one_thread_each',
-           'side_by_side', 'cores', 'execute_all']
+           'optimum_share', 'trainings', 'train', 'iterations_done', 'advice_of', 'measure_all', 'die_with',
+           'one_thread_each', 'side_by_side', 'cores', 'execute_all']
 
 # %% ../nbs/18b_execute.ipynb #657998c3
 import os, threading, time
@@ -23,15 +23,17 @@ from .core import check_choice, content_hash, file_sha, progress, rng
 from .corruptions import fixed_normal
 from .data import to_float, to_uint8
 from .datasets import Split
-from .drive import identity, read_stats, snapshot_path
+from .drive import identity, log_line, read_stats, snapshot_path
 from .features import Encoder
 from .fidelity import frechet_estimate
 from .losses import TwoRegimeOptimum
 from .memorization import clusters, denoising_errors, is_memorized, nearest_apart, per_sample, save_table
+from .memorization import summarize
 from .repro import encoder_of
 from .runs import Run, load_split
 from .sampling import sample
 from .stats import Estimate, wilson
+from .timescales import advice
 from .training import fit
 
 # %% ../nbs/18b_execute.ipynb #68f283d1
@@ -184,16 +186,33 @@ def iterations_done(
     return max([line['it'] for line in read_stats(folder)], default=0)
 
 # %% ../nbs/18b_execute.ipynb #8cf1243a
+def advice_of(
+    run: Run,  # of one network, all its snapshots measured
+    out: Path,  # where runs are kept
+) -> str:  # one sentence
+    "When this run should have stopped, from its measurements."
+    null, lines = measure(run, None, out)[0], []
+    for it in run.snapshots:
+        table, meta, _ = measure(run, it, out)
+        found = dict(copying=summarize(table, null)['sim>null99'], frechet=Estimate.from_dict(meta['frechet']))
+        lines.append(dict(it=it, epochs=it * run.config.batch / len(run.images)) | found)
+    return advice(pd.DataFrame(lines), 'frechet')
+
+# %% ../nbs/18b_execute.ipynb #80569f20
 def measure_all(
     run: Run,
     out: Path,  # where runs are kept
     device: str,  # 'cpu', 'cuda', …
 ) -> None:
-    "Measure all snapshots of a run and its null, each where it is missing."
+    "Measure all snapshots of a run and its null, each where it is missing; its log then says when to stop."
     if device == 'cpu':
         torch.set_num_threads(1)
+    kept = [measurement_path(run, it, out) for it in run.snapshots]
+    is_new = not all(path.with_name(path.name + '.json').exists() for path in kept)
     for it in (None, *run.snapshots):
         measure(run, it, out, device)
+    if is_new and not run.partner:
+        log_line(run.folder(out), advice_of(run, out))
 
 # %% ../nbs/18b_execute.ipynb #88009162
 def die_with(

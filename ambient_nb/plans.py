@@ -241,6 +241,7 @@ def settings_in_words(plan: Plan) -> dict:  # what -> words
     with torch.device('meta'):
         parameters = sum(p.numel() for p in net_of(c.net, shape, 0, c.augment > 0)[0].parameters())
     steps, batches = (span([getattr(a.train, k) for a in plan.arms]) for k in ('iters', 'batch'))
+    epochs = span([round(a.train.iters * a.train.batch / a.n) for a in plan.arms])
     points = f', and {len(first.curve)} more points' if first.curve else ''
     return {
         'profile': plan.profile,
@@ -249,9 +250,9 @@ def settings_in_words(plan: Plan) -> dict:  # what -> words
         'seeds': ', '.join(map(str, plan.seeds)),
         'network': f'{c.net.family}, {c.net.model_channels} channels, {parameters:,} parameters, '
         f'{flops_of(plan, first) / 1e9:.3g} GFLOP per forward image',
-        'training': f'{len(plan.seeds) * len(distinct(plan))} runs × {steps} iterations × {batches} images; '
-        f'Adam lr {c.lr:g}, weight decay {c.weight_decay:g}, ramp {c.ramp_kimg:g} kimg, EMA {c.ema_kimg:g} kimg; '
-        f'{c.precond} preconditioning',
+        'training': f'{len(plan.seeds) * len(distinct(plan))} runs × {steps} iterations × {batches} images, '
+        f'{epochs} epochs; Adam lr {c.lr:g}, weight decay {c.weight_decay:g}, ramp {c.ramp_kimg:g} kimg, '
+        f'EMA {c.ema_kimg:g} kimg; {c.precond} preconditioning',
         'read at': f'two thirds of the iterations and their end{points}',
         'sampling': f'{plan.setup.samples:,} images per point, '
         f'{plan.setup.steps} Heun steps ({2 * plan.setup.steps - 1} NFE)',
@@ -263,15 +264,17 @@ def seconds_a_flop(plan: Plan) -> float:
     c, shape = plan.setup.train, shape_of(plan, plan.arms[0])
     net, threads = net_of(c.net, shape, 0, c.augment > 0)[0].to(plan.device), torch.get_num_threads()
     x, sigma = torch.zeros(32, *shape, device=plan.device), torch.zeros(32, device=plan.device)
+    clock = time.monotonic
     if plan.device.type == 'cpu':
         torch.set_num_threads(1)
+        clock = time.thread_time  # what others compute meanwhile is not this plan's cost
     with torch.no_grad():
         net(x, sigma)
-        begun, done = time.monotonic(), 0
-        while time.monotonic() - begun < 0.25:
+        begun, done = clock(), 0
+        while clock() - begun < 0.25:
             net(x, sigma).sum().item()
             done += 32
-    spent = time.monotonic() - begun
+    spent = clock() - begun
     torch.set_num_threads(threads)
     return spent / (done * forward_flops(c.net, shape, 0, c.augment > 0))
 
@@ -288,7 +291,7 @@ def cost_in_words(plan: Plan) -> dict:  # what -> words
         return words | {'on an H200': f'about {hours:.2g} hours, assuming 40 % of 790 TFLOP/s'}
     at_once = min(len(plan.runs), os.cpu_count()) if plan.device.type == 'cpu' else 1
     minutes = (training + sampling) * seconds_a_flop(plan) / 60 / at_once
-    here = f'about {minutes:.0f} minutes on {plan.device} from scratch, by a measured rate'
+    here = f'about {minutes:.0f} minutes on {plan.device} from scratch with nothing else to do, by a measured rate'
     if not plan.dry_run:
         todo = trainings(plan.runs)
         cached = sum(iterations_done(run, plan.out) == run.config.iters for run in todo)

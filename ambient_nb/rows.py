@@ -20,7 +20,7 @@ from .papers import Claim
 from .stats import Estimate, over_seeds, wilson
 
 # %% ../nbs/17a_rows.ipynb #21942835
-ROW_KINDS = ('arm', 'pair', 'null', 'copier', 'optimum', 'law')
+ROW_KINDS = ('arm', 'pair', 'null', 'copier', 'optimum', 'law', 'fit')
 
 # %% ../nbs/17a_rows.ipynb #719e659d
 TABLE_METRICS = ('memorized', 'sim>0.9', 'sim>0.95', 'sim>0.99', 'sim>null99', 'distance_median', 'frechet')

@@ -252,6 +252,8 @@ def cost(rows: list[Row]) -> str:
     if any('sec' in r.cost for r in rows):
         return f'{max(r.cost.get("sec", 0) for r in rows):.0f} s; {where}'
     last = {(r.labels['method'], r.labels['n']): r for r in pick_rows(rows) if r.cost}
+    if not last:
+        return f'no training of its own; {where}'
     seeds = len(rows[0].seeds)
     took = sorted({r.cost['training_sec'] / seeds for r in last.values()})
     minutes = sum(took) * seeds / 60

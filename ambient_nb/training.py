@@ -18,7 +18,7 @@ from .core import BadInput, check_choice, check_float, check_int, pick_device, s
 from .data import Images, order, to_float
 from .denoisers import PRECONDS, EDMPrecond, Precond
 from .draws import image_data, step_draws
-from .drive import claim_folder, drive, snapshot_path, snapshots_in, watched
+from .drive import claim_folder, drive, log_line, snapshot_path, snapshots_in, watched
 from .inverse import fixed_mask, truncated
 from .losses import WEIGHTS
 from .networks import PRESETS, NetConfig, make_net
@@ -273,6 +273,7 @@ def fit(
         trainer, options = Trainer(config, images, pick_device(device)), dict(tick=tick, save_every=save_every)
         for _ in watched(drive(trainer, folder, config.iters, snapshots=snapshots, **options), config.iters, desc):
             pass
+        log_line(folder, f'when does it begin to copy? ambient-nb when-to-stop {folder}')
     return folder
 
 # %% ../nbs/11_training.ipynb #b232e349

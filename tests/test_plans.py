@@ -1,13 +1,17 @@
 "Plans: what a notebook is asked, what is refused, what it says it will cost."
 
+import itertools
+import time
+from types import SimpleNamespace
+
 import pytest
 from tree import NBS, cells
 
-from ambient_nb import repro, settings
+from ambient_nb import plans, repro, settings
 from ambient_nb.collect import reproduce
 from ambient_nb.core import BadInput
 from ambient_nb.datasets import DATASETS
-from ambient_nb.plans import PARAMETERS, describe, plan
+from ambient_nb.plans import PARAMETERS, describe, plan, seconds_a_flop
 from ambient_nb.suite import ITEMS
 
 SMALL = dict(n=20, profile='smoke', seeds='0', device='cpu')
@@ -91,6 +95,21 @@ def test_a_dry_run_checks_what_is_given():
         plan('table1', dataset='cifar10', profile='paper', data='/no/such.zip', dry_run=True, device='cpu')
     words = describe(plan('table1', n=20, profile='smoke', dry_run=True, device='cpu')).value
     assert 'minutes on cpu' in words['here'] and 'on an H200' not in words
+
+
+def test_what_others_compute_meanwhile_costs_a_plan_nothing(monkeypatch):
+    "On a busy machine a plan once said 884 minutes for what takes 25."
+    p = plan('table1', profile='quick', dry_run=True, device='cpu')
+    quiet, hours = seconds_a_flop(p), itertools.count(step=3600)
+    monkeypatch.setattr(plans, 'time', SimpleNamespace(monotonic=lambda: next(hours), thread_time=time.thread_time))
+    assert seconds_a_flop(p) < 20 * quiet
+
+
+def test_photographs_are_trained_for_as_many_epochs_at_every_size():
+    p = plan('table1', dataset='cifar10', n='100,300,1000', profile='quick', dry_run=True, device='cpu')
+    kimg = {a.n: a.train.iters * a.train.batch / 1000 for a in p.arms}
+    assert kimg == pytest.approx({100: 150, 300: 450, 1000: 1500}, rel=1e-3)
+    assert ' 1,500 epochs' in describe(p).value['training']
 
 
 @pytest.mark.parametrize('item', ITEMS)

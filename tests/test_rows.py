@@ -31,6 +31,12 @@ def stored(name: str) -> list:
 
 
 @lru_cache(maxsize=None)
+def arms_of_files() -> set:  # keys
+    "The runs of all committed arms."
+    return {key for name in FILES for r in stored(name) if r.kind == 'arm' for key in r.runs}
+
+
+@lru_cache(maxsize=None)
 def planned(made_by: str):
     "The plan that a row says it was made by."
     return plan(**json.loads(made_by), dry_run=True, device='cpu')
@@ -65,6 +71,9 @@ def test_every_committed_row_leads_to_runs_of_its_plan(name):
         if r.made_by['item'] == 'locality' and r.runs:  # a page about Table 1's networks
             asked = dict(profile=r.profile, n=r.labels['n'], seeds='1,2,3')
             assert set(r.runs) <= {run.key for run in planned(json.dumps(dict(asked, item='table1'))).runs}, r.id
+            continue
+        if r.kind == 'fit':  # of arms of this file and of others
+            assert r.runs and set(r.runs) <= arms_of_files(), r.id
             continue
         if r.made_by['item'] not in ITEMS:
             assert r.kind == 'law' and not r.runs, r.id

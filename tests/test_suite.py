@@ -16,6 +16,7 @@ from ambient_nb.datasets import DATASETS
 from ambient_nb.drive import identity
 from ambient_nb.settings import SETTINGS, constant_ema, propose, quick_setup
 from ambient_nb.suite import ITEMS, THREE
+from ambient_nb.timescales import EXPONENTS
 from ambient_nb.runs import load_split
 from ambient_nb.training import TrainConfig, ema_beta
 
@@ -37,7 +38,7 @@ def test_every_question_with_a_claim_is_asked():
             f'{item}/{pair.topic}/{m}'
             for pair in p.pairs
             for m in ('memorized', 'frechet', 'sim>null99', 'similarity_mean')
-        }
+        } | {f'timescales/{topic}/exponent' for topic in EXPONENTS}
         wanted = {
             c.id
             for paper in papers().values()
@@ -219,7 +220,7 @@ def published_plans() -> dict:  # item/profile -> the item and the profile
 def test_plans_are_as_they_were():
     "As on the day when their rows were published; `python tests/test_suite.py` adds those of a new item."
     golden = json.loads(PLANS.read_text())
-    assert set(golden) == set(published_plans()) and len(golden) >= 30
+    assert set(golden) == set(published_plans()) and len(golden) >= 33
     for name, asked in published_plans().items():
         assert golden[name] == told(*asked), name
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SELECTION', 'TRIED', 'snapshot_metrics', 'similarity_histogram', 'Measured', 'measured', 'row_of', 'metric_rows',
-           'error_rows', 'loss_row', 'rows_of_arm', 'null_rows', 'copier_row', 'optimum_row', 'pair_rows', 'collect',
-           'reproduce', 'show_image', 'neighbours_figure']
+           'error_rows', 'loss_row', 'rows_of_arm', 'null_rows', 'copier_row', 'optimum_row', 'pair_rows', 'same_image',
+           'same_image_rows', 'collect', 'reproduce', 'show_image', 'neighbours_figure']
 
 # %% ../nbs/18f_collect.ipynb #58dbee4a
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from .memorization import metric_id, summarize
 from .papers import known
 from .plans import Plan
 from .rows import TABLE_METRICS, Row, combine, save_rows, verdict
-from .stats import Estimate, over_seeds, paired
+from .stats import Estimate, over_seeds, paired, wilson
 from .settings import Arm, Pair
 from .suite import ITEMS
 
@@ -230,6 +230,29 @@ def pair_rows(plan: Plan, pair: Pair, a: Measured, b: Measured) -> list[Row]:
             rows.append(row_of(plan, a, 'difference', it, metric, paired(ours, theirs), detail, claim, **about))
     return rows
 
+# %% ../nbs/18f_collect.ipynb #1b429a79
+def same_image(
+    ours: np.ndarray,  # (k,) positions of the nearest training images
+    theirs: np.ndarray,  # (k,) of the other arm's samples from the same noise
+) -> tuple[Estimate, float]:  # the share that agrees, and the share that would by chance
+    "Whether two arms end at the same training images."
+    images = np.union1d(ours, theirs)
+    often = [[(side == image).mean() for image in images] for side in (ours, theirs)]
+    return wilson(int((ours == theirs).sum()), len(ours)), float(np.dot(*often))
+
+# %% ../nbs/18f_collect.ipynb #3a3769cd
+def same_image_rows(plan: Plan, pair: Pair, a: Measured, b: Measured) -> list[Row]:
+    "How often both arms of a pair end at the same training image from the same noise."
+    rows = []
+    for it, other in zip(pair.a.snapshots, pair.b.snapshots):
+        nearest = [[df.nearest.to_numpy() for df in m.tables[at]] for m, at in ((a, it), (b, other))]
+        each = [same_image(ours, theirs) for ours, theirs in zip(*nearest)]
+        against = dict(it=other, data=b.shas['train'])
+        detail = dict(values=[e.value for e, _ in each], chance=[chance for _, chance in each], against=against)
+        about = dict(kind='pair', runs=a.runs + b.runs, pair=pair.name, x=pair.a.x)
+        rows.append(row_of(plan, a, 'difference', it, 'same_nearest', combine([e for e, _ in each]), detail, **about))
+    return rows
+
 # %% ../nbs/18f_collect.ipynb #91c73807
 def collect(plan: Plan) -> list[Row]:
     "The rows of a plan whose runs are done."
@@ -245,6 +268,7 @@ def collect(plan: Plan) -> list[Row]:
         rows += rows_of_arm(plan, m)
     for pair in plan.pairs:
         rows += pair_rows(plan, pair, found[pair.a], found[pair.b])
+        rows += same_image_rows(plan, pair, found[pair.a], found[pair.b]) if pair.a.partner else []
     return rows
 
 # %% ../nbs/18f_collect.ipynb #20c63626

@@ -14,7 +14,7 @@ SAID = {  # first, second: what the page of the noise says of them at equal copy
     ('fresh noise', 'baseline'): '+0.1 [−5.2, 5.4]',
     ('fixed noise', 'fresh noise'): '−2.7 [−8.1, 2.7]',
     ('fixed noise, a² compensated', 'fixed noise'): '+0.5 [−2.8, 3.9]',
-    ('baseline, augmented', 'baseline'): '−2.7 [−7.9, 2.6]',
+    ('baseline, augmented', 'baseline'): '−2.6 [−7.9, 2.6]',
     ('baseline, augmented', 'fixed noise'): '−0.1 [−5.4, 5.3]',
     ('noise after augmentation', 'baseline, augmented'): '−1.1 [−5.1, 2.8]',
 }

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SELECTION', 'TRIED', 'snapshot_metrics', 'similarity_histogram', 'Measured', 'measured', 'row_of', 'metric_rows',
-           'error_rows', 'loss_row', 'rows_of_arm', 'null_rows', 'copier_row', 'optimum_row', 'pair_rows', 'same_image',
+           'error_rows', 'loss_row', 'rows_of_arm', 'null_rows', 'copier_row', 'optimum_row', 'pair_rows',
            'same_image_rows', 'collect', 'reproduce', 'show_image', 'neighbours_figure']
 
 # %% ../nbs/18f_collect.ipynb #58dbee4a
@@ -23,7 +23,7 @@ from .memorization import metric_id, summarize
 from .papers import known
 from .plans import Plan
 from .rows import TABLE_METRICS, Row, combine, save_rows, verdict
-from .stats import Estimate, over_seeds, paired, wilson
+from .stats import Estimate, over_seeds, paired, same_image
 from .settings import Arm, Pair
 from .suite import ITEMS
 
@@ -230,27 +230,17 @@ def pair_rows(plan: Plan, pair: Pair, a: Measured, b: Measured) -> list[Row]:
             rows.append(row_of(plan, a, 'difference', it, metric, paired(ours, theirs), detail, claim, **about))
     return rows
 
-# %% ../nbs/18f_collect.ipynb #1b429a79
-def same_image(
-    ours: np.ndarray,  # (k,) positions of the nearest training images
-    theirs: np.ndarray,  # (k,) of the other arm's samples from the same noise
-) -> tuple[Estimate, float]:  # the share that agrees, and the share that would by chance
-    "Whether two arms end at the same training images."
-    images = np.union1d(ours, theirs)
-    often = [[(side == image).mean() for image in images] for side in (ours, theirs)]
-    return wilson(int((ours == theirs).sum()), len(ours)), float(np.dot(*often))
-
 # %% ../nbs/18f_collect.ipynb #3a3769cd
 def same_image_rows(plan: Plan, pair: Pair, a: Measured, b: Measured) -> list[Row]:
     "How often both arms of a pair end at the same training image from the same noise."
     rows = []
     for it, other in zip(pair.a.snapshots, pair.b.snapshots):
         nearest = [[df.nearest.to_numpy() for df in m.tables[at]] for m, at in ((a, it), (b, other))]
-        each = [same_image(ours, theirs) for ours, theirs in zip(*nearest)]
+        shares, chances = zip(*(same_image(*both) for both in zip(*nearest)))
         against = dict(it=other, data=b.shas['train'])
-        detail = dict(values=[e.value for e, _ in each], chance=[chance for _, chance in each], against=against)
+        detail = dict(values=[e.value for e in shares], chance=list(chances), against=against)
         about = dict(kind='pair', runs=a.runs + b.runs, pair=pair.name, x=pair.a.x)
-        rows.append(row_of(plan, a, 'difference', it, 'same_nearest', combine([e for e, _ in each]), detail, **about))
+        rows.append(row_of(plan, a, 'difference', it, 'same_nearest', combine(list(shares)), detail, **about))
     return rows
 
 # %% ../nbs/18f_collect.ipynb #91c73807
@@ -316,8 +306,7 @@ def neighbours_figure(
             show_image(below[i], run.images.pixels[int(df.nearest[i])], frame)
         above[0].set_ylabel(f'{arm.name}\nsample', fontsize=7)
         below[0].set_ylabel('nearest\ntraining', fontsize=7)
-    last = f'{arms[0].train.iters:,}'
-    words = f'n = {arms[0].n}, seed {seed}, iteration {last}; framed = memorized by the 1/3 rule'
+    words = f'n = {arms[0].n}, seed {seed}, iteration {arms[0].train.iters:,}; framed = memorized by the 1/3 rule'
     fig.suptitle(words, fontsize=9)
     fig.tight_layout()
     return fig

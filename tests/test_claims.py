@@ -7,7 +7,7 @@ import pytest
 
 from tree import NBS, cells
 
-from ambient_nb.claims import claims_table, counted, printed_values, verdict_counts
+from ambient_nb.claims import claims_table, counts_in_words, printed_values, verdict_counts
 from ambient_nb.papers import claim, papers, set_printed
 from ambient_nb.rows import committed, load_rows, verdict
 from ambient_nb.tables import cost, methods_table, pick_rows
@@ -69,7 +69,9 @@ def test_networks_are_counted_apart_from_mathematics():
     assert {about: sum(words.values()) for about, words in counts.items()} == by_runs
     assert counts['identities']['fail'] == sum(r.verdict == 'fails' for r in asked)
     assert counts['trained networks']['not comparable'] == sum(bool(claim(r.claim).paper_only) for r in asked) == 8
-    assert all(f'{number:,} {word}' in counted(found) for words in counts.values() for word, number in words.items())
+    assert all(
+        f'{number:,} {word}' in counts_in_words(found) for words in counts.values() for word, number in words.items()
+    )
 
 
 @pytest.mark.parametrize('page', ['repro_diffmem_fig1', 'repro_diffmem_fig2'])

@@ -182,16 +182,19 @@ class EMM:
     beyond: bool  # the largest size is still memorized
     level: float = 0.95  # coverage aimed at
 
-    def __str__(self) -> str:  # "1,234 [1,180, 1,290]", "at least 4,000", "at most 500": sizes that were tried
+    def __str__(self) -> str:  # "1,234 [1,180, 1,290]", "at most 130", "reached at no size from 100 to 400"
         def shown(v, outside):
             return f'{v:,.0f}' if v is not None else outside
 
         less, more = f'< {self.smallest:,}', f'≥ {self.largest:,}'
         if self.value is not None:
             return f'{self.value:,.0f} [{shown(self.lo, less)}, {shown(self.hi, more)}]'
+        tried = f'from {self.smallest:,} to {self.largest:,}'
         if self.lo is None and self.hi is None:
-            return f'not told by sizes from {self.smallest:,} to {self.largest:,}'
-        return f'at most {self.hi:,.0f}' if self.lo is None else f'at least {self.lo:,.0f}'
+            return f'not told by sizes {tried}'
+        if self.lo is None:
+            return f'at most {self.hi:,.0f}' if self.hi > self.smallest else f'reached at no size {tried}'
+        return f'at least {self.lo:,.0f}' if self.lo < self.largest else f'reached at every size {tried}'
 
 # %% ../nbs/14b_calibration.ipynb #1c193ba7
 def drawn_curves(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BADGES', 'WORDS', 'printed_values', 'deviations', 'badge', 'expected_text', 'item_of', 'again', 'about_row',
-           'claims_table', 'short_verdict', 'verdict_counts', 'counted']
+           'claims_table', 'short_verdict', 'verdict_counts', 'counts_in_words']
 
 # %% ../nbs/17e_claims.ipynb #137ed3a1
 from collections import Counter
@@ -146,7 +146,7 @@ def verdict_counts(
     return {about: dict(counts) for about, counts in found.items()}
 
 # %% ../nbs/17e_claims.ipynb #240662ae
-def counted(rows: list[Row]) -> str:  # committed ones, of any notebooks
+def counts_in_words(rows: list[Row]) -> str:  # committed ones, of any notebooks
     "How many rows speak for and against their claims, in one sentence."
     parts = {
         about: ', '.join(f'{number:,} {word}' for word, number in words.items())

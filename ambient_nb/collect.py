@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SELECTION', 'TRIED', 'snapshot_metrics', 'similarity_histogram', 'Measured', 'measured', 'row_of', 'metric_rows',
-           'error_rows', 'loss_row', 'rows_of_arm', 'null_rows', 'copier_row', 'optimum_row', 'pair_rows', 'collect',
-           'reproduce', 'show_image', 'neighbours_figure']
+           'error_rows', 'loss_row', 'rows_of_arm', 'null_rows', 'copier_row', 'optimum_row', 'pair_rows',
+           'same_image_rows', 'collect', 'reproduce', 'show_image', 'neighbours_figure']
 
 # %% ../nbs/18f_collect.ipynb #58dbee4a
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from .memorization import metric_id, summarize
 from .papers import known
 from .plans import Plan
 from .rows import TABLE_METRICS, Row, combine, save_rows, verdict
-from .stats import Estimate, over_seeds, paired
+from .stats import Estimate, over_seeds, paired, same_image
 from .settings import Arm, Pair
 from .suite import ITEMS
 
@@ -231,6 +231,19 @@ def pair_rows(plan: Plan, pair: Pair, a: Measured, b: Measured) -> list[Row]:
             rows.append(row_of(plan, a, 'difference', it, metric, paired(ours, theirs), detail, claim, **about))
     return rows
 
+# %% ../nbs/18f_collect.ipynb #3a3769cd
+def same_image_rows(plan: Plan, pair: Pair, a: Measured, b: Measured) -> list[Row]:
+    "How often both arms of a pair end at the same training image from the same noise."
+    rows = []
+    for it, other in zip(pair.a.snapshots, pair.b.snapshots):
+        nearest = [[df.nearest.to_numpy() for df in m.tables[at]] for m, at in ((a, it), (b, other))]
+        shares, chances = zip(*(same_image(*both) for both in zip(*nearest)))
+        against = dict(it=other, data=b.shas['train'])
+        detail = dict(values=[e.value for e in shares], chance=list(chances), against=against)
+        about = dict(kind='pair', runs=a.runs + b.runs, pair=pair.name, x=pair.a.x)
+        rows.append(row_of(plan, a, 'difference', it, 'same_nearest', combine(list(shares)), detail, **about))
+    return rows
+
 # %% ../nbs/18f_collect.ipynb #91c73807
 def collect(plan: Plan) -> list[Row]:
     "The rows of a plan whose runs are done."
@@ -246,6 +259,7 @@ def collect(plan: Plan) -> list[Row]:
         rows += rows_of_arm(plan, m)
     for pair in plan.pairs:
         rows += pair_rows(plan, pair, found[pair.a], found[pair.b])
+        rows += same_image_rows(plan, pair, found[pair.a], found[pair.b]) if pair.a.partner else []
     return rows
 
 # %% ../nbs/18f_collect.ipynb #20c63626
@@ -297,8 +311,7 @@ def neighbours_figure(
             show_image(below[i], run.images.pixels[int(df.nearest[i])], frame)
         above[0].set_ylabel(f'{arm.name}\nsample', fontsize=7)
         below[0].set_ylabel('nearest\ntraining', fontsize=7)
-    last = f'{arms[0].train.iters:,}'
-    words = f'n = {arms[0].n}, seed {seed}, iteration {last}; framed = memorized by the 1/3 rule'
+    words = f'n = {arms[0].n}, seed {seed}, iteration {arms[0].train.iters:,}; framed = memorized by the 1/3 rule'
     fig.suptitle(words, fontsize=9)
     fig.tight_layout()
     return fig

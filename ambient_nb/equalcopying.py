@@ -35,12 +35,13 @@ def arm_readings(
     more: list[Row] = (),  # of any pages; those of other trainings are left out
 ) -> dict:  # arm -> iteration -> metric -> one value a seed
     "What is known of each arm, at every iteration that some page has read it at."
-    arms = [r for r in rows if r.kind == 'arm' and r.labels['metric'] in MEASURED]
-    names, found = {training_of(r): r.labels['method'] for r in arms}, {}
-    for r in (*arms, *(r for r in more if r.kind == 'arm' and r.labels['metric'] in MEASURED)):
-        if name := names.get(training_of(r)):
-            at = found.setdefault(name, {}).setdefault(r.labels['it'], {})
-            at[r.labels['metric']] = r.detail['values']
+    arms, others = ([r for r in of if r.kind == 'arm' and r.labels['metric'] in MEASURED] for of in (rows, more))
+    trained = {r.labels['method']: training_of(r) for r in arms}  # arms that are the same share one
+    found = {arm: {} for arm in trained}
+    for r in (*arms, *others):
+        what = training_of(r)
+        for arm in (arm for arm, own in trained.items() if own == what):
+            found[arm].setdefault(r.labels['it'], {})[r.labels['metric']] = r.detail['values']
     return found
 
 # %% ../nbs/17k_equalcopying.ipynb #05757696

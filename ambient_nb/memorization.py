@@ -283,6 +283,7 @@ PIXEL_METRICS = dict(
     distance_median='median RMS distance to the nearest training image, uint8 pixels',
     loss='mean weighted loss per pixel of the last tick of training',
     error_ratio='held-out over training denoising error, mean over levels',
+    same_nearest='share of samples nearest to the same training image as the other arm’s from the same noise, pixels',
 )
 
 # %% ../nbs/14_memorization.ipynb #ddc694a3

@@ -95,9 +95,7 @@ def same_numbers(
 ) -> bool:
     "Whether two sets of rows are equal, times and provenance aside."
 
-    def bare(rows):
-        return [{k: v for k, v in asdict(r).items() if k not in ('cost', 'provenance')} for r in rows]
-
+    bare = lambda rows: [{k: v for k, v in asdict(r).items() if k not in ('cost', 'provenance')} for r in rows]
     return json.dumps(bare(a), sort_keys=True) == json.dumps(bare(b), sort_keys=True)
 
 # %% ../nbs/17a_rows.ipynb #388bef54
@@ -225,10 +223,10 @@ def verdict(
         return 'smoke: no verdict'
     if claim.kind == 'law':
         return law_verdict(claim, values, profile == 'custom')
-    if claim.paper_only and profile != 'paper':
-        return 'not comparable'
     if claim.kind == 'comparison':
         return comparison_verdict(ours, claim.inequality, margin)
+    if claim.paper_only and profile != 'paper':
+        return 'not comparable'
     return direction_verdict(claim, ours) if claim.kind == 'direction' else value_verdict(claim, ours, comparable)
 
 # %% ../nbs/17a_rows.ipynb #4e40dee0

@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from ambient_nb.claims import claims_table, printed_values
+from tree import NBS, cells
+
+from ambient_nb.claims import claims_table, counts_in_words, printed_values, verdict_counts
 from ambient_nb.papers import claim, papers, set_printed
-from ambient_nb.rows import committed, verdict
+from ambient_nb.rows import committed, load_rows, verdict
 from ambient_nb.tables import cost, methods_table, pick_rows
 
 
@@ -52,3 +54,30 @@ def test_the_cost_of_a_notebook_stands_with_its_claims_only():
     spent = claims_table('main', rows).set_index('claim')['cost of the notebook']
     own = {'ablation_split/above/memorized', 'ablation_split/below/memorized'}
     assert set(spent[sorted(own)]) == {cost(rows).split(';')[0]} and set(spent.drop(sorted(own))) == {''}
+
+
+def test_networks_are_counted_apart_from_mathematics():
+    "What a claim is about shows in its rows: only networks have runs. Nothing that was tried afterwards counts."
+    found = [r for file in sorted((NBS / 'results').glob('repro_*.json')) for r in load_rows(file)]
+    asked = [r for r in found if r.claim and claim(r.claim).kind != 'value' and r.profile != 'custom']
+    by_runs = dict.fromkeys(verdict_counts([]), 0)
+    for r in asked:
+        trained = r.kind != 'law'
+        assert claim(r.claim).about == ('trained networks' if trained else 'identities'), r.id
+        by_runs[claim(r.claim).about] += 1
+    counts = verdict_counts(found)
+    assert {about: sum(words.values()) for about, words in counts.items()} == by_runs
+    assert counts['identities']['fail'] == sum(r.verdict == 'fails' for r in asked)
+    assert counts['trained networks']['not comparable'] == sum(bool(claim(r.claim).paper_only) for r in asked) == 8
+    assert all(
+        f'{number:,} {word}' in counts_in_words(found) for words in counts.values() for word, number in words.items()
+    )
+
+
+@pytest.mark.parametrize('page', ['repro_diffmem_fig1', 'repro_diffmem_fig2'])
+def test_a_claim_of_the_papers_own_scale_says_why_on_its_page(page):
+    (only,) = [c for c in papers()['diffmem'].claims if c.paper_only and c.notebook == page]
+    shown = [o for c in cells(f'{page}.ipynb') for o in c.get('outputs', [])]
+    assert only.paper_only.startswith('2026-11-27') and only.paper_only[:40] in json.dumps(shown, ensure_ascii=False)
+    rows = [r for profile in ('quick', 'custom') for r in committed(page, profile) if r.claim == only.id]
+    assert rows and {r.verdict for r in rows} == {'not comparable'}

@@ -27,6 +27,17 @@ def test_rows_of_a_sweep(split_plan):
     assert {r.verdict for r in rows if r.claim} == {'smoke: no verdict'}
 
 
+def test_swapped_networks_are_asked_for_the_image_they_end_at(split_plan):
+    "Counted by hand from the tables, of every swap and of nothing else."
+    rows = [r for r in collect(split_plan) if r.labels['metric'] == 'same_nearest']
+    found = {arm.name: measured(split_plan, arm).tables for arm in split_plan.arms}
+    assert {r.labels['pair'] for r in rows} == {f'{a.name} − baseline' for a in split_plan.arms if a.partner}
+    for r in rows:
+        ours, theirs = (found[name][r.labels['it']][0].nearest for name in r.labels['pair'].split(' − '))
+        assert r.ours.value == sum(a == b for a, b in zip(ours, theirs)) / len(ours) and r.ours.over == 'images'
+        assert r.claim is None and len(r.runs) == 2 and 0 < r.detail['chance'][0] < 1
+
+
 def test_printed_values_stand_beside_rows_of_another_scale(split_plan):
     m = measured(split_plan, split_plan.arms[0])
     cifar = replace(split_plan, dataset='cifar10', profile='custom', item='diffmem_fig5')

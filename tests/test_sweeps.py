@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from tree import cells
 
 from ambient_nb.rows import committed
 from ambient_nb.sweeps import arms_figure
@@ -37,3 +38,19 @@ def test_sizes_of_one_arm_get_a_panel_each(split):
     titles = [ax.get_title() for ax in arms_figure(twice, {'swap': ['baseline', 'two-regime']}).axes]
     assert titles == ['swap, n = 50', 'swap, n = 51']
     assert [ax.get_title() for ax in arms_figure(split, {'swap': ['baseline']}).axes] == ['swap']
+
+
+def test_the_split_page_says_which_level_decides_the_image(split):
+    "In words what its rows of one seed give, and of the exact optima what it shows."
+    share = {r.labels['pair'].split(' − ')[0]: r.ours.value for r in split if r.labels['metric'] == 'same_nearest'}
+    page = cells('repro_ablation_split.ipynb')
+    text = ' '.join(c['source'] for c in page if c['cell_type'] == 'markdown')
+
+    def said(side, *levels):
+        return [f'{100 * share[f"two-regime {side} {s:g}"]:.0f}' for s in levels]
+
+    (a, b, c), (d, e, f) = said('below', 0.1, 0.2, 0.4), said('above', 0.1, 0.2, 0.4)
+    assert f'in {a}, {b} and {c} % of the cases' in text and f'in {d}, {e} and {f} %' in text
+    assert f'the two sides are at {said("below", 1.6)[0]} and {said("above", 1.6)[0]} %' in text
+    shown = ''.join(str(o) for c in page for o in c.get('outputs', []))
+    assert 'both whole: 56% [53%, 59%]' in shown and '56 % [53, 59]' in text

@@ -420,3 +420,52 @@ def test_cifar_takes_part_where_it_is(page, data_dir):
 def test_a_zip_that_is_not_there_is_refused(page):
     with pytest.raises(BadInput, match='data='):
         page('diffmem', data=os.sep + 'no' + os.sep + 'such.zip')
+
+
+def test_eight_steps_leave_a_bias_and_a_line_leaves_none(page):
+    "A Gaussian's answers are linear, so no step biases them; a mixture's one step, against draws of the loss itself."
+    from ambient_nb.tweedie import ConsistencyLoss
+
+    at = page('tweedie', points=200)
+    assert at['bias'](MixtureDenoiser(torch.tensor([[0.3]]), torch.tensor([0.25])), 4) < 1e-9
+    truth, count, generator = at['law'](6), 200_000, torch.Generator().manual_seed(0)
+
+    def draw(*shape):
+        return torch.randn(*shape, 1, 1, 1, generator=generator, dtype=torch.float64)
+
+    which = torch.multinomial(truth.log_weights.exp(), count, replacement=True, generator=generator)
+    clean = (truth.means[which, 0] + truth.values[which, 0].sqrt() * draw(count).flatten()).reshape(-1, 1, 1, 1)
+    level = torch.full((count,), 0.4, dtype=torch.float64)
+    told = ConsistencyLoss(0.4, steps=1)(
+        truth, clean + 0.4 * draw(count), level / 2, draw(2, 1, count), level, draw(count)
+    )
+    exact = at['bias'](truth, 1)
+    assert abs(told.mean() - exact) < 4 * told.std() / count**0.5 < exact
+
+
+def test_the_truths_loss_is_not_called_zero():
+    values = {r.labels['method']: r.detail['values'] for r in page_rows('tweedie') if r.id.endswith('/standard_errors')}
+    pooled = {name: sum(z) / len(z) ** 0.5 for name, z in values.items()}
+    text = ' '.join(c['source'] for c in cells(f'{PAGES["tweedie"]}.ipynb') if c['cell_type'] == 'markdown')
+    assert f'pools to {pooled["loss/truth"]:.1f} standard errors' in text and pooled['loss/truth'] > 2
+    assert f'frozen denoiser’s {pooled["loss/frozen"]:.0f} are' in text
+
+
+def test_the_sigma_n_in_use_lies_where_memorizing_is_worth_much():
+    "Read off the committed curve by another way than the page's: a line between the two neighbours."
+    from ambient_nb.settings import QUICK_DIGITS, SETTINGS
+
+    rows = named('theory_feldman')
+    worth = {
+        float(name.split('/')[1]): r.ours.value
+        for name, r in rows.items()
+        if name.endswith('/ratio') and name[3].isdigit()
+    }
+    text = ' '.join(c['source'] for c in cells('repro_theory_feldman.ipynb') if c['cell_type'] == 'markdown')
+    said = []
+    for setup in (QUICK_DIGITS, SETTINGS['main']['cifar10']):
+        sigma = setup.sigma_n / setup.train.sigma_data
+        low, high = max(s for s in worth if s <= sigma), min(s for s in worth if s > sigma)
+        share = np.log(sigma / low) / np.log(high / low)
+        said.append(worth[low] ** (1 - share) * worth[high] ** share)
+    assert f'a factor of about {said[0]:.0f} and {said[1]:.0f}' in text and min(said) > 8

@@ -9,7 +9,7 @@ __all__ = ['ages_figure']
 from pathlib import Path
 import matplotlib.pyplot as plt
 from .checkpoint_curves import checkpoint_samples
-from .collect import show_image
+from .figures import show_image
 from .frontier_figures import ARM_STYLE
 from .memorization import is_memorized
 from .protocols import Protocol

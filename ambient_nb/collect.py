@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SELECTION', 'TRIED', 'snapshot_metrics', 'similarity_histogram', 'Measured', 'measured', 'row_of', 'metric_rows',
            'error_rows', 'loss_row', 'rows_of_arm', 'null_rows', 'copier_row', 'optimum_row', 'pair_rows',
-           'same_image_rows', 'collect', 'reproduce', 'show_image', 'neighbours_figure']
+           'same_image_rows', 'collect', 'reproduce', 'neighbours_figure']
 
 # %% ../nbs/18f_collect.ipynb #58dbee4a
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from .origin import provenance
 from .drive import read_stats, snapshot_path
 from .execute import LEVELS, execute_all, frechet_of, measure, measurement, optimum_share
 from .features import Encoder
+from .figures import show_image
 from .memorization import metric_id, summarize
 from .papers import known
 from .plans import Plan
@@ -276,18 +277,6 @@ def reproduce(
     rows += further(rows) if further else []
     save_rows(rows, plan.out / 'rows' / f'{plan.item}-{plan.profile}-{content_hash(plan.made_by)}.json')
     return rows
-
-# %% ../nbs/18f_collect.ipynb #2a04a597
-def show_image(
-    ax,  # matplotlib's
-    image,  # (C,H,W) uint8
-    frame: str | None,  # colour, None for no frame
-) -> None:
-    "One image, without ticks."
-    ax.imshow(image.permute(1, 2, 0).squeeze(-1).numpy(), cmap='gray', vmin=0, vmax=255)
-    ax.set(xticks=[], yticks=[])
-    for side in ax.spines.values():
-        side.set(visible=frame is not None, color=frame, linewidth=2.5)
 
 # %% ../nbs/18f_collect.ipynb #0388c52d
 def neighbours_figure(

@@ -4,11 +4,13 @@ import importlib.util
 from dataclasses import replace
 
 import pytest
+import torch
 from tree import ROOT
 
 from ambient_nb import checkpoint_curves, frontier
 from ambient_nb.core import BadInput
 from ambient_nb.drive import locked
+from ambient_nb.models import load_model
 from ambient_nb.networks import PRESETS
 from ambient_nb.protocols import protocol
 from ambient_nb.rows import command_of, load_rows
@@ -57,6 +59,22 @@ def test_the_queue_trains_measures_and_judges(tool, tmp_path, capsys):
     losses = [r for r in rows if r.labels['metric'] == 'heldout_loss']
     assert len(losses) == 2 * 3 and all(len(r.detail['error_share']) == len(r.detail['values']) for r in losses)
     assert (tmp_path / 'rows.png').exists() and all(command_of(r) == 'python tools/frontier.py digits' for r in rows)
+
+
+def test_the_pair_is_written_as_models_and_a_picture(tool, tmp_path):
+    p = replace(
+        tiny_protocol(), experiments=(replace(tiny_protocol().experiments[0], seeds=(1,), kimg=(0.032, 0.064)),)
+    )
+    for run in frontier.selection_runs(p).values():
+        tool.train(run, tmp_path, 'cpu')
+    chosen = frontier.frontier_runs(p, checkpoint_curves.select_sigma(p, tmp_path))
+    for run in chosen.values():
+        tool.train(run, tmp_path, 'cpu')
+    tool.pair(p, tmp_path, tmp_path / 'pair')
+    D, about = load_model(tmp_path / 'pair' / 'digits-two-regime.safetensors', shape=(1, 8, 8))
+    run, x = chosen[6, 'two-regime', 1], torch.randn(2, 1, 8, 8)
+    assert about['run'] == run.key and (tmp_path / 'pair' / 'digits-ages.png').stat().st_size > 1000
+    assert torch.allclose(D(x, 1.0), run.denoiser(run.config.iters, tmp_path)(x, 1.0), atol=0.05)
 
 
 def test_what_is_there_is_not_done_again(tool, tmp_path, monkeypatch):

@@ -7,7 +7,8 @@ one core: about seven core-hours for photographs, nine for digits. sigma_n is ch
 the runs follow in the order of the protocol, each trained and then measured at its checkpoints. Kill it at will and
 call it again: a run goes on from its last state, bit for bit. `--list` says how far each run is, with the verdicts of
 what is there; `--rows FILE.json` also writes the rows of complete runs, and FILE.png, and measures what is not
-measured yet; `--ages FILE.png` draws both methods' samples of the same noise at three ages.
+measured yet; `--pair FOLDER` writes both last models of seed 1 there and draws their samples of the same noise at three
+ages.
 
 A second core: once sigma_n is chosen, a second process with `--backwards` comes from the other end. Who meets a run
 that the other is at ends there, with an error that names its lock.
@@ -20,11 +21,12 @@ from pathlib import Path
 
 from ambient_nb.ages import ages_figure
 from ambient_nb.checkpoint_curves import measure_checkpoint, measured_points, select_sigma
-from ambient_nb.core import BadInput, runs_dir
+from ambient_nb.core import BadInput, runs_dir, writable_dir
 from ambient_nb.execute import iterations_done, train
 from ambient_nb.frontier import FRONTIER_TRAIN, frontier_runs, selection_runs
 from ambient_nb.frontier_figures import frontier_figure, frontier_table
 from ambient_nb.frontier_rows import frontier_rows
+from ambient_nb.models import ModelConfig, save_model
 from ambient_nb.protocols import protocol
 from ambient_nb.rows import METHODS, save_rows
 
@@ -76,12 +78,19 @@ def report(p, out, file=None) -> None:
         frontier_figure(rows).savefig(Path(file).with_suffix('.png'), dpi=120)
 
 
-def picture(p, out, file) -> None:
-    "Both methods of the first seed at three ages."
+def pair(p, out, folder) -> None:
+    "Both methods of the first seed: a picture at three ages, and their last models in bf16."
     e = p.experiments[0]
     runs = {arm: run for (n, arm, seed), run in frontier_runs(p, select_sigma(p, out)).items() if (n, seed) == (e.n, 1)}
-    pair = {arm: runs[arm] for arm in METHODS}
-    ages_figure(pair, pair['baseline'].snapshots[1::3], p, out).savefig(file, dpi=120)
+    both, folder = {arm: runs[arm] for arm in METHODS}, writable_dir(folder, 'pair')
+    ages = both['baseline'].snapshots[1::3]
+    ages_figure(both, ages, p, out).savefig(folder / f'{p.dataset}-ages.png', dpi=120, metadata=dict(Software=None))
+    for arm, run in both.items():
+        c, it, shape = run.config, run.config.iters, dict(channels=run.shape[0], img_resolution=run.shape[-1])
+        config = ModelConfig(c.net, **shape, precond=c.precond, params=dict(sigma_data=c.sigma_data))
+        tensors = {k: v.bfloat16() for k, v in run.denoiser(it, out).state_dict().items()}
+        about = dict(run=run.key, it=it, images=run.images.sha, settings=run.settings)
+        save_model(folder / f'{p.dataset}-{arm}.safetensors', config, tensors, about)
 
 
 def main() -> None:
@@ -91,11 +100,11 @@ def main() -> None:
     parser.add_argument('--list', action='store_true', help='say how far each run is, and train nothing')
     parser.add_argument('--backwards', action='store_true', help='take the runs from the last to the first')
     parser.add_argument('--rows', metavar='FILE.json', help='also write the rows there, and the picture beside them')
-    parser.add_argument('--ages', metavar='FILE.png', help='draw samples of both methods at three ages there')
+    parser.add_argument('--pair', metavar='FOLDER', help='write both models of seed 1 there, and their picture')
     asked = parser.parse_args()
     p = protocol(dataset=asked.dataset)
-    if asked.ages:
-        picture(p, runs_dir(), asked.ages)
+    if asked.pair:
+        pair(p, runs_dir(), asked.pair)
     elif asked.list or asked.rows:
         report(p, runs_dir(), asked.rows)
     else:

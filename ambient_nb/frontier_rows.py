@@ -39,7 +39,7 @@ def estimates_of(
     found = {name: wilson(round(point[name] * n), n) for name in SHARES}
     found |= dict(kid=Estimate.from_dict(point['kid']), frechet=Estimate(point['frechet'], None, None, n))
     found |= {'kid_of_new': Estimate.from_dict(new['kid'])} if new else {}
-    return found | dict(heldout_loss=Estimate.from_dict(point['heldout_loss']))
+    return found | {m: Estimate.from_dict(point[m]) for m in ('heldout_loss',) if m in point}
 
 # %% ../nbs/18l_frontier_rows.ipynb #d4bcdebb
 def over_all(
@@ -78,7 +78,7 @@ def frontier_row(
         metric_id=f'{metric} @ {metric_id}',
         data=dict(train=run.images.sha, heldout=run.heldout.sha),
         runs={r.key: r.settings for r in runs} if trained else {},
-        made_by=dict(item=p.name, command=f'python tools/{p.name}.py {p.dataset}'),
+        made_by=dict(item=p.name, command=f'python tools/{p.name}.py {p.dataset}'.strip()),
         seeds=seeds,
         selection=f'rules of {p.written}, assets/protocols/{p.name}.json, before the runs',
         profile='custom',

@@ -17,8 +17,6 @@ from .checkpoint_curves import yardstick
 from .core import BadInput
 from .figures import METHOD_STYLE
 from ambient_nb.frontier_rows import (
-    DISTANCES,
-    SHARES,
     endpoint_rows,
     estimates_of,
     frontier_row,
@@ -87,7 +85,7 @@ def method_rows(
     runs, rows = [replace(t, seed=seed).run(method.split(', ')[0]) for seed in curves], []
     for at in zip(*curves.values()):
         seeds, it = [estimates_of(point) for point in at], max(point['it'] for point in at)
-        for metric in (m for m in (*SHARES, *DISTANCES) if all(m in e for e in seeds)):
+        for metric in (m for m in seeds[0] if all(m in e for e in seeds)):
             found = [e[metric] for e in seeds]
             detail = dict(values=[e.value for e in found]) | ({} if rows else dict(points=[*curves.values()]))
             about = detail, at[0]['id']

@@ -19,7 +19,7 @@ from .checkpoint_curves import Yardstick, samples_measured
 from .data import Images, to_uint8
 from .draws import step_draws
 from .drive import claim_folder, drive, snapshots_in
-from .frontier import arm_loss
+from .frontier import arm_config
 from .networks import PRESETS
 from .protocols import Experiment, Protocol, protocol
 from .rows import METHODS
@@ -72,15 +72,15 @@ class Turns:
         "The frontier's rules for this experiment, which is none of its own."
         kimg = tuple(it * self.train.batch / 1000 for it in self.checkpoints)
         mine = Experiment(self.dataset, self.n, (self.seed,), METHODS, kimg, self.samples, self.steps, True)
-        return replace(protocol(), name='gpu_table1', experiments=(mine,), axes=self.axes)
+        return replace(protocol(), name='gpu_table1', dataset='', experiments=(mine,), axes=self.axes)
 
     def run(
         self,
         arm: str,  # one of METHODS
     ) -> Run:
         "The training of an arm."
-        loss, at = arm_loss(arm, self.sigma_n, self.seed), self.checkpoints
-        config = replace(self.train, iters=at[-1], loss=loss, seed=self.seed)
+        at = self.checkpoints
+        config = arm_config(replace(self.train, iters=at[-1], seed=self.seed), arm, self.sigma_n)
         own = (('start', self.n * (self.seed - 1)),)
         return Run(self.dataset, self.n, config, at, self.steps, self.samples, self.data, recipe=own)
 

@@ -33,7 +33,7 @@ import torch  # noqa: E402
 
 from ambient_nb.checkpoints import load_json
 from ambient_nb.core import BadInput, check_float, check_int, pick_device, writable_dir
-from ambient_nb.frontier_rows import frontier_table
+from ambient_nb.frontier_figures import frontier_table
 from ambient_nb.networks import PRESETS
 from ambient_nb.origin import provenance
 from ambient_nb.rows import load_rows

@@ -105,7 +105,7 @@ def frontier_figure(
     return finished(fig, fontsize=7)
 
 # %% ../nbs/17i_frontier_figures.ipynb #32d31488
-def mean_shown(values: list, form: str = '.2f') -> str:  # numbers, not finite where a seed says nothing
+def mean_shown(values: list, form: str = '.3g') -> str:  # numbers, not finite where a seed says nothing
     "A mean over seeds, and of how many where some say nothing."
     told = [v for v in values if np.isfinite(v)]
     if not told:
@@ -184,6 +184,7 @@ def verdict_sentences(rows: list[Row]) -> str:  # empty where no training is jud
         does = next((words for v, words in VERDICT_WORDS.items() if r.verdict.startswith(v)), None)
         where = f'On {r.labels["n"]} images of {r.labels["dataset"]}'
         seeds = f'{len(r.detail["values"])} seed{"s" * (len(r.detail["values"]) != 1)}'
-        gap = f'KID {r.ours:.2f}' + (f' at {100 * r.ours.level:.1f}%' if r.ours.lo is not None else '')
-        told.append(f'{where}, {seeds}, the two-regime model {does} ({gap}).' if does else f'{where}: {r.verdict}.')
+        gap = f'KID difference {r.ours:.3f}' + (f' at {100 * r.ours.level:.1f}%' if r.ours.lo is not None else '')
+        says = f', the two-regime model {does}' if does else f': {r.verdict}'
+        told.append(f'{where}, {seeds}{says} ({gap}).')
     return ' '.join(told)

@@ -84,7 +84,8 @@ def pair(p, out, folder) -> None:
     runs = {arm: run for (n, arm, seed), run in frontier_runs(p, select_sigma(p, out)).items() if (n, seed) == (e.n, 1)}
     both, folder = {arm: runs[arm] for arm in METHODS}, writable_dir(folder, 'pair')
     ages = both['baseline'].snapshots[1::3]
-    ages_figure(both, ages, p, out).savefig(folder / f'{p.dataset}-ages.png', dpi=120, metadata=dict(Software=None))
+    look = dict(dpi=90, bbox_inches='tight', metadata=dict(Software=None))
+    ages_figure(both, ages, p, out).savefig(folder / f'{p.dataset}-ages.png', **look)
     for arm, run in both.items():
         c, it, shape = run.config, run.config.iters, dict(channels=run.shape[0], img_resolution=run.shape[-1])
         config = ModelConfig(c.net, **shape, precond=c.precond, params=dict(sigma_data=c.sigma_data))

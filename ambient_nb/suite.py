@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['FAR_SWEEP', 'SIGMA_SWEEP', 'SPLIT_SWEEP', 'DATA_SWEEP', 'NET_SWEEP', 'TRAINING_SWEEP', 'LABEL_SWEEP', 'THREE', 'ONE',
-           'EACH_300', 'EACH_1000', 'ITEMS', 'table1', 'timescales', 'fig1', 'ablation_noise', 'ablation_split',
-           'diffmem_fig1', 'diffmem_fig2', 'diffmem_fig3', 'diffmem_fig4', 'diffmem_tables', 'diffmem_fig5', 'Item']
+           'EACH_300', 'EACH_1000', 'BETWEEN', 'GROWING', 'ITEMS', 'table1', 'timescales', 'fig1', 'ablation_noise',
+           'ablation_split', 'diffmem_fig1', 'diffmem_fig2', 'diffmem_fig3', 'diffmem_fig4', 'diffmem_tables',
+           'diffmem_fig5', 'Item']
 
 # %% ../nbs/18d_suite.ipynb #96e4ba15
 from dataclasses import dataclass, field, replace
@@ -43,7 +44,7 @@ def timescales(setup: Setup, ns: tuple, data: DataSet, *, far: tuple) -> tuple[l
         return replace(a, train=replace(a.train, iters=first[-1]), budgets=(first[-1],), curve=tuple(first[:-1]))
 
     arms = [often(a) for a in table1(setup, ns, data)[0]]
-    return arms + [early(arm(setup, 'baseline', n)) for n in far if n not in ns and n <= data.pool], []
+    return arms + [early(arm(setup, 'baseline', n)) for n in far if n not in ns and n <= (data.pool or 0)], []
 
 # %% ../nbs/18d_suite.ipynb #85e1a82d
 SIGMA_SWEEP = dict.fromkeys(('smoke', 'quick', 'paper'), dict(sigmas=(0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)))
@@ -270,6 +271,8 @@ class Item:
 # %% ../nbs/18d_suite.ipynb #2ec77b41
 THREE, ONE = dict(smoke='0', quick='1,2,3', paper='1,2,3'), dict(smoke='0', quick='1', paper='1')
 EACH_300, EACH_1000 = (dict(smoke='20', quick='50', paper=paper) for paper in ('300', '1000'))
+BETWEEN = dict(smoke='20,30', quick='75,150,200', paper='300,1000,3000')
+GROWING = dict(smoke='10,20', quick='25,50,100,200', paper='1000,2000,5000,10000,20000,50000')
 ITEMS = dict(
     table1=Item(
         table1,
@@ -278,24 +281,11 @@ ITEMS = dict(
         dict(smoke='1', quick='1', paper='1,2,3'),
         several=True,
     ),
-    timescales=Item(
-        timescales,
-        'main',
-        dict(smoke='20,30', quick='75,150,200', paper='300,1000,3000'),
-        THREE,
-        FAR_SWEEP,
-        several=True,
-    ),
+    timescales=Item(timescales, 'main', BETWEEN, THREE, FAR_SWEEP, several=True),
     fig1=Item(fig1, 'main', EACH_300, THREE, SIGMA_SWEEP, several=True),
     ablation_noise=Item(ablation_noise, 'main', EACH_300, THREE, several=True),
     ablation_split=Item(ablation_split, 'main', EACH_300, THREE, SPLIT_SWEEP, several=True),
-    diffmem_fig1=Item(
-        diffmem_fig1,
-        'diffmem',
-        dict(smoke='10,20', quick='25,50,100,200', paper='1000,2000,5000,10000,20000,50000'),
-        THREE,
-        several=True,
-    ),
+    diffmem_fig1=Item(diffmem_fig1, 'diffmem', GROWING, THREE, several=True),
     diffmem_fig2=Item(diffmem_fig2, 'diffmem', EACH_1000, ONE, DATA_SWEEP, classes=2),
     diffmem_fig3=Item(diffmem_fig3, 'diffmem', EACH_1000, ONE, NET_SWEEP),
     diffmem_fig4=Item(diffmem_fig4, 'diffmem', EACH_1000, THREE),

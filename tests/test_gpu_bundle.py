@@ -217,7 +217,7 @@ def test_the_page_shows_rows_when_there_are_some(story, packed, tmp_path, monkey
                 found.append(done.result)
         return found
 
-    assert sum('Not run yet' in str(o) for o in outputs()) == 5
+    assert sum('Not run yet' in str(o) for o in outputs()) == 6
     save_rows(story['rows'], tmp_path / 'nbs' / 'results' / 'gpu_table1.custom.json')
     shutil.copy(packed / 'out' / 'gpu_table1.png', tmp_path / 'nbs' / 'results')
     shown = outputs()

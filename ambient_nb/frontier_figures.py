@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ARM_STYLE', 'QUALITY', 'REFERENCES', 'VERDICT_WORDS', 'copying_name', 'seed_curves', 'by_size', 'draw_frontier',
            'frontier_figure', 'mean_shown', 'readings', 'frontier_committed', 'denoising_table', 'frontier_table',
-           'verdict_sentences']
+           'terminal_text', 'verdict_sentences']
 
 # %% ../nbs/17i_frontier_figures.ipynb #dbeaf5cf
 import matplotlib.pyplot as plt
@@ -167,6 +167,14 @@ def frontier_table(rows: list[Row]) -> pd.DataFrame | str:  # a line for each en
         line |= {'difference': f'{r.ours:.3f}{level}' if per_seed else '–', 'by seed': per_seed}
         lines.append(line | {'margin': f'{r.detail["margin"]:.3f}', 'verdict': r.verdict})
     return pd.DataFrame(lines) if lines else NO_ROWS
+
+# %% ../nbs/17i_frontier_figures.ipynb #995bae19
+def terminal_text(
+    table: pd.DataFrame | str,  # a string where there are no rows
+    without: tuple = (),  # columns
+) -> str:
+    "A table as a terminal shows it."
+    return table if isinstance(table, str) else table.drop(columns=list(without)).to_string(index=False)
 
 # %% ../nbs/17i_frontier_figures.ipynb #87e2c37f
 VERDICT_WORDS = {

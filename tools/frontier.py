@@ -24,7 +24,7 @@ from ambient_nb.checkpoint_curves import measure_checkpoint, measured_points, se
 from ambient_nb.core import BadInput, runs_dir, writable_dir
 from ambient_nb.execute import iterations_done, train
 from ambient_nb.frontier import FRONTIER_TRAIN, frontier_runs, selection_runs
-from ambient_nb.frontier_figures import frontier_figure, frontier_table
+from ambient_nb.frontier_figures import frontier_figure, frontier_table, terminal_text
 from ambient_nb.frontier_rows import frontier_rows
 from ambient_nb.models import ModelConfig, save_model
 from ambient_nb.protocols import protocol
@@ -71,8 +71,7 @@ def report(p, out, file=None) -> None:
         say(*name, run.key, f'{iterations_done(run, out)} of {run.config.iters}')
     rows = frontier_rows(p, chosen, out) if is_chosen else []
     say(f'sigma_n = {chosen}, {len(rows)} rows')
-    table = frontier_table(rows)
-    print(table if isinstance(table, str) else table.to_string(index=False))
+    print(terminal_text(frontier_table(rows)))
     if file and rows:
         save_rows(rows, file)
         frontier_figure(rows).savefig(Path(file).with_suffix('.png'), dpi=120)

@@ -15,7 +15,7 @@ from .endpoints import Curve
 from .figures import finished
 from .rows import Row, comparison_verdict
 from .stats import over_seeds
-from .sweeps import arm_shades
+from .sweeps import OUTSIDE, arm_shades
 from .tables import shown, sizes_of, unless_empty
 
 # %% ../nbs/17k_equalcopying.ipynb #4e61a351
@@ -80,9 +80,8 @@ def copying_figure(
         for level in levels:
             ax.axvline(100 * level, color='0.7', linewidth=0.8, linestyle=':')
         ax.set(title=f'{title}, n = {n}', xlabel='% memorized (1/3 rule)', xlim=(-3, 103))
-        ax.legend(fontsize=8, frameon=False)
     axes[0, 0].set_ylabel('Fréchet distance')
-    return finished(fig, [])
+    return finished(fig, **OUTSIDE)
 
 # %% ../nbs/17k_equalcopying.ipynb #0ec3e710
 def paired_quality(

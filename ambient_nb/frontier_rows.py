@@ -78,7 +78,7 @@ def frontier_row(
         metric_id=f'{metric} @ {metric_id}',
         data=dict(train=run.images.sha, heldout=run.heldout.sha),
         runs={r.key: r.settings for r in runs} if trained else {},
-        made_by=dict(item=p.name, command=f'python tools/{p.name}.py {p.dataset}'.strip()),
+        made_by=dict(item=p.name, command=f'python tools/{p.name}.py {p.dataset}'),
         seeds=seeds,
         selection=f'rules of {p.written}, assets/protocols/{p.name}.json, before the runs',
         profile='custom',

@@ -72,7 +72,7 @@ class Turns:
         "The frontier's rules for this experiment, which is none of its own."
         kimg = tuple(it * self.train.batch / 1000 for it in self.checkpoints)
         mine = Experiment(self.dataset, self.n, (self.seed,), METHODS, kimg, self.samples, self.steps, True)
-        return replace(protocol(), name='gpu_table1', dataset='', experiments=(mine,), axes=self.axes)
+        return replace(protocol(), name='gpu_table1', experiments=(mine,), axes=self.axes)
 
     def run(
         self,

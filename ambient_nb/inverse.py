@@ -26,7 +26,7 @@ def clipped(
     if clip is None:
         return x0
     if (share := CLIPS[clip]) is not None:
-        x0 = x0 / bcast(x0.abs().flatten(1).quantile(share, 1).clamp(min=1), x0)
+        x0 = x0 / bcast(x0.detach().abs().flatten(1).quantile(share, 1).clamp(min=1), x0)
     return x0.clamp(-1, 1)
 
 # %% ../nbs/09a_inverse.ipynb #7a0eb8c3

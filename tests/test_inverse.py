@@ -1,6 +1,8 @@
 "Samplers for masked denoisers and for measurements, against Gaussian data, where all answers are known."
 
+import json
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from ambient_nb.core import BadInput, rng
 from ambient_nb.corruptions import PixelMask
 from ambient_nb.denoisers import EDMPrecond
 from ambient_nb.fourier import MRILines
-from ambient_nb.inverse import Masked, fixed_mask, masks_of, posterior, reconstruction_guidance, truncated
+from ambient_nb.inverse import Masked, clipped, fixed_mask, masks_of, posterior, reconstruction_guidance, truncated
 from ambient_nb.measurements import GaussianMeasurements
 from ambient_nb.networks import make_net
 from ambient_nb.oracles import GaussianDenoiser
@@ -153,6 +155,55 @@ def test_guidance_follows_its_gradient():
     torch.testing.assert_close(((plain - guided) * direction).sum() / w, numeric, rtol=1e-4, atol=1e-4)
 
 
+GOLDEN = json.loads((Path(__file__).parent / 'golden' / 'ambient.json').read_text())['samplers']
+
+
+class Given:
+    "The masks that the released code drew."
+
+    def __init__(self, masks):
+        self.masks = [torch.tensor(m, dtype=F64).reshape(2, 3, 2, 2) for m in masks]
+
+    def further_mask(self, ids, shape, draw=0, mask_draw=0):
+        return self.masks[draw]
+
+
+def formula(x, sigma, labels=None, mask=None):
+    "The denoiser that the released sampler was given: any formula does."
+    x, mask, i = x.double(), mask.double(), torch.arange(12, dtype=F64)
+    s = torch.as_tensor(sigma).double().reshape(-1)[0]
+    seen = (x / (s**2 + 0.25).sqrt()).flatten(1) @ (0.3 * torch.sin(1 + 12 * i[:, None] + i))
+    return 0.9 * seen.tanh().reshape(x.shape) + 0.2 * mask + 2 * s / (1 + s) * (-1) ** i.reshape(3, 2, 2)
+
+
+@pytest.mark.parametrize('theirs', GOLDEN, ids=lambda g: g['name'])
+def test_samplers_are_those_of_the_released_code(theirs):
+    "Same start, same masks, same denoiser, five steps: clipping, and guidance by two and three further masks."
+    start = 1.5 * torch.sin(2 * torch.arange(24, dtype=F64) + 0.5).reshape(2, 3, 2, 2)
+    asked = []
+
+    def spy(x, sigma, labels=None, mask=None):
+        asked.append(mask)
+        return formula(x, sigma, labels, mask)
+
+    how = {name: theirs[name] for name in ('clip', 'num_masks', 'guidance_scale')}
+    ends = [
+        end(reconstruction_guidance(spy, start, edm_sigmas(5), operator=Given(theirs['masks']), released=True, **some))
+        for some in (how, how | dict(clip=None))
+    ]
+    torch.testing.assert_close(ends[0].flatten(), torch.tensor(theirs['end'], dtype=F64), rtol=1e-5, atol=1e-5)
+    assert len(asked) == 2 * theirs['evaluations'] and torch.equal(*ends) == (how['clip'] is None)
+
+
+def test_clipping():
+    x = torch.tensor([0.3, -0.9, 5.0, -2.0], dtype=F64).reshape(1, 1, 2, 2)
+    assert clipped(x, None) is x and clipped(x, 'hard').flatten().tolist() == [0.3, -0.9, 1, -1]
+    assert torch.equal(clipped(x, 'soft'), clipped(x, 'hard'))  # some lie inside
+    outside = clipped(x.sign() * (1 + x.abs()), 'soft').flatten()
+    smallest = 1.3 + 3 * 0.0099 * 0.6  # the .99 % quantile of 1.3, 1.9, 3, 6
+    torch.testing.assert_close(outside, torch.tensor([1.3 / smallest, -1, 1, -1], dtype=F64))
+
+
 def test_truncated_at_zero_is_the_sampler_itself():
     assert torch.equal(end(truncated(PRIOR, Z, edm_sigmas(7), sigma_n=0.0)), end(heun(PRIOR, Z, edm_sigmas(7))))
 
@@ -225,6 +276,27 @@ def test_posterior_push():
     torch.testing.assert_close(got, 0.3 * push, rtol=1e-5, atol=1e-6)
 
 
+def test_posterior_by_euler():
+    "Each step of A-DPS as released: Euler's, with one evaluation, then the push."
+    operator, sigmas, asked = PixelMask(0.5, seed=2), torch.tensor([4.0, 1.0, 0.5], dtype=F64), []
+
+    def spy(x, sigma, labels=None):
+        asked.append(sigma)
+        return PRIOR(x, sigma, labels)
+
+    y = operator.corrupt(torch.randn(6, *SHAPE, generator=rng(0, 'y'), dtype=F64), range(6))
+    x = Z.double() * sigmas[0]
+    for s, after in zip(sigmas[:-1], sigmas[1:]):
+        x = x.detach().requires_grad_()
+        x0 = PRIOR(x.float(), s.float()).double()
+        sse = (operator.corrupt(x0, range(6)) - y).square().flatten(1).sum(1)
+        push = torch.autograd.grad(sse.sum(), x)[0] / sse.detach().sqrt().reshape(-1, 1, 1, 1)
+        x = x + (after - s) * (x - x0) / s - 0.3 * push
+    got = end(posterior(spy, Z, sigmas, y=y, operator=operator, ids=range(6), scale=0.3, solver='euler'))
+    torch.testing.assert_close(got, x.detach(), rtol=1e-5, atol=1e-5)
+    assert len(asked) == 2
+
+
 def test_posterior_takes_networks_and_masked_denoisers():
     net = EDMPrecond(make_net('tiny', seed=0)).eval()
     before = [p.grad for p in net.parameters()]
@@ -254,6 +326,9 @@ BAD = [
     ('ids', lambda: posterior(PRIOR, Z, G, y=Z, operator=OPERATOR, ids=[0])),
     ('operator', lambda: posterior(PRIOR, Z, G, y=Z, operator=None, ids=[0])),
     ('scale', lambda: posterior(PRIOR, Z, G, y=Z, operator=OPERATOR, ids=range(6), scale=0)),
+    ('solver', lambda: posterior(PRIOR, Z, G, y=Z, operator=OPERATOR, ids=range(6), solver='rk4')),
+    ('clip', lambda: fixed_mask(EXACT, Z, G, operator=OPERATOR, clip='static')),
+    ('clip', lambda: reconstruction_guidance(EXACT, Z, G, operator=OPERATOR, num_masks=2, guidance_scale=1, clip='x')),
 ]
 
 

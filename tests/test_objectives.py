@@ -55,7 +55,8 @@ def equal(a, b):
 
 def test_every_kind_and_every_mask_is_tried():
     assert {loss.kind for loss in FITS.values()} == {*OBJECTIVES}
-    assert {'dust', 'dust_channels', 'random_box', 'fixed_box', 'keep_patch'} == {*MASKS}
+    released = {'ambient_box', 'ambient_fixed_box', 'ambient_keep_patch'}
+    assert {'dust', 'dust_channels', 'random_box', 'fixed_box', 'keep_patch', *released} == {*MASKS}
 
 
 @pytest.mark.parametrize('name', [n if n in SAMPLE else pytest.param(n, marks=pytest.mark.slow) for n in FITS])

@@ -1,7 +1,9 @@
 "Every operator of the registry keeps every law: draws however the work is cut, adjoints, further corruption, refusals."
 
+import json
 from cmath import rect
 from math import pi, sqrt
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,12 +13,13 @@ from ambient_nb.core import BadInput, rng
 from ambient_nb.corruptions import FixedBox, GaussianNoise, KeepPatch, Mask, PixelMask, RandomBox, observed_share
 from ambient_nb.fourier import FourierSet, MRILines, UVTracks, fourier, nudft, to_complex
 from ambient_nb.measurements import Blur, Downsample, GaussianMeasurements
-from ambient_nb.operators import OPERATORS
+from ambient_nb.operators import OPERATORS, released
 
 SHAPE, IDS = (2, 16, 16), torch.tensor([5, 0, 7, 900, 3, 2])
 X = torch.randn(6, *SHAPE, generator=rng(0, 'x'), dtype=torch.float64)
 LINEAR = [name for name in OPERATORS if name != 'noise']
-RANDOM = ['noise', 'dust', 'dust_channels', 'random_box', 'keep_patch', 'gaussian', 'mri', 'mri_coils', 'uv']
+RELEASED = ['ambient_box', 'ambient_fixed_box', 'ambient_keep_patch']
+RANDOM = ['noise', 'dust', 'dust_channels', 'random_box', 'keep_patch', 'gaussian', 'mri', 'mri_coils', 'uv', *RELEASED]
 REDRAWN = [
     'noise',
     'dust',
@@ -29,6 +32,7 @@ REDRAWN = [
     'mri_coils',
     'frequencies',
     'uv',
+    *RELEASED[:2],
 ]
 MASKS = [name for name in OPERATORS if isinstance(OPERATORS[name](SHAPE), Mask)]
 
@@ -111,7 +115,8 @@ def test_masks_are_what_corrupt_and_further_do(name):
         torch.testing.assert_close(y, X * A)
     redrawn, ids = op.further_mask(IDS, SHAPE, draw=3, mask_draw=1), torch.arange(50)
     assert (redrawn <= op.mask(IDS, SHAPE, draw=1)).all()
-    assert (op.further_mask(ids, SHAPE, draw=1) != op.further_mask(ids, SHAPE)).any()  # B is redrawn
+    again = (op.further_mask(ids, SHAPE, draw=1) != op.further_mask(ids, SHAPE)).any()  # B is redrawn
+    assert again == (name != 'ambient_keep_patch')  # whose 8 px of 9 have one place only
     assert (op.further_mask(ids, SHAPE, draw=1) <= op.mask(ids, SHAPE)).all()  # of the same A
 
 
@@ -139,6 +144,35 @@ def test_boxes():
     assert FixedBox(6).mask([0], SHAPE)[0, 0, 5:11, 5:11].sum() == 0 and FixedBox(6).mask([0], SHAPE).sum() == 256 - 36
     kept = KeepPatch(6).mask(ids, SHAPE)
     assert (kept.flatten(1).sum(1) == 36).all() and (kept.mean(0) > 0).all()
+
+
+GOLDEN = json.loads((Path(__file__).parent / 'golden' / 'ambient.json').read_text())
+
+
+def sides(mask, value):  # (n,1,H,W) -> first row and first column of each image that hold the value, and the rows
+    found = mask[:, 0] == value
+    rows, columns = found.any(2), found.any(1)
+    return rows.int().argmax(1), columns.int().argmax(1), rows.sum(1)
+
+
+@pytest.mark.parametrize('theirs', GOLDEN['masks'], ids=lambda g: f'{g["pattern"]}-{g["side"]}-{g["p"]}')
+def test_masks_are_those_of_the_released_code(theirs):
+    "Sizes, places and how often a pixel is shown or graded, against masks that the released code drew."
+    shape, ids = (1, theirs['side'], theirs['side']), range(theirs['n'])
+    op = released(theirs['pattern'])(shape, p=theirs['p'], delta=theirs['delta'])
+    A, At = op.mask(ids, shape), op.further_mask(ids, shape)
+    top, left, rows = sides(A, theirs['pattern'] == 'keep_patch')
+    assert (op.size, rows.max()) == (theirs['size'], theirs['size'])
+    for ours, name in ((top, 'top'), (left, 'left')):
+        assert [ours.min().item(), ours.max().item()] == theirs[name]
+    shares = dict(shown=A.mean(), shown_further=At.mean(), graded=A[At == 0].mean())
+    if 'overlap' in theirs:
+        shares['overlap'] = ((At == 0).flatten(1).sum(1) < 2 * op.size**2).double().mean()
+    if 'inner' in theirs:
+        inside, _, kept = sides(At, 1)
+        assert op.inner == theirs['inner'] and (kept == op.inner).all()
+        assert [(inside - top).min().item(), (inside - top).max().item()] == theirs['offset']
+    assert shares == {name: pytest.approx(theirs[name], abs=0.05 if name == 'overlap' else 0.012) for name in shares}
 
 
 def test_noise_and_blur_algebra():
@@ -266,6 +300,15 @@ def test_non_finite_images(op, value):
         ('size', lambda: RandomBox(17).corrupt(X, IDS)),
         ('size', lambda: RandomBox(6).further(X, IDS)),
         ('size', lambda: KeepPatch(0)),
+        ('size', lambda: RandomBox(16, placing='fixed_box').mask([0], SHAPE)),
+        ('placing', lambda: RandomBox(4, placing='fixed')),
+        ('inner', lambda: KeepPatch(6, inner=6)),
+        ('p', lambda: released('box')(SHAPE, p=1.0)),
+        ('p', lambda: released('fixed_box')(SHAPE, p=-0.1)),
+        ('p', lambda: released('fixed_box')(SHAPE, p=0.05)),
+        ('p', lambda: released('box')(SHAPE, p=0.95)),
+        ('delta', lambda: released('keep_patch')(SHAPE, delta=0.0)),
+        ('delta', lambda: released('keep_patch')(SHAPE, delta=1.0)),
         ('shape', lambda: PixelMask(0.4).mask([0], (16, 16))),
         ('factor', lambda: Downsample(3).corrupt(X, IDS)),
         ('further_factor', lambda: Downsample(1, further_factor=5).further(X, IDS)),

@@ -62,12 +62,13 @@ def copying_figure(
     more: list[Row] = (),  # of any pages
     levels: tuple = (),  # shares that are marked
 ) -> plt.Figure:
-    "Quality against copies along training: the mean of the seeds, and each seed faintly."
+    "Quality against copies along training: the mean of the seeds, and each seed faintly, alike in all panels."
     n = sizes_of(rows)[0]
     curves = arm_curves([r for r in rows if r.labels['n'] == n], more)
+    shades = arm_shades([*dict.fromkeys(name for names in panels.values() for name in names)])
+    looks = {arm: look | dict(linewidth=1.5, markersize=5) for arm, look in shades.items()}
     fig, axes = plt.subplots(1, len(panels), figsize=(4.0 * len(panels) + 2, 3.4), squeeze=False, sharey=True)
     for ax, (title, names) in zip(axes[0], panels.items()):
-        looks = {arm: look | dict(linewidth=1.5, markersize=5) for arm, look in arm_shades(names).items()}
         own = {arm: curves[arm] for arm in names if arm in curves}
         draw_curves(ax, own, looks, marker='', linewidth=0.6, alpha=0.5)
         for level in levels:

@@ -7,6 +7,7 @@ __all__ = ['training_of', 'known_rows', 'arm_curves', 'copying_figure', 'paired_
 
 # %% ../nbs/17k_equalcopying.ipynb #3e624e63
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Callable
 import matplotlib.pyplot as plt
 import numpy as np
@@ -34,13 +35,10 @@ def known_rows(
 ) -> list[Row]:  # under the names that arms have in `rows`; arms that are the same have each other's
     "What is known of each arm, at every iteration that some page has read it at."
     arms, others = ([r for r in of if r.kind == 'arm'] for of in (rows, more))
-    trained, known = {r.labels['method']: training_of(r) for r in arms}, {}
-    for r in (*arms, *others):
-        what = training_of(r)
-        for arm in (arm for arm, own in trained.items() if own == what):
-            named = replace(r, labels=r.labels | dict(method=arm))
-            known[named.name] = named
-    return [*known.values()]
+    trained = {r.labels['method']: training_of(r) for r in arms}
+    told = [(r, training_of(r)) for r in (*arms, *others)]
+    named = [replace(r, labels=r.labels | dict(method=arm)) for arm in trained for r, of in told if of == trained[arm]]
+    return [*{r.name: r for r in named}.values()]
 
 # %% ../nbs/17k_equalcopying.ipynb #05757696
 def arm_curves(
@@ -65,7 +63,8 @@ def copying_figure(
     "Quality against copies along training: the mean of the seeds, and each seed faintly, alike in all panels."
     n = sizes_of(rows)[0]
     curves = arm_curves([r for r in rows if r.labels['n'] == n], more)
-    shades = arm_shades([*dict.fromkeys(name for names in panels.values() for name in names)])
+    order = (name for names in zip_longest(*panels.values()) for name in names if name)  # neighbours stand apart
+    shades = arm_shades([*dict.fromkeys(order)])
     looks = {arm: look | dict(linewidth=1.5, markersize=5) for arm, look in shades.items()}
     fig, axes = plt.subplots(1, len(panels), figsize=(4.0 * len(panels) + 2, 3.4), squeeze=False, sharey=True)
     for ax, (title, names) in zip(axes[0], panels.items()):

@@ -12,7 +12,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 import numpy as np
 import torch
-from .ages import nearest_pairs, pairs_figure
+from .ages import pairs_figure, sample_pairs
 from .checkpoint_curves import yardstick
 from .core import BadInput
 from .endpoints import best_early
@@ -109,9 +109,8 @@ def turn_rows(
     changed = [f'{name} {b} (paper: {a})' for name, (a, b) in unlike_paper(t).items()]
     words = f'rules of {t.protocol.written}, assets/protocols/frontier.json, for an experiment that it does not list'
     about |= dict(selection=f'{words}, settings fixed before the first run. {"; ".join(changed)}')
-    command = f'python tools/gpu_table1.py --sigma-n {t.sigma_n:g} --seed ' + ', then '.join(
-        str(seed) for seed in sorted({seed for _, seed in points})
-    )
+    seeds = ', then '.join(str(seed) for seed in sorted({seed for _, seed in points}))
+    command = f'python tools/gpu_table1.py --sigma-n {t.sigma_n:g} --seed {seeds}'
     about |= dict(made_by=dict(item=t.protocol.name, command=command))
     rows = [replace(r, **about) for r in rows + turn_endpoints(t, points)]
     return [replace(r, verdict='smoke: no verdict') if r.claim and r.profile == 'smoke' else r for r in rows]
@@ -160,7 +159,7 @@ class TurnSession:
     def pair(self, name: str, when: str, count: int = 12) -> None:
         "Remember an arm's first samples for the picture."
         arm = self.arms[name]
-        self.shown[name, when] = nearest_pairs(arm.images, arm.columns, arm.run.images.pixels, count)
+        self.shown[name, when] = sample_pairs(arm.images, arm.columns, arm.run.images.pixels, count)
 
     def keep(self) -> list[Row]:
         "Write rows and picture."

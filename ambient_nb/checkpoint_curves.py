@@ -18,7 +18,7 @@ from .axes import FeatureAxes, Reference, kernel_distance, leading_axes
 from .checkpoints import load_checkpoint, save_checkpoint
 from .core import BadInput, bcast, content_hash, rng
 from .data import Images, to_float, to_uint8
-from .endpoints import Curve
+from .endpoints import Curve, best_early
 from .execute import LEVELS, errors_by_level
 from .features import Encoder
 from .fidelity import frechet, squared_between
@@ -207,10 +207,8 @@ def least_kid(
     "The rule by which sigma_n is chosen."
     if not tried:
         raise BadInput('tried', tried, 'at least one sigma_n')
-    calm = {sigma: v for sigma, v in tried.items() if v['copying'] <= most}
-    if calm:
-        return min(calm, key=lambda sigma: calm[sigma]['kid']['value'])
-    return min(tried, key=lambda sigma: tried[sigma]['copying'])
+    best = best_early(((v['copying'], v['kid']['value'], sigma) for sigma, v in tried.items()), most)
+    return min(tried, key=lambda sigma: tried[sigma]['copying']) if best is None else best
 
 # %% ../nbs/18j_checkpoint_curves.ipynb #9167f00a
 def select_sigma(

@@ -7,7 +7,8 @@ __all__ = ['METHOD_STYLE', 'finished', 'show_image', 'size_panels', 'method_pane
            'loss_figure', 'error_figure', 'similarity_figure']
 
 # %% ../nbs/17c_figures.ipynb #58a1d2fc
-from typing import Callable
+from itertools import repeat
+from typing import Callable, Iterable
 import matplotlib.pyplot as plt
 import numpy as np
 from .core import check_choice
@@ -114,13 +115,12 @@ def curve_figure(
 # %% ../nbs/17c_figures.ipynb #6e27fcff
 def seed_lines(
     ax: plt.Axes,
-    x: list,  # the same for all seeds
-    series: list,  # of lists, one a seed
+    lines: Iterable,  # of (x, y), one a seed
     style: dict,  # of the first line
     **others,  # what differs in the others
 ) -> None:
     "A line for each seed."
-    for i, y in enumerate(series):
+    for i, (x, y) in enumerate(lines):
         ax.plot(x, y, **style | (others | dict(label=None) if i else {}))
 
 # %% ../nbs/17c_figures.ipynb #578e7fb8
@@ -131,7 +131,7 @@ def loss_figure(rows: list[Row]) -> plt.Figure:
     def losses(ax, rows, style):
         series = pick_rows(rows, metric='loss')[0].detail
         marker = '.' if len(series['it']) == 1 else ''
-        seed_lines(ax, series['it'], series['loss'], style | dict(linewidth=1, marker=marker))
+        seed_lines(ax, zip(repeat(series['it']), series['loss']), style | dict(linewidth=1, marker=marker))
 
     return finished(method_panels(rows, losses, xlabel='iteration', ylabel='weighted loss per pixel', ylim=(0, None)))
 
@@ -142,7 +142,7 @@ def error_figure(rows: list[Row]) -> plt.Figure:
 
     def ratios(ax, rows, style):
         d = pick_rows(rows, metric='error_ratio')[0].detail
-        seed_lines(ax, d['sigma'], d['ratio'], style | dict(linewidth=1.2, markersize=4), marker='')
+        seed_lines(ax, zip(repeat(d['sigma']), d['ratio']), style | dict(linewidth=1.2, markersize=4), marker='')
 
     labels = dict(xlabel='noise level $\\sigma$ (images in [-1,1])', ylabel='held-out / training error')
     fig = method_panels(rows, ratios, xscale='log', yscale='log', **labels)

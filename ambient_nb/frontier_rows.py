@@ -92,15 +92,14 @@ def checkpoint_rows(
     arm: str,
     runs: list[Run],  # of the arm, one a seed
     at: tuple,  # what was measured of each at one checkpoint, with what `denoising` says
-    out: Path,  # where runs are kept
+    cost: dict,  # what it took
+    **more,  # detail of the first row
 ) -> list[Row]:
     "The rows of an arm at a checkpoint."
-    it, seeds, rows = at[0]['it'], [estimates_of(point) for point in at], []
-    secs = [load_json(snapshot_path(run.folder(out), it).with_suffix('.json'))['sec'] for run in runs]
-    cost = dict(training_sec=sum(secs))
+    it, seeds, rows = max(point['it'] for point in at), [estimates_of(point) for point in at], []
     for metric in (m for m in seeds[0] if all(m in e for e in seeds)):
         found, by = [e[metric] for e in seeds], at[0]['id']
-        detail = dict(values=[e.value for e in found])
+        detail = dict(values=[e.value for e in found]) | ({} if rows else more)
         if metric == 'heldout_loss':
             by, shares = 'EDM, a level an image', [point['error_share'] for point in at]
             detail |= dict(sigma=at[0]['sigma'], error_share=shares)
@@ -117,20 +116,25 @@ def arm_rows(
 ) -> list[Row]:
     "The curves of an arm, as far as all its seeds are read."
     own = [name for name in done if name[1] == arm]
-    runs, curves = [done[name] for name in own], zip(*(points[name] for name in own))
-    return [row for at in curves for row in checkpoint_rows(p, arm, runs, at, out)]
+    runs, rows = [done[name] for name in own], []
+    for at in zip(*(points[name] for name in own)):
+        snapshots = [snapshot_path(run.folder(out), at[0]['it']) for run in runs]
+        secs = [load_json(path.with_suffix('.json'))['sec'] for path in snapshots]
+        rows += checkpoint_rows(p, arm, runs, at, dict(training_sec=sum(secs)))
+    return rows
 
 # %% ../nbs/18l_frontier_rows.ipynb #e764c1e2
 def endpoint_rows(
     p: Protocol,
     runs: dict,  # seed -> (method's Run, baseline's Run)
     points: dict,  # seed -> the same, as `measured_points`
+    last: int,  # iteration that the rows are named by
 ) -> list[Row]:
     "What the endpoints say of one data set and size."
     curves = {seed: tuple(map(curve_of, pair)) for seed, pair in points.items()}
     both, rows = [run for pair in runs.values() for run in pair], []
     for j in judge(curves, p):
-        c, last = claim(j.claim), max(run.config.iters for run in both)
+        c = claim(j.claim)
         detail = dict(values=list(j.values.values()), margin=j.margin, p=j.p if np.isfinite(j.p) else None)
         detail |= dict(seeds=list(j.values), left_out=list(j.left_out))
         about = dict(kind='pair', claim=j.claim, verdict=j.verdict)
@@ -179,7 +183,7 @@ def rows_of_size(
     if not whole:
         return rows
     both = ({s: tuple(of[name] for name in pair) for s, pair in whole.items()} for of in (done, points))
-    return rows + endpoint_rows(p, *both)
+    return rows + endpoint_rows(p, *both, max(done[name].config.iters for pair in whole.values() for name in pair))
 
 # %% ../nbs/18l_frontier_rows.ipynb #07f18ddf
 def frontier_rows(

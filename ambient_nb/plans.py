@@ -291,7 +291,8 @@ def cost_in_words(plan: Plan) -> dict:  # what -> words
         return words | {'on an H200': f'about {hours:.2g} hours, assuming 40 % of 790 TFLOP/s'}
     at_once = min(len(plan.runs), os.cpu_count()) if plan.device.type == 'cpu' else 1
     minutes = (training + sampling) * seconds_a_flop(plan) / 60 / at_once
-    here = f'about {minutes:.0f} minutes on {plan.device} from scratch with nothing else to do, by a measured rate'
+    alone = f'samples included, {at_once} trainings at a time and nothing else to do'
+    here = f'about {minutes:.0f} minutes on {plan.device} from scratch, {alone}, by a measured rate'
     if not plan.dry_run:
         todo = trainings(plan.runs)
         cached = sum(iterations_done(run, plan.out) == run.config.iters for run in todo)

@@ -5,8 +5,9 @@ import pytest
 from tree import cells
 
 from ambient_nb.endpoints import at_copying, stopped_early
-from ambient_nb.equalcopying import arm_curves, arm_readings, paired_quality
+from ambient_nb.equalcopying import arm_curves, known_rows, paired_quality
 from ambient_nb.rows import committed
+from ambient_nb.tables import pick_rows
 
 LEVELS = (0.25, 0.35, 0.45)
 SAID = {  # first, second: what the page of the noise says of them at equal copying
@@ -32,6 +33,11 @@ def noise():
         *committed('repro_ablation_noise', 'custom'),
         *committed('repro_table1', 'quick'),
     ]
+
+
+def told(rows, arm, metric):
+    "What rows say of an arm: iteration -> a value a seed."
+    return {r.labels['it']: r.detail['values'] for r in pick_rows(rows, method=arm, metric=metric)}
 
 
 def text_of(page: str) -> str:
@@ -62,8 +68,8 @@ def test_stopping_early_is_open_to_every_arm_of_the_noise_page(noise):
 
 def test_plain_augmentation_leads_at_equal_iterations(noise):
     "Fewer copies and a smaller distance than any arm without augmentation, at the last budget."
-    last = {arm: at[550] for arm, at in arm_readings(noise[0]).items()}
-    mean = {arm: (np.mean(at['memorized']), np.mean(at['frechet'])) for arm, at in last.items()}
+    arms = {r.labels['method'] for r in noise[0] if r.kind == 'arm'}
+    mean = {arm: [np.mean(told(noise[0], arm, m)[550]) for m in ('memorized', 'frechet')] for arm in arms}
     plain = [arm for arm in mean if 'augment' not in arm]
     assert len(plain) == 4 and all(np.less(mean['baseline, augmented'], mean[arm]).all() for arm in plain)
     best = min(mean[arm] for arm in plain)
@@ -73,16 +79,18 @@ def test_plain_augmentation_leads_at_equal_iterations(noise):
 
 def test_size_and_dimension_are_read_along_one_training_each():
     "In epochs the sizes from 50 on lie on each other; every dimension is still rising."
-    known = arm_readings(committed('repro_diffmem_fig1', 'quick'), committed('repro_diffmem_fig1', 'custom'))
-    assert {arm: sorted(at) for arm, at in known.items()} == {
+    known = known_rows(committed('repro_diffmem_fig1', 'quick'), committed('repro_diffmem_fig1', 'custom'))
+    at = {f'n = {n}': told(known, f'n = {n}', 'memorized') for n in (25, 50, 100, 200)}
+    assert {arm: [*shares] for arm, shares in at.items()} == {
         'n = 25': [183, 275, 1467, 2200],
         'n = 50': [367, 550, 1467, 2200],
         'n = 100': [733, 1100, 1467, 2200],
         'n = 200': [1467, 2200],
     }
-    same = [np.mean(known[f'n = {n}'][11 * n]['memorized']) for n in (25, 50, 100, 200)]
+    same = [np.mean(at[f'n = {n}'][11 * n]) for n in (25, 50, 100, 200)]
     assert max(same[1:]) - min(same[1:]) < 0.015 < same[1] - same[0]
-    known = arm_readings(committed('repro_diffmem_fig2', 'quick'), committed('repro_diffmem_fig2', 'custom'))
-    gaps = [known['4×4 pixels'][it]['memorized'][0] - known['8×8 pixels'][it]['memorized'][0] for it in (550, 1650)]
+    known = known_rows(committed('repro_diffmem_fig2', 'quick'), committed('repro_diffmem_fig2', 'custom'))
+    small, large = (told(known, f'{side}×{side} pixels', 'memorized') for side in (4, 8))
+    gaps = [small[it][0] - large[it][0] for it in (550, 1650)]
     assert [f'{100 * gap:.0f}' for gap in gaps] == ['-73', '-13']
     assert '−13 points between the ends instead of −73' in text_of('repro_diffmem_fig2')

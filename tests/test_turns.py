@@ -12,7 +12,7 @@ from ambient_nb.core import BadInput
 from ambient_nb.networks import PRESETS
 from ambient_nb.rows import METHODS, load_rows
 from ambient_nb.training import TrainConfig
-from ambient_nb.turn_rows import last_look, points_in, spend
+from ambient_nb.turn_rows import TurnSession, last_look, points_in, spend
 from ambient_nb.turns import Clock, TimeUp, TurnArm, Turns, after_all, take_turns
 
 SMALL = TrainConfig(net=replace(PRESETS['tiny'], model_channels=8), batch=8, precision='bf16')
@@ -114,7 +114,8 @@ def command(out, file, seed=1, looks=99, t=TINY, device='cpu'):
     "What a command leaves: (method, seed) -> points."
     lines = []
     with torch.random.fork_rng():
-        spend(replace(t, seed=seed), out, [file], device, Until(looks), 1e12, say=lines.append, profile='smoke')
+        about = dict(say=lines.append, profile='smoke')
+        spend(TurnSession(replace(t, seed=seed), out, [file], device, Until(looks), 1e12, **about))
     return points_in(load_rows(file)), lines
 
 
@@ -189,7 +190,7 @@ def test_no_time_for_a_last_look_leaves_the_curves():
     looked = []
     arm = SimpleNamespace(points=[dict(it=4, copying=0.0, kid=dict(value=1.0))], look=looked.append)
     s = SimpleNamespace(t=TINY, arms=dict(baseline=arm), clock=Until(0), points={}, keep=lambda: looked.append(1))
-    last_look(s, None, 'cpu')
+    last_look(s)
     assert not looked and not s.points
 
 

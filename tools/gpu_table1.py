@@ -38,7 +38,7 @@ from ambient_nb.networks import PRESETS
 from ambient_nb.origin import provenance
 from ambient_nb.rows import load_rows
 from ambient_nb.runs import load_split
-from ambient_nb.turn_rows import bf16_ceiling, spend
+from ambient_nb.turn_rows import TurnSession, bf16_ceiling, spend
 from ambient_nb.turns import Clock, Turns, turn_plan
 
 SMOKE = dict(n=12, turn_kimg=0.016, every=2, most=3, samples=24, last_samples=32, steps=2, axes=4)
@@ -88,7 +88,8 @@ def work(a: argparse.Namespace, t: Turns, minutes: float) -> None:
     say(f'{told["hardware"]}, seed {t.seed}, sigma_n {t.sigma_n:g}')
     ceiling = bf16_ceiling(device, *(0.1, 128) if a.smoke else ())
     say(f'bf16 products reach {ceiling / 1e12:.3g} TFLOP/s')
-    spend(t, out, files, device, Clock(60 * minutes, BEGUN), ceiling, say=say, profile=profile, provenance=told)
+    clock, about = Clock(60 * minutes, BEGUN), dict(say=say, profile=profile, provenance=told)
+    spend(TurnSession(t, out, files, device, clock, ceiling, **about))
     if files[0].exists():
         print(frontier_table(load_rows(files[0])))
     say('done')

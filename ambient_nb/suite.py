@@ -273,7 +273,7 @@ THREE, ONE = dict(smoke='0', quick='1,2,3', paper='1,2,3'), dict(smoke='0', quic
 EACH_300, EACH_1000 = (dict(smoke='20', quick='50', paper=paper) for paper in ('300', '1000'))
 BETWEEN = dict(smoke='20,30', quick='75,150,200', paper='300,1000,3000')
 GROWING = dict(smoke='10,20', quick='25,50,100,200', paper='1000,2000,5000,10000,20000,50000')
-LAWS_SWEEP = dict.fromkeys(('smoke', 'quick'), dict(alone=(0.1, 0.3, 1.0), beside=(0.1,), part=0.08, steps=1)) | dict(
+LAWS_SWEEP = dict.fromkeys(('smoke', 'quick'), dict(alone=(0.1, 0.3, 1.0), beside=(0.1,), part=0.1, steps=1)) | dict(
     paper=dict(alone=(0.1, 0.3, 0.5, 0.7, 0.9, 1.0), beside=(0.1, 0.3, 0.5, 0.7, 0.9), part=1.0, steps=8)
 )
 ITEMS = dict(

@@ -280,7 +280,8 @@ def clean_and_noisy(
 ) -> tuple[list, list]:  # (arms, pairs)
     "Clean images, a share of them, that share with noisy copies of the others beside it, copies of all."
     (n,), level = ns, setup.sigma_n
-    its = round(part * setup.at(n).train.iters) or 1  # of every arm
+    whole = setup.at(n).train.iters  # a part of it is enough, unless a reader or the paper says how many
+    its = whole if setup.n is None else max(1, round(part * whole))
 
     def line(name, x, recipe=(), **changes):
         return replace(arm(setup, name, n, x=x, recipe=recipe, iters=its, **changes), budgets=(its,))

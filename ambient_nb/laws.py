@@ -7,7 +7,7 @@ __all__ = ['MEASURES', 'CLEAN_STYLE', 'MIXED_STYLE', 'NOISY_STYLE', 'printed_sco
            'printed_noisy', 'price_bounds', 'printed_prices', 'heldout_losses', 'looked_at', 'law_row', 'laws_rows',
            'measure_text', 'arms_of', 'beside_printed', 'level_of', 'prices', 'shares_figure', 'questions']
 
-# %% ../nbs/18t_laws.ipynb #8ecd6a94
+# %% ../nbs/18t_laws.ipynb #2c008cda
 from dataclasses import replace
 from functools import lru_cache, partial
 import matplotlib.pyplot as plt
@@ -34,7 +34,7 @@ from .stats import Estimate, paired
 from .tables import unless_empty
 from .training import TrainConfig, fitting_sampler, make_law
 
-# %% ../nbs/18t_laws.ipynb #a5072be8
+# %% ../nbs/18t_laws.ipynb #b81c0765
 @lru_cache
 def printed_scores(
     dataset: str,  # 'cifar10', 'celebahq' or 'imagenet'
@@ -47,7 +47,7 @@ def printed_scores(
         raise BadInput('dataset', dataset, 'one of cifar10, celebahq and imagenet, with frechet or price')
     return found
 
-# %% ../nbs/18t_laws.ipynb #e5194a32
+# %% ../nbs/18t_laws.ipynb #9825ef85
 def by_share(
     scores: dict,  # arm -> score
     level: float | None = None,  # noise of the other images; None where there are none
@@ -57,15 +57,16 @@ def by_share(
     found = {float(arm.split('%')[0]) / 100: score for arm, score in scores.items() if arm.partition('% ')[2] == end}
     return dict(sorted(found.items()))
 
-# %% ../nbs/18t_laws.ipynb #00da9432
+# %% ../nbs/18t_laws.ipynb #b8d79b7e
 def printed_mixtures(dataset: str) -> pd.DataFrame:  # one line a share of clean images, a column a noise
     "Table 3 of the paper: clean images alone, and with noisy copies of the others beside them."
     scores = printed_scores(dataset)
     columns = {'no others': by_share(scores)}
     columns |= {f'others noisy at {level:g}': by_share(scores, level) for level in (0.05, 0.1, 0.2)}
-    return pd.DataFrame(columns).rename(index='{:.0%}'.format).rename_axis('clean images')
+    frame = pd.DataFrame(columns).rename(index='{:.0%}'.format).fillna('')
+    return frame.rename_axis('clean images')
 
-# %% ../nbs/18t_laws.ipynb #c8693b31
+# %% ../nbs/18t_laws.ipynb #2ef7bfd7
 def printed_noisy(dataset: str) -> pd.DataFrame:  # one line a noise
     "Table 2 of the paper: noisy images only."
     scores = printed_scores(dataset)
@@ -73,7 +74,7 @@ def printed_noisy(dataset: str) -> pd.DataFrame:  # one line a noise
     lines = {s: {way: scores[f'100% noisy at {s:g}{end}'] for way, end in ways.items()} for s in (0.05, 0.1, 0.2)}
     return pd.DataFrame(lines).T.rename_axis('sigma_n')
 
-# %% ../nbs/18t_laws.ipynb #3747db63
+# %% ../nbs/18t_laws.ipynb #e05f877f
 def price_bounds(
     clean: dict,  # share of the images, in (0,1] -> score of these alone, lower is better
     mixed: dict,  # share of clean images -> score with noisy copies of the others beside them
@@ -85,7 +86,7 @@ def price_bounds(
             (most if score < clean[q] else least).append((1 - p) / (q - p))
     return max(least), min(most)
 
-# %% ../nbs/18t_laws.ipynb #cb825af3
+# %% ../nbs/18t_laws.ipynb #a49b0ebd
 def printed_prices() -> pd.DataFrame:  # one line a noise and data set
     "The printed prices, and what our rule makes of the printed table."
     lines = []
@@ -100,7 +101,7 @@ def printed_prices() -> pd.DataFrame:  # one line a noise and data set
     names = ['sigma_n', 'data', 'printed', 'from the printed FIDs', 'interval']
     return pd.DataFrame(lines, columns=names).set_index(names[:2])
 
-# %% ../nbs/18t_laws.ipynb #5a6aa25b
+# %% ../nbs/18t_laws.ipynb #5eea71c5
 def heldout_losses(
     D,  # a denoiser
     images: torch.Tensor,  # (N,C,H,W) in [-1,1], never trained on
@@ -119,7 +120,7 @@ def heldout_losses(
 
     return dict(heldout_above=area(levels >= split), heldout_below=area(levels <= split))
 
-# %% ../nbs/18t_laws.ipynb #1df5987a
+# %% ../nbs/18t_laws.ipynb #3e5fa71b
 def looked_at(
     run: Run,
     it: int,  # iteration of a snapshot
@@ -138,7 +139,7 @@ def looked_at(
     far = frechet_of(features, y.encoder(run.heldout.pixels[: run.samples]))
     return found, dict(kid=kernel_distance(y.axes(features), y.reference), frechet=far)
 
-# %% ../nbs/18t_laws.ipynb #f335fbdd
+# %% ../nbs/18t_laws.ipynb #34e75445
 def law_row(
     plan: Plan,
     m: Measured,  # of the arm that the row is about
@@ -156,7 +157,7 @@ def law_row(
     labels, path = dict(base.labels, metric=metric), base.id.rpartition('/')[0]
     return replace(base, id=f'{path}/{metric}', labels=labels, metric_id=f'{metric} @ {by}')
 
-# %% ../nbs/18t_laws.ipynb #8d841211
+# %% ../nbs/18t_laws.ipynb #08e9a786
 def laws_rows(plan: Plan, rows: list[Row]) -> list[Row]:
     "Held-out loss, KID and truncated samples of a plan's networks, and the questions asked of them."
     split = load_split(plan.dataset, plan.data, plan.size)
@@ -189,7 +190,7 @@ def laws_rows(plan: Plan, rows: list[Row]) -> list[Row]:
             )
     return made
 
-# %% ../nbs/18t_laws.ipynb #62560d9a
+# %% ../nbs/18t_laws.ipynb #0f5b9329
 MEASURES = {
     'frechet': 'Fréchet distance',
     'kid': 'KID × 1000',
@@ -197,7 +198,7 @@ MEASURES = {
     'heldout_below': 'held-out loss below σ_n',
 }  # metric -> what a table and a picture call it
 
-# %% ../nbs/18t_laws.ipynb #7f6ef20e
+# %% ../nbs/18t_laws.ipynb #274db3cc
 def measure_text(
     metric: str,  # a key of MEASURES
     e: Estimate | float,
@@ -209,7 +210,7 @@ def measure_text(
     value = e.value if isinstance(e, Estimate) else e
     return f'{scale * value:.{digits}f}' + interval
 
-# %% ../nbs/18t_laws.ipynb #122e6d2a
+# %% ../nbs/18t_laws.ipynb #2747eb94
 def arms_of(rows: list[Row]) -> dict:  # method -> metric -> its row, in the order of the plan
     "The rows of the arms at their last iteration, references aside."
     found = {}
@@ -218,7 +219,7 @@ def arms_of(rows: list[Row]) -> dict:  # method -> metric -> its row, in the ord
             found.setdefault(r.labels['method'], {})[r.labels['metric']] = r
     return found
 
-# %% ../nbs/18t_laws.ipynb #e4676a6c
+# %% ../nbs/18t_laws.ipynb #3804664a
 @unless_empty
 def beside_printed(rows: list[Row]) -> pd.DataFrame:  # one line an arm
     "The printed FIDs of each arm, and our measures."
@@ -230,12 +231,12 @@ def beside_printed(rows: list[Row]) -> pd.DataFrame:  # one line an arm
         lines[arm] = told | ours
     return pd.DataFrame(lines).T.rename_axis('training set')
 
-# %% ../nbs/18t_laws.ipynb #409c2a32
+# %% ../nbs/18t_laws.ipynb #666b9fe1
 def level_of(rows: list[Row]) -> str:
     "The noise of the noisy images, as the arms are named."
     return next(arm.split('rest noisy at ')[1] for arm in arms_of(rows) if 'rest noisy at ' in arm)
 
-# %% ../nbs/18t_laws.ipynb #fc6fd344
+# %% ../nbs/18t_laws.ipynb #7f988f4a
 @unless_empty
 def prices(rows: list[Row]) -> pd.DataFrame:  # one line a measure
     "Between which numbers the price of a noisy image lies by our rows, mean over seeds."
@@ -247,7 +248,7 @@ def prices(rows: list[Row]) -> pd.DataFrame:  # one line a measure
         lines[words] = dict(zip(('at least', 'at most'), (f'{low:.2f}', f'{high:.2f}')))
     return pd.DataFrame(lines).T.rename_axis('noisy images for a clean one, by')
 
-# %% ../nbs/18t_laws.ipynb #ec4c25dd
+# %% ../nbs/18t_laws.ipynb #8728f506
 CLEAN_STYLE = dict(color='#0072b2', marker='o', linewidth=1)
 MIXED_STYLE = dict(color='#d55e00', marker='s', linewidth=1)
 NOISY_STYLE = {
@@ -256,7 +257,7 @@ NOISY_STYLE = {
     ', consistency': dict(color='#009e73', linestyle='-.'),
 }
 
-# %% ../nbs/18t_laws.ipynb #c003374c
+# %% ../nbs/18t_laws.ipynb #1d49db42
 @unless_empty
 def shares_figure(
     rows: list[Row],
@@ -279,9 +280,10 @@ def shares_figure(
         ax.set(xscale='log', xlabel='clean images, %', title=MEASURES[metric], yscale='log')
         ax.set_xticks([10, 30, 100], ['10', '30', '100'])
         ax.minorticks_off()
-    return finished(fig, [axes[-1]], fontsize=8, loc='center left', bbox_to_anchor=(1, 0.5))
+    lines = axes[0].get_legend_handles_labels()[0]  # all of them: samples that stop have no loss
+    return finished(fig, [axes[-1]], handles=lines, fontsize=8, loc='center left', bbox_to_anchor=(1, 0.5))
 
-# %% ../nbs/18t_laws.ipynb #0caa30a9
+# %% ../nbs/18t_laws.ipynb #91d40a57
 @unless_empty
 def questions(rows: list[Row]) -> pd.DataFrame:  # one line a claim
     "What was asked of two training sets, what was printed, and what came out."

@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['NEARNESS', 'NODES', 'NODE_SHARES', 'numpy_rng', 'effective_samples', 'log_slope', 'scatter_draw', 'pooled_atom',
-           'atom_error', 'worst_subspace', 'hermite_law', 'moments_draw', 'two_atoms', 'line_distance', 'worst_inside']
+           'atom_error', 'worst_subspace', 'wide_error', 'hermite_law', 'moments_draw', 'two_atoms', 'line_distance',
+           'worst_inside']
 
-# %% ../nbs/18u_mixtures.ipynb #9701a214
+# %% ../nbs/18u_mixtures.ipynb #a814f288
 import numpy as np
 from .core import BadInput, seed_of
+from scipy.linalg import eigh_tridiagonal
 
-# %% ../nbs/18u_mixtures.ipynb #68b9bae9
+# %% ../nbs/18u_mixtures.ipynb #69b42871
 def numpy_rng(
     seed: int,
     *ids: int | str,  # what is drawn
@@ -18,7 +20,7 @@ def numpy_rng(
     "A generator for arrays, from a seed and names."
     return np.random.default_rng(seed_of(seed, *ids))
 
-# %% ../nbs/18u_mixtures.ipynb #e96e23ab
+# %% ../nbs/18u_mixtures.ipynb #671c026c
 def effective_samples(
     counts: list,  # samples of each level
     sigmas: list,  # the levels, >= 1
@@ -29,7 +31,7 @@ def effective_samples(
         raise BadInput('sigmas', sigmas, f'{len(counts)} levels, one for each count, of at least 1')
     return float(sum(n * float(s) ** -power for n, s in zip(counts, sigmas)))
 
-# %% ../nbs/18u_mixtures.ipynb #1dd62bac
+# %% ../nbs/18u_mixtures.ipynb #ad48bed1
 def log_slope(
     x,  # (k,), > 0
     y,  # (k,), > 0
@@ -37,7 +39,7 @@ def log_slope(
     "The exponent of a power law through these points, by least squares in logarithms."
     return float(np.polyfit(np.log(np.asarray(x, float)), np.log(np.asarray(y, float)), 1)[0])
 
-# %% ../nbs/18u_mixtures.ipynb #e8cf792d
+# %% ../nbs/18u_mixtures.ipynb #8161d3e5
 def scatter_draw(
     mu: np.ndarray,  # (d,)
     sigma: float,  # of the noise
@@ -54,7 +56,7 @@ def scatter_draw(
     u = np.sqrt(n) * mu + sigma * rng.standard_normal((copies, d))
     return u[:, :, None] * u[:, None, :] + sigma**2 * triangle @ triangle.transpose(0, 2, 1)
 
-# %% ../nbs/18u_mixtures.ipynb #f347d4bc
+# %% ../nbs/18u_mixtures.ipynb #2e6e4451
 def pooled_atom(
     scatters: list,  # of `scatter_draw`, one a level
     counts: list,  # samples of each
@@ -68,7 +70,7 @@ def pooled_atom(
     values, vectors = np.linalg.eigh(sum(a * s for a, s in zip(w, scatters)) / total - noise * np.eye(d))
     return np.sqrt(values[:, -1:].clip(0)) * vectors[:, :, -1]
 
-# %% ../nbs/18u_mixtures.ipynb #6e207966
+# %% ../nbs/18u_mixtures.ipynb #0fb98d83
 def atom_error(
     found: np.ndarray,  # (copies,d)
     mu: np.ndarray,  # (d,)
@@ -76,7 +78,7 @@ def atom_error(
     "How far an estimate of two mirrored atoms is from them."
     return np.minimum(np.linalg.norm(found - mu, axis=1), np.linalg.norm(found + mu, axis=1))
 
-# %% ../nbs/18u_mixtures.ipynb #227384e0
+# %% ../nbs/18u_mixtures.ipynb #1e6bcf5e
 NEARNESS = (0.0, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)  # of the atoms, in units of the rate
 
 
@@ -97,7 +99,27 @@ def worst_subspace(
         errors.append(atom_error(pooled_atom(scatters, counts, sigmas, power), mu).mean())
     return float(max(errors))
 
-# %% ../nbs/18u_mixtures.ipynb #62fa2889
+# %% ../nbs/18u_mixtures.ipynb #52712dca
+def wide_error(
+    nearness: float,  # of the atoms, in units of (d/n)^(1/4)
+    d: int,  # dimension, at least 2
+    n: int,  # clean samples, more than d
+    copies: int,  # repetitions that are averaged
+    rng: np.random.Generator,
+) -> float:  # mean Wasserstein distance
+    "What `pooled_atom` is off by, without its matrices."
+    mu, k, errors = nearness * (d / n) ** 0.25, np.arange(d), []
+    for _ in range(copies):
+        own, below = rng.chisquare(n - k), rng.chisquare(d - 1 - k[:-1])
+        own[0] = (np.sqrt(n) * mu + rng.standard_normal()) ** 2 + rng.chisquare(n - 1)
+        diagonal = own + np.concatenate([[0.0], below])
+        beside = np.sqrt(own[:-1] * below) / n
+        value, vector = eigh_tridiagonal(diagonal / n - 1, beside, select='i', select_range=(d - 1, d - 1))
+        length = np.sqrt(value[0].clip(0))
+        errors.append(np.sqrt(max(length**2 + mu**2 - 2 * mu * length * abs(vector[0, 0]), 0.0)))
+    return float(np.mean(errors))
+
+# %% ../nbs/18u_mixtures.ipynb #10339ae0
 NODES, NODE_SHARES = np.polynomial.hermite_e.hermegauss(24)  # where a Gaussian integral is summed, exact here
 
 
@@ -112,7 +134,7 @@ def hermite_law(
     h = np.stack([x, x**2 - sigma**2, x**3 - 3 * sigma**2 * x])
     return h @ w, (h * w) @ h.T - np.outer(h @ w, h @ w)
 
-# %% ../nbs/18u_mixtures.ipynb #2382047f
+# %% ../nbs/18u_mixtures.ipynb #e32821ed
 def moments_draw(
     atoms: np.ndarray,  # (m,)
     shares: np.ndarray,  # (m,)
@@ -130,7 +152,7 @@ def moments_draw(
         weights = weights + weight
     return total / weights
 
-# %% ../nbs/18u_mixtures.ipynb #2f4c5427
+# %% ../nbs/18u_mixtures.ipynb #1ca59f59
 def two_atoms(
     moments: np.ndarray,  # (copies,3)
 ) -> tuple[np.ndarray, np.ndarray]:  # places (copies,2), shares (copies,2)
@@ -144,7 +166,7 @@ def two_atoms(
     upper = np.divide(-low, high - low, out=np.full_like(low, 0.5), where=high > low)
     return np.stack([mean + low, mean + high], 1), np.stack([1 - upper, upper], 1)
 
-# %% ../nbs/18u_mixtures.ipynb #bfac425d
+# %% ../nbs/18u_mixtures.ipynb #808ce156
 def line_distance(
     places: np.ndarray,  # (copies,m)
     shares: np.ndarray,  # (copies,m)
@@ -159,7 +181,7 @@ def line_distance(
     x, mass = (np.take_along_axis(v, order, 1) for v in (x, mass))
     return (np.abs(mass.cumsum(1)[:, :-1]) * np.diff(x, axis=1)).sum(1)
 
-# %% ../nbs/18u_mixtures.ipynb #4c7aff02
+# %% ../nbs/18u_mixtures.ipynb #7e9382f9
 def worst_inside(
     counts: list,  # samples of each level, >= 10,000 or 0
     sigmas: list,  # the levels, >= 1

@@ -7,12 +7,12 @@ __all__ = ['NEARNESS', 'NODES', 'NODE_SHARES', 'numpy_rng', 'effective_samples',
            'atom_error', 'worst_subspace', 'wide_error', 'hermite_law', 'moments_draw', 'two_atoms', 'line_distance',
            'worst_inside']
 
-# %% ../nbs/18u_mixtures.ipynb #a814f288
+# %% ../nbs/18u_mixtures.ipynb #80a18ddc
 import numpy as np
 from .core import BadInput, seed_of
 from scipy.linalg import eigh_tridiagonal
 
-# %% ../nbs/18u_mixtures.ipynb #69b42871
+# %% ../nbs/18u_mixtures.ipynb #a20fcb32
 def numpy_rng(
     seed: int,
     *ids: int | str,  # what is drawn
@@ -20,7 +20,7 @@ def numpy_rng(
     "A generator for arrays, from a seed and names."
     return np.random.default_rng(seed_of(seed, *ids))
 
-# %% ../nbs/18u_mixtures.ipynb #671c026c
+# %% ../nbs/18u_mixtures.ipynb #8bfa70e1
 def effective_samples(
     counts: list,  # samples of each level
     sigmas: list,  # the levels, >= 1
@@ -31,7 +31,7 @@ def effective_samples(
         raise BadInput('sigmas', sigmas, f'{len(counts)} levels, one for each count, of at least 1')
     return float(sum(n * float(s) ** -power for n, s in zip(counts, sigmas)))
 
-# %% ../nbs/18u_mixtures.ipynb #ad48bed1
+# %% ../nbs/18u_mixtures.ipynb #ac635609
 def log_slope(
     x,  # (k,), > 0
     y,  # (k,), > 0
@@ -39,7 +39,7 @@ def log_slope(
     "The exponent of a power law through these points, by least squares in logarithms."
     return float(np.polyfit(np.log(np.asarray(x, float)), np.log(np.asarray(y, float)), 1)[0])
 
-# %% ../nbs/18u_mixtures.ipynb #8161d3e5
+# %% ../nbs/18u_mixtures.ipynb #c4cfc26a
 def scatter_draw(
     mu: np.ndarray,  # (d,)
     sigma: float,  # of the noise
@@ -56,7 +56,7 @@ def scatter_draw(
     u = np.sqrt(n) * mu + sigma * rng.standard_normal((copies, d))
     return u[:, :, None] * u[:, None, :] + sigma**2 * triangle @ triangle.transpose(0, 2, 1)
 
-# %% ../nbs/18u_mixtures.ipynb #2e6e4451
+# %% ../nbs/18u_mixtures.ipynb #7c12c96a
 def pooled_atom(
     scatters: list,  # of `scatter_draw`, one a level
     counts: list,  # samples of each
@@ -70,7 +70,7 @@ def pooled_atom(
     values, vectors = np.linalg.eigh(sum(a * s for a, s in zip(w, scatters)) / total - noise * np.eye(d))
     return np.sqrt(values[:, -1:].clip(0)) * vectors[:, :, -1]
 
-# %% ../nbs/18u_mixtures.ipynb #0fb98d83
+# %% ../nbs/18u_mixtures.ipynb #491f699d
 def atom_error(
     found: np.ndarray,  # (copies,d)
     mu: np.ndarray,  # (d,)
@@ -78,7 +78,7 @@ def atom_error(
     "How far an estimate of two mirrored atoms is from them."
     return np.minimum(np.linalg.norm(found - mu, axis=1), np.linalg.norm(found + mu, axis=1))
 
-# %% ../nbs/18u_mixtures.ipynb #1e6bcf5e
+# %% ../nbs/18u_mixtures.ipynb #dfd357eb
 NEARNESS = (0.0, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)  # of the atoms, in units of the rate
 
 
@@ -99,7 +99,7 @@ def worst_subspace(
         errors.append(atom_error(pooled_atom(scatters, counts, sigmas, power), mu).mean())
     return float(max(errors))
 
-# %% ../nbs/18u_mixtures.ipynb #52712dca
+# %% ../nbs/18u_mixtures.ipynb #69213b12
 def wide_error(
     nearness: float,  # of the atoms, in units of (d/n)^(1/4)
     d: int,  # dimension, at least 2
@@ -119,7 +119,7 @@ def wide_error(
         errors.append(np.sqrt(max(length**2 + mu**2 - 2 * mu * length * abs(vector[0, 0]), 0.0)))
     return float(np.mean(errors))
 
-# %% ../nbs/18u_mixtures.ipynb #10339ae0
+# %% ../nbs/18u_mixtures.ipynb #d9fe8c5c
 NODES, NODE_SHARES = np.polynomial.hermite_e.hermegauss(24)  # where a Gaussian integral is summed, exact here
 
 
@@ -134,7 +134,7 @@ def hermite_law(
     h = np.stack([x, x**2 - sigma**2, x**3 - 3 * sigma**2 * x])
     return h @ w, (h * w) @ h.T - np.outer(h @ w, h @ w)
 
-# %% ../nbs/18u_mixtures.ipynb #e32821ed
+# %% ../nbs/18u_mixtures.ipynb #25b16fef
 def moments_draw(
     atoms: np.ndarray,  # (m,)
     shares: np.ndarray,  # (m,)
@@ -152,7 +152,7 @@ def moments_draw(
         weights = weights + weight
     return total / weights
 
-# %% ../nbs/18u_mixtures.ipynb #1ca59f59
+# %% ../nbs/18u_mixtures.ipynb #9047c7d9
 def two_atoms(
     moments: np.ndarray,  # (copies,3)
 ) -> tuple[np.ndarray, np.ndarray]:  # places (copies,2), shares (copies,2)
@@ -166,7 +166,7 @@ def two_atoms(
     upper = np.divide(-low, high - low, out=np.full_like(low, 0.5), where=high > low)
     return np.stack([mean + low, mean + high], 1), np.stack([1 - upper, upper], 1)
 
-# %% ../nbs/18u_mixtures.ipynb #808ce156
+# %% ../nbs/18u_mixtures.ipynb #5bd8d8f6
 def line_distance(
     places: np.ndarray,  # (copies,m)
     shares: np.ndarray,  # (copies,m)
@@ -181,7 +181,7 @@ def line_distance(
     x, mass = (np.take_along_axis(v, order, 1) for v in (x, mass))
     return (np.abs(mass.cumsum(1)[:, :-1]) * np.diff(x, axis=1)).sum(1)
 
-# %% ../nbs/18u_mixtures.ipynb #7e9382f9
+# %% ../nbs/18u_mixtures.ipynb #2628f993
 def worst_inside(
     counts: list,  # samples of each level, >= 10,000 or 0
     sigmas: list,  # the levels, >= 1

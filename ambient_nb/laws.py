@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MEASURES', 'CLEAN_STYLE', 'MIXED_STYLE', 'NOISY_STYLE', 'printed_scores', 'by_share', 'printed_mixtures',
-           'printed_noisy', 'price_bounds', 'printed_prices', 'heldout_losses', 'looked_at', 'law_row', 'laws_rows',
-           'measure_text', 'arms_of', 'beside_printed', 'level_of', 'prices', 'shares_figure', 'questions']
+           'printed_noisy', 'price_bounds', 'printed_prices', 'heldout_losses', 'network_measures', 'law_row',
+           'laws_rows', 'measure_text', 'arms_of', 'beside_printed', 'level_of', 'prices', 'shares_figure', 'questions']
 
 # %% ../nbs/18t_laws.ipynb #2c008cda
 from dataclasses import replace
@@ -121,7 +121,7 @@ def heldout_losses(
     return dict(heldout_above=area(levels >= split), heldout_below=area(levels <= split))
 
 # %% ../nbs/18t_laws.ipynb #3e5fa71b
-def looked_at(
+def network_measures(
     run: Run,
     it: int,  # iteration of a snapshot
     plan: Plan,  # that it belongs to
@@ -173,7 +173,7 @@ def laws_rows(plan: Plan, rows: list[Row]) -> list[Row]:
 
     for arm in plan.arms:
         m = measured(plan, arm)
-        both = [looked_at(run, arm.train.iters, plan, y) for run in m.runs]
+        both = [network_measures(run, arm.train.iters, plan, y) for run in m.runs]
         seen[arm] = m, [found for found, _ in both]
         line(m, arm.name, seen[arm][1])
         if both[0][1]:

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FAR_SWEEP', 'SIGMA_SWEEP', 'SPLIT_SWEEP', 'DATA_SWEEP', 'NET_SWEEP', 'TRAINING_SWEEP', 'LABEL_SWEEP', 'THREE', 'ONE',
-           'EACH_300', 'EACH_1000', 'BETWEEN', 'GROWING', 'LAWS_SWEEP', 'ITEMS', 'table1', 'timescales', 'fig1',
-           'ablation_noise', 'ablation_split', 'diffmem_fig1', 'diffmem_fig2', 'diffmem_fig3', 'diffmem_fig4',
-           'diffmem_tables', 'diffmem_fig5', 'Item']
+           'EACH_300', 'EACH_1000', 'BETWEEN', 'GROWING', 'ITEMS', 'table1', 'timescales', 'fig1', 'ablation_noise',
+           'ablation_split', 'diffmem_fig1', 'diffmem_fig2', 'diffmem_fig3', 'diffmem_fig4', 'diffmem_tables',
+           'diffmem_fig5', 'Item']
 
 # %% ../nbs/18d_suite.ipynb #96e4ba15
 from dataclasses import dataclass, field, replace
@@ -16,7 +16,7 @@ from .core import BadInput
 from .datasets import DataSet
 from .networks import make_net
 from .repro import Setup
-from .settings import Arm, Pair, arm, clean_and_noisy, constant_ema, two_regime, with_baseline
+from .settings import LAWS_SWEEP, Arm, Pair, arm, clean_and_noisy, constant_ema, two_regime, with_baseline
 
 # %% ../nbs/18d_suite.ipynb #eccac21f
 def table1(setup: Setup, ns: tuple, data: DataSet) -> tuple[list, list]:  # (arms, pairs)
@@ -273,9 +273,6 @@ THREE, ONE = dict(smoke='0', quick='1,2,3', paper='1,2,3'), dict(smoke='0', quic
 EACH_300, EACH_1000 = (dict(smoke='20', quick='50', paper=paper) for paper in ('300', '1000'))
 BETWEEN = dict(smoke='20,30', quick='75,150,200', paper='300,1000,3000')
 GROWING = dict(smoke='10,20', quick='25,50,100,200', paper='1000,2000,5000,10000,20000,50000')
-LAWS_SWEEP = dict.fromkeys(('smoke', 'quick'), dict(alone=(0.1, 0.3, 1.0), beside=(0.1,), part=0.1, steps=1)) | dict(
-    paper=dict(alone=(0.1, 0.3, 0.5, 0.7, 0.9, 1.0), beside=(0.1, 0.3, 0.5, 0.7, 0.9), part=1.0, steps=8)
-)
 ITEMS = dict(
     table1=Item(
         table1,

@@ -9,7 +9,7 @@ __all__ = ['MEASURES', 'CLEAN_STYLE', 'MIXED_STYLE', 'NOISY_STYLE', 'printed_sco
 
 # %% ../nbs/18t_laws.ipynb #2c008cda
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd

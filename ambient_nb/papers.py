@@ -123,7 +123,7 @@ def checked_value(
     given = given if isinstance(given, dict) else dict(printed=given)
     if unknown := set(given) - {'printed', 'reading_error'}:
         raise BadInput(id, ', '.join(unknown), 'printed and reading_error')
-    distance = id.endswith('frechet')
+    distance = id.endswith(('frechet', 'price'))
     top = float('inf') if distance else 1
     return dict(
         printed=check_float(f'{id}: printed', given.get('printed'), 0, top, open_hi=distance),

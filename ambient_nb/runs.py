@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ALTERATIONS', 'load_split', 'few_classes', 'diversified', 'random_labels', 'unique_labels', 'from_place',
-           'with_mirror_images', 'training_set', 'Run']
+           'with_mirror_images', 'kept_share', 'training_set', 'Run']
 
 # %% ../nbs/18a_runs.ipynb #f40e5ee3
 from dataclasses import dataclass, replace
@@ -16,6 +16,7 @@ from .augment import DRAWS, AugmentPipe
 from .core import BadInput, check_choice, content_hash, rng, stream
 from .data import Images, subset, to_float, to_uint8
 from .datasets import Split, load
+from .draws import chosen
 from .drive import claim_folder, identity
 from .sampling import Switched
 from .training import TrainConfig, load_denoiser, one_hot
@@ -85,6 +86,14 @@ def with_mirror_images(
     both = images.take([*range(len(images))] * 2)
     return replace(both, pixels=torch.cat([images.pixels, images.pixels.flip(3)]))
 
+# %% ../nbs/18a_runs.ipynb #a6654e27
+def kept_share(
+    images: Images,
+    share: float,  # in (0,1]
+) -> Images:  # at least one
+    "A share of the images, those that `Mixture` takes as the clean ones with its own noise seed."
+    return images.take(chosen(images.ids, max(share, 1 / len(images)), 0).nonzero()[:, 0])
+
 # %% ../nbs/18a_runs.ipynb #ea21504e
 ALTERATIONS = {
     'classes': few_classes,
@@ -93,6 +102,7 @@ ALTERATIONS = {
     'random labels': random_labels,
     'unique labels': unique_labels,
     'flipped': with_mirror_images,
+    'kept': kept_share,
 }
 
 # %% ../nbs/18a_runs.ipynb #bfc2aec7

@@ -16,7 +16,7 @@ from .core import BadInput
 from .datasets import DataSet
 from .networks import make_net
 from .repro import Setup
-from .settings import Arm, Pair, arm, constant_ema, two_regime, with_baseline
+from .settings import LAWS_SWEEP, Arm, Pair, arm, clean_and_noisy, constant_ema, two_regime, with_baseline
 
 # %% ../nbs/18d_suite.ipynb #eccac21f
 def table1(setup: Setup, ns: tuple, data: DataSet) -> tuple[list, list]:  # (arms, pairs)
@@ -291,4 +291,5 @@ ITEMS = dict(
     diffmem_fig4=Item(diffmem_fig4, 'diffmem', EACH_1000, THREE),
     diffmem_tables=Item(diffmem_tables, 'diffmem', EACH_1000, ONE, TRAINING_SWEEP),
     diffmem_fig5=Item(diffmem_fig5, 'diffmem', EACH_1000, THREE, LABEL_SWEEP, classes=2, least=11),
+    laws_tables=Item(clean_and_noisy, 'laws', dict(smoke='20', quick='300', paper='50000'), THREE, LAWS_SWEEP),
 )

@@ -7,12 +7,13 @@ from dataclasses import replace
 import pytest
 from tree import NBS, ROOT, notebooks
 
-from ambient_nb import papers as papering, publish, repro, sweeps, tables
+from ambient_nb import laws, papers as papering, publish, repro, sweeps, tables
 from ambient_nb.collect import collect
 from ambient_nb.core import BadInput, content_hash
 from ambient_nb.papers import papers, set_printed
 from ambient_nb.plans import plan
 from ambient_nb.datasets import DATASETS
+from ambient_nb.draws import image_data
 from ambient_nb.drive import identity
 from ambient_nb.settings import SETTINGS, constant_ema, propose, quick_setup
 from ambient_nb.suite import ITEMS, THREE
@@ -37,7 +38,7 @@ def test_every_question_with_a_claim_is_asked():
         asked = {
             f'{item}/{pair.topic}/{m}'
             for pair in p.pairs
-            for m in ('memorized', 'frechet', 'sim>null99', 'similarity_mean')
+            for m in ('memorized', 'sim>null99', 'similarity_mean', *(laws.MEASURES if 'laws' in item else ['frechet']))
         } | {f'timescales/{topic}/exponent' for topic in EXPONENTS}
         wanted = {
             c.id
@@ -57,6 +58,7 @@ def test_headline_claims_have_three_seeds():
         'diffmem_fig1',
         'diffmem_fig4',
         'diffmem_fig5',
+        'laws_tables',
     }
     assert publish.PUBLISHED['repro_table1']['quick']['seeds'] == '1,2,3'
 
@@ -79,6 +81,23 @@ def test_the_papers_values_meet_the_papers_arms():
             c.id for c in papers()['diffmem'].claims if c.kind == 'value' and c.notebook == f'repro_{item}'
         } - names
         assert not missing
+
+
+def test_the_laws_print_a_value_for_each_of_our_arms():
+    "By name, so that printed and own values stand in one line."
+    arms = {a.name for a in plan('laws_tables', profile='paper', dry_run=True, device='cpu').arms}
+    assert len(arms) == 13 and arms <= set(laws.printed_scores('cifar10'))
+    assert {a.name for a in plan('laws_tables', profile='quick', dry_run=True, device='cpu').arms} <= arms
+
+
+def test_the_few_clean_images_are_those_that_are_clean_in_the_mixture():
+    p = plan('laws_tables', profile='quick', dry_run=True, device='cpu')
+    few, mixed = (p.run(next(a for a in p.arms if a.name.startswith(name)), 1) for name in ('10% clean', '10% clean, '))
+    clean = image_data(mixed.config.loss, mixed.images.ids, mixed.shape)['clean']
+    assert len(few.images) == 30 and few.images.ids.tolist() == mixed.images.ids[clean].tolist()
+    assert {a.train.iters for a in p.arms} == {330}
+    asked = plan('laws_tables', profile='quick', iters=7, dry_run=True, device='cpu')
+    assert {a.train.iters for a in asked.arms} == {7}
 
 
 def test_every_size_gets_as_many_epochs():
@@ -135,6 +154,7 @@ def test_a_readers_values_are_kept_and_shown(tmp_path, monkeypatch):
         json.dumps({'diffmem_fig5/cifar10/1000/unconditional/memorized': dict(printed=0.9, reading_error=0.01)})
     )
     assert set_printed(tmp_path / 'more.json') == 2 and papering.claim(id).printed == 12.5
+    assert papering.checked_value('laws_tables/cifar10/50000/price at 0.1, most/price', 1.5)['printed'] == 1.5
     papers.cache_clear()
 
 

@@ -21,7 +21,7 @@ FOREIGN = {
     r'\.(pkl|pickle|joblib)$': 'a pickle, which would have to be run: np.save its arrays where it was written',
     r'\.(mp4|avi|mov|mkv|webm)$': 'a video: `ffmpeg -i FILE %06d.png` writes its frames',
     r'\.(rec|beton|lmdb|zarr|msgpack)$': 'records of another framework: write its pictures to files with it',
-    r'\.(dcm|nii|nii\.gz|mha|nrrd)$': 'medical images, whose white is a choice: make it, and save PNG files',
+    r'\.(dcm|ima|mha|nrrd|mgz)$': 'medical images, whose white is a choice: make it and save PNG files, or NIfTI',
     r'\.(heic|heif|jxl|svg|pdf|exr|hdr|cr2|nef|dng|arw)$': 'a picture that Pillow does not open: convert it to PNG',
     r'\.(zst|7z|rar)$': 'an archive that is not opened here: unpack it, or pack it as zip or tar',
 }  # how names end: what that is, and what to do

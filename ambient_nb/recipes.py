@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from .core import BadInput, check_choice, check_int, rng
 from .data import zip_notes
-from .readers import layout, read_source, read_volumes
+from .readers import layout, read_arrays_of_bart, read_source, read_volumes
 from .splits import MEANING, SPLITS, Asked, Found
 from .trees import Entry, Tree
 
@@ -26,6 +26,7 @@ class Recipe:
     rule: str = 'first'  # which n are taken: data.pick
     labelled: bool = True  # sub-folders are classes
     splits: tuple = ('train', '')  # which part of a source will do, see `splits.Asked`
+    kspace: bool | None = None  # does a .cfl hold frequencies, or images
 
 # %% ../nbs/02b_recipes.ipynb #e01f43be
 RECIPES = {
@@ -41,6 +42,8 @@ RECIPES = {
     'imagenette': Recipe(64, 'center'),
     'imagenette-val': Recipe(64, 'center', splits=('val',)),
     'fastmri': Recipe(),
+    'bart': Recipe(kspace=False),
+    'bart-kspace': Recipe(kspace=True),
 }
 
 # %% ../nbs/02b_recipes.ipynb #27fde0fe
@@ -77,7 +80,9 @@ def wanted_of(
     check_choice('folders', more.get('folders'), (None, 'classes', 'shards'))
     if not recipe.labelled:
         more['folders'] = more.get('folders') or 'shards'
-    return Asked(recipe.splits if split is None else None if split == 'none' else (split,), **more)
+    return Asked(
+        recipe.splits if split is None else None if split == 'none' else (split,), kspace=recipe.kspace, **more
+    )
 
 # %% ../nbs/02b_recipes.ipynb #9dc53a72
 def entries_of(
@@ -86,8 +91,12 @@ def entries_of(
     asked: Asked | None = None,  # None for what the recipe asks
 ) -> Found:
     "The pictures of a source that are asked for, not opened yet."
-    if kind == 'fastmri' and layout(tree) is not read_volumes:
-        raise BadInput('src', str(tree.src), 'a folder of .h5 volumes')
+    for kinds, reader, what in (
+        (('fastmri',), read_volumes, '.h5 volumes'),
+        (('bart', 'bart-kspace'), read_arrays_of_bart, '.cfl files'),
+    ):
+        if kind in kinds and layout(tree) is not reader:
+            raise BadInput('src', str(tree.src), f'a folder of {what}')
     return read_source(tree, asked or wanted_of(RECIPES[kind]))
 
 # %% ../nbs/02b_recipes.ipynb #e668c8a1

@@ -88,6 +88,7 @@ class Asked:
     column: str | None = None  # of pictures, in a table or file that has several
     label: str | None = None  # column or array of labels, where there are several
     folders: str | None = None  # 'classes' or 'shards', where it cannot be seen which they are
+    kspace: bool | None = None  # does a .cfl hold frequencies, or images; None where nobody said
     audit: bool = False  # no classes are wanted; what does not sort itself into splits or kinds is read whole
 
 # %% ../nbs/01c_splits.ipynb #28148941

@@ -1,5 +1,7 @@
 "MRI volumes on disk: measurements without a picture are refused, whatever says so."
 
+import re
+
 import numpy as np
 import pytest
 from ambient_nb.core import BadInput, refused
@@ -65,3 +67,35 @@ def test_slices_are_called_by_the_whole_name(tmp_path):
         written(tmp_path / part / 'file1.h5', reconstruction_rss=rss)
     entries, _ = read_fastmri(open_tree(tmp_path), 'train')
     assert [e.name for e in entries][1:3] == ['a/file1.h5: slice 1', 'b/file1.h5: slice 0']
+
+
+def test_bad_volumes_are_one_error_and_leave_nothing(tmp_path):
+    "Axes in another order, other things under the names, numbers that are none, a file that is cut."
+    k, rss = head()
+    whole = written(tmp_path / 'whole' / 'a.h5', kspace=k).read_bytes()
+    bad = {
+        'coils_last': (dict(kspace=np.zeros((2, 48, 40, 4), 'c8')), 'slices, coils, H, W'),
+        'flat': (dict(kspace=k[0, 0]), 'slices, H, W'),
+        'real': (dict(kspace=k.real), 'complex numbers'),
+        'words': (dict(kspace='none'), 'complex numbers'),
+        'empty': (dict(kspace=k[:0]), 'complex numbers'),
+        'flat_rss': (dict(reconstruction_rss=rss[0]), 'slices, H, W'),
+        'complex_rss': (dict(reconstruction_rss=k[:, 0]), 'numbers'),
+        'other': (dict(images=rss), 'it has images'),
+        'not_finite': (dict(reconstruction_rss=rss * np.nan), 'a.h5: slice .*not finite'),
+        'below_0': (dict(reconstruction_rss=-rss), 'a.h5: slice .*below 0'),
+        'cut': (whole[: len(whole) // 2], 'HDF5 volume that opens'),
+        'text': (b'version 1', 'HDF5 volume that opens'),
+    }
+    for name, (content, words) in bad.items():
+        path = tmp_path / name / 'a.h5'
+        if isinstance(content, bytes):
+            path.parent.mkdir()
+            path.write_bytes(content)
+        else:
+            written(path, **content)
+        said = refused(make_zip, path.parent, tmp_path / 'x.zip', kind='fastmri', error=BadInput)
+        assert re.search(words, said) and 'a.h5' in said and '\n' not in said, (name, said)
+        assert not list(tmp_path.glob('*.zip*')), name
+    pairs = written(tmp_path / 'pairs' / 'a.h5', kspace=np.stack([k.real, k.imag], -1))
+    assert Volume(pairs).slices == 2

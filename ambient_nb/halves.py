@@ -6,7 +6,7 @@
 __all__ = ['ORACLES', 'TAUS', 'EDGES', 'around', 'same_start', 'other_starts', 'LowRankGaussian', 'oracle_samples', 'to_nearest',
            'shares_within', 'disjoint_pairs', 'over_pairs', 'views_of', 'histogram', 'like_own', 'compared']
 
-# %% ../nbs/18o_halves.ipynb #0d6a2672
+# %% ../nbs/18o_halves.ipynb #921556f5
 import math
 from itertools import combinations
 from pathlib import Path
@@ -27,7 +27,7 @@ from .runs import Run
 from .sampling import sample
 from .stats import Estimate
 
-# %% ../nbs/18o_halves.ipynb #9f3d94c5
+# %% ../nbs/18o_halves.ipynb #40a34f36
 def around(
     x: torch.Tensor,  # (N,…) images or features
     centre: torch.Tensor,  # of one of them
@@ -37,7 +37,7 @@ def around(
         raise BadInput('x', tuple(x.shape), f'things of {centre.numel()} numbers each, as the centre has')
     return F.normalize(x.flatten(1).double() - centre.flatten().double(), dim=1)
 
-# %% ../nbs/18o_halves.ipynb #a33c69af
+# %% ../nbs/18o_halves.ipynb #630a3f74
 def same_start(
     a: torch.Tensor,  # (N,d) of length 1, sample by sample
     b: torch.Tensor,  # of another network, from the same noise
@@ -47,7 +47,7 @@ def same_start(
         raise BadInput('b', tuple(b.shape), f'of shape {tuple(a.shape)}: sample k of both begins from the same noise')
     return (a * b).sum(1)
 
-# %% ../nbs/18o_halves.ipynb #bc835e1c
+# %% ../nbs/18o_halves.ipynb #9ff1da01
 def other_starts(
     a: torch.Tensor,  # (N,d) of length 1, N >= 2
     b: torch.Tensor,  # of another network, from the same noise
@@ -58,7 +58,7 @@ def other_starts(
         raise BadInput('a', tuple(a.shape), 'at least two samples')
     return ((a.sum(0) @ b.sum(0) - both.sum()) / (N * (N - 1))).item()
 
-# %% ../nbs/18o_halves.ipynb #83cbc158
+# %% ../nbs/18o_halves.ipynb #2c7e1afa
 class LowRankGaussian:
     "The denoiser of a Gaussian with the mean and covariance of fewer images than pixels."
 
@@ -79,13 +79,13 @@ class LowRankGaussian:
         shrunk = inside * self.values / (self.values + bcast(sigma, inside) ** 2)
         return (self.mean.flatten() + shrunk @ self.axes).reshape(x.shape).to(x.dtype)
 
-# %% ../nbs/18o_halves.ipynb #d12a2217
+# %% ../nbs/18o_halves.ipynb #f247798f
 ORACLES = {
     'exact denoiser': EmpiricalDenoiser,
     'Gaussian denoiser': LowRankGaussian,
 }  # name -> what makes a denoiser of training images (N,C,H,W) in [-1,1]
 
-# %% ../nbs/18o_halves.ipynb #12057ffe
+# %% ../nbs/18o_halves.ipynb #705f214e
 def oracle_samples(
     run: Run,  # whose training images, start noise and sampler are used
     name: str,  # a key of ORACLES
@@ -100,10 +100,10 @@ def oracle_samples(
         save_checkpoint(path, dict(images=images), what)
     return load_checkpoint(path)[0]['images']
 
-# %% ../nbs/18o_halves.ipynb #b8d9c63b
+# %% ../nbs/18o_halves.ipynb #0bdd33fd
 TAUS = tuple(k / 20 for k in range(1, 31))
 
-# %% ../nbs/18o_halves.ipynb #24b17273
+# %% ../nbs/18o_halves.ipynb #57091e6d
 def to_nearest(
     images: torch.Tensor,  # (N,C,H,W) uint8
     train: torch.Tensor,  # (n,C,H,W) uint8
@@ -111,7 +111,7 @@ def to_nearest(
     "The distances of images to the nearest of a training set."
     return (nearest(images, train, 1)[0][:, 0] / images[0].numel() ** 0.5).numpy()
 
-# %% ../nbs/18o_halves.ipynb #9cc0d4c5
+# %% ../nbs/18o_halves.ipynb #ca3fcca6
 def shares_within(
     distances: np.ndarray,  # (N,) of samples, see `to_nearest`
     usual: np.ndarray,  # (M,) of held-out images, to the same training images
@@ -123,7 +123,7 @@ def shares_within(
         raise BadInput('usual', unit, 'distances with a median above 0, and at least one sample')
     return [float((distances <= tau * unit).mean()) for tau in taus]
 
-# %% ../nbs/18o_halves.ipynb #1b809130
+# %% ../nbs/18o_halves.ipynb #af90dddc
 def disjoint_pairs(
     runs: dict,  # seed -> Run
 ) -> list:  # (seed, seed), of networks without a common training image
@@ -131,7 +131,7 @@ def disjoint_pairs(
     ids = {seed: {*run.images.ids.tolist()} for seed, run in runs.items()}
     return [(a, b) for a, b in combinations(runs, 2) if not ids[a] & ids[b]]
 
-# %% ../nbs/18o_halves.ipynb #a4a585c4
+# %% ../nbs/18o_halves.ipynb #26c7948c
 def over_pairs(
     values: dict,  # (seed, seed) -> number, at least one
 ) -> Estimate:  # over seeds; without an interval where there are fewer than three, or no pairs without one of them
@@ -147,7 +147,7 @@ def over_pairs(
     half = float(student.ppf(0.975, k - 1) * np.sqrt((k - 1) / k * ((left - left.mean()) ** 2).sum()))
     return Estimate(mean, mean - half, mean + half, k, 'seeds')
 
-# %% ../nbs/18o_halves.ipynb #b95b828c
+# %% ../nbs/18o_halves.ipynb #91ed73b2
 def views_of(
     split: Split,  # of a data set, with held-out images
     y: Yardstick,  # of the same
@@ -159,10 +159,10 @@ def views_of(
         'features': lambda images: around(y.encoder(images), features),
     }
 
-# %% ../nbs/18o_halves.ipynb #987a1039
+# %% ../nbs/18o_halves.ipynb #7dad8fe3
 EDGES = tuple(k / 25 for k in range(-25, 26))
 
-# %% ../nbs/18o_halves.ipynb #1ff0b61d
+# %% ../nbs/18o_halves.ipynb #779c80b1
 def histogram(
     values: list,  # tensors of cosines
 ) -> list:  # shares of the bins between EDGES
@@ -170,7 +170,7 @@ def histogram(
     counts = np.histogram(torch.cat(values).clamp(-1, 1).numpy(), EDGES)[0]
     return (counts / counts.sum()).round(4).tolist()
 
-# %% ../nbs/18o_halves.ipynb #0ed86e2e
+# %% ../nbs/18o_halves.ipynb #30db2dfe
 def like_own(
     images: torch.Tensor,  # (N,C,H,W) uint8
     run: Run,
@@ -179,7 +179,7 @@ def like_own(
     "How like the most similar training image of a run images are."
     return (view(images) @ view(run.images.pixels).T).amax(1)
 
-# %% ../nbs/18o_halves.ipynb #2c792671
+# %% ../nbs/18o_halves.ipynb #0dc27efc
 def compared(
     drawn: dict,  # seed -> samples (N,C,H,W) uint8, from the same noise
     runs: dict,  # seed -> Run

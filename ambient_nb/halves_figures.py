@@ -7,7 +7,7 @@ __all__ = ['CLOSED_STYLE', 'epochs_of', 'with_networks', 'draw_ages', 'draw_like
            'networks_table', 'shapes_figure', 'place_of', 'lines_against_sizes', 'line_style', 'sizes_figure',
            'within_table', 'halves_claims']
 
-# %% ../nbs/17l_halves_figures.ipynb #219e0074
+# %% ../nbs/17l_halves_figures.ipynb #efa7cab0
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -18,26 +18,26 @@ from .rows import METHODS, Row
 from .tables import NO_ROWS, pick_rows, unless_empty
 from .timescales import images_per_step
 
-# %% ../nbs/17l_halves_figures.ipynb #5dab6c3c
+# %% ../nbs/17l_halves_figures.ipynb #2da8bb77
 CLOSED_STYLE = {
     'Gaussian denoiser': dict(color='#009e73', linestyle='-.', marker='^'),
     'exact denoiser': dict(color='k', linestyle=(0, (1, 1)), marker='v'),
 }  # what needs no training -> how it is drawn
 
-# %% ../nbs/17l_halves_figures.ipynb #bea60627
+# %% ../nbs/17l_halves_figures.ipynb #ed3f4de5
 def epochs_of(
     rows: list[Row],  # of networks
 ) -> np.ndarray:  # of each row
     "How often each training image had been shown."
     return np.array([r.labels['it'] * images_per_step([r]) / r.labels['n'] for r in rows])
 
-# %% ../nbs/17l_halves_figures.ipynb #53c10e76
+# %% ../nbs/17l_halves_figures.ipynb #837f0f7a
 def with_networks(rows: list[Row]) -> dict:  # (data set, n) -> rows
     "The sizes at which networks were compared."
     parts = by_size([r for r in rows if r.labels['it'] or not r.runs])
     return {name: part for name, part in parts.items() if any(r.runs for r in part)}
 
-# %% ../nbs/17l_halves_figures.ipynb #72b4c248
+# %% ../nbs/17l_halves_figures.ipynb #03b9cf7d
 def draw_ages(
     ax: plt.Axes,
     part: list[Row],  # of one data set and size
@@ -59,7 +59,7 @@ def draw_ages(
     ax.axhline(np.mean(chance), **METHOD_STYLE['held-out'] | dict(label='other start noise'))
     ax.set(xlabel='epochs', ylabel='mean cosine, two networks', ylim=(-0.05, 1.02))
 
-# %% ../nbs/17l_halves_figures.ipynb #6c9939e2
+# %% ../nbs/17l_halves_figures.ipynb #ebdf1935
 def draw_likeness(
     ax: plt.Axes,
     part: list[Row],  # of one data set and size
@@ -77,7 +77,7 @@ def draw_likeness(
     ax.plot([0, 1], [0, 1], color='0.85', linewidth=1, zorder=0)
     ax.set(xlabel='mean cosine, nearest own training image', xlim=(0.4, 1.02), ylim=(-0.05, 1.02))
 
-# %% ../nbs/17l_halves_figures.ipynb #38b8d139
+# %% ../nbs/17l_halves_figures.ipynb #c5593aa5
 def halves_figure(
     rows: list[Row],
 ) -> plt.Figure | str:  # NO_ROWS where no networks were compared
@@ -85,14 +85,14 @@ def halves_figure(
     parts = with_networks(rows)
     if not parts:
         return NO_ROWS
-    fig, axes = plt.subplots(len(parts), 2, figsize=(9.6, 3.6 * len(parts)), squeeze=False)
+    fig, axes = plt.subplots(len(parts), 2, figsize=(9.6, 4.1 * len(parts)), squeeze=False)
     for ((dataset, n), part), (left, right) in zip(parts.items(), axes):
         draw_ages(left, part)
         draw_likeness(right, part)
         left.set_title(f'{dataset}, n = {n}')
-    return finished(fig, fontsize=7)
+    return finished(fig, fontsize=7, loc='upper center', bbox_to_anchor=(0.5, -0.17), ncols=3)
 
-# %% ../nbs/17l_halves_figures.ipynb #86fc19fa
+# %% ../nbs/17l_halves_figures.ipynb #94c58e2d
 def looked_at(
     part: list[Row],  # of one data set and size
     method: str,
@@ -100,7 +100,7 @@ def looked_at(
     "The checkpoints that are judged."
     return [r.labels['it'] for r in pick_rows(part, method=method, metric='within') if r.runs]
 
-# %% ../nbs/17l_halves_figures.ipynb #fca9d995
+# %% ../nbs/17l_halves_figures.ipynb #a954572c
 @unless_empty
 def networks_table(rows: list[Row]) -> pd.DataFrame:  # a line a data set and size
     "Which networks are compared, and when."
@@ -117,7 +117,7 @@ def networks_table(rows: list[Row]) -> pd.DataFrame:  # a line a data set and si
         lines[name] = line | ({'pairs of disjoint sets': len(found[0].detail['pairs'])} if found else {})
     return pd.DataFrame(lines).T.rename_axis(['data', 'n'])
 
-# %% ../nbs/17l_halves_figures.ipynb #f8773b13
+# %% ../nbs/17l_halves_figures.ipynb #749e4f4b
 def shapes_figure(
     rows: list[Row],
 ) -> plt.Figure | str:  # NO_ROWS where no networks were compared
@@ -141,12 +141,12 @@ def shapes_figure(
             shares = 100 * np.array(r.detail['histogram'])
             ax.stairs(shares, np.linspace(-1, 1, len(shares) + 1), color=color, label=label)
         ax.set_title(f'{dataset}, n = {n}, {method}, step {it}', fontsize=8)
-        ax.set(xlabel='cosine', xlim=(-0.8, 1.02))
+        ax.set(xlabel='cosine', xlim=(-0.5, 1.02))
     for line in axes:
         line[0].set_ylabel('% of samples per bin')
     return finished(fig, [axes[0, 0]], fontsize=7, loc='upper left')
 
-# %% ../nbs/17l_halves_figures.ipynb #b7e684de
+# %% ../nbs/17l_halves_figures.ipynb #520dc241
 def place_of(
     r: Row,
     part: list[Row],  # of its data set and size
@@ -160,7 +160,7 @@ def place_of(
         return None
     return f'{method}, last' if it == its[-1] else f'{method}, before copying'
 
-# %% ../nbs/17l_halves_figures.ipynb #e5ee915d
+# %% ../nbs/17l_halves_figures.ipynb #4370da5a
 def lines_against_sizes(
     rows: list[Row],  # of one data set
     metric: str,
@@ -173,7 +173,7 @@ def lines_against_sizes(
                 found.setdefault(name, {})[n] = r
     return found
 
-# %% ../nbs/17l_halves_figures.ipynb #c061a05f
+# %% ../nbs/17l_halves_figures.ipynb #0c609924
 def line_style(name: str) -> dict:  # as matplotlib's `plot` takes it
     "How a line against sizes is drawn."
     method, _, when = name.partition(', ')
@@ -181,14 +181,14 @@ def line_style(name: str) -> dict:  # as matplotlib's `plot` takes it
     hollow = dict(markerfacecolor='none') if when == 'before copying' else {}
     return styles[method] | hollow | dict(label=name, markersize=5, capsize=2, linewidth=1)
 
-# %% ../nbs/17l_halves_figures.ipynb #9c6f94f8
+# %% ../nbs/17l_halves_figures.ipynb #5185ef34
 @unless_empty
 def sizes_figure(
     rows: list[Row],  # of one data set
     taus: tuple = (0.1, 0.3, 0.5),  # distances, in units of held-out images'
 ) -> plt.Figure:
     "How alike networks are, and which share of samples is within tau of a training image, against n."
-    fig, axes = plt.subplots(1, 1 + len(taus), figsize=(3.1 * (1 + len(taus)), 3.4))
+    fig, axes = plt.subplots(1, 1 + len(taus), figsize=(3 * (1 + len(taus)), 3.6))
     for name, by_n in lines_against_sizes(rows, 'alike').items():
         x, e = [*by_n], [r.ours for r in by_n.values()]
         bars = [[v.value - v.lo, v.hi - v.value] if v.lo is not None else [0, 0] for v in e]
@@ -204,9 +204,9 @@ def sizes_figure(
         ax.set(xscale='log', xlabel='training images n', xlim=(sizes[0] / 1.3, sizes[-1] * 1.3))
         ax.set_xticks(sizes, sizes)
         ax.minorticks_off()
-    return finished(fig, [axes[0]], fontsize=6.5)
+    return finished(fig, [axes[0]], fontsize=7, loc='upper left', bbox_to_anchor=(-0.1, -0.2), ncols=4)
 
-# %% ../nbs/17l_halves_figures.ipynb #7b4c850f
+# %% ../nbs/17l_halves_figures.ipynb #1c5d90bd
 @unless_empty
 def within_table(
     rows: list[Row],
@@ -222,7 +222,7 @@ def within_table(
                 lines[dataset, n, name] = {f'τ = {tau:g}': f'{100 * shares[tau]:.1f}' for tau in taus}
     return pd.DataFrame(lines).T.rename_axis(['data', 'n', 'samples']).sort_index(level=[0, 1], sort_remaining=False)
 
-# %% ../nbs/17l_halves_figures.ipynb #2efea391
+# %% ../nbs/17l_halves_figures.ipynb #48333a71
 def halves_claims(rows: list[Row]) -> pd.DataFrame:
     "Every claim with its rows, those that have none included."
     lines = []

@@ -5,6 +5,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import t as student
 from tree import NBS, ROOT
 
@@ -12,7 +13,7 @@ from ambient_nb import halves_figures
 from ambient_nb.core import BadInput
 from ambient_nb.frontier import frontier_runs
 from ambient_nb.halves import TAUS, around, disjoint_pairs, like_own, over_pairs, shares_within
-from ambient_nb.halves_rows import before_copying, minus
+from ambient_nb.halves_rows import before_copying, minus, questions
 from ambient_nb.protocols import protocol
 from ambient_nb.rows import METHODS, committed, load_rows, save_rows
 from ambient_nb.tables import NO_ROWS
@@ -52,8 +53,6 @@ def test_pairs_without_numbers_are_refused(bad):
 
 
 def test_what_cannot_be_compared_is_refused():
-    import torch
-
     with pytest.raises(BadInput, match='64 numbers each'):
         around(torch.zeros(3, 1, 4, 4), torch.zeros(1, 8, 8))
     with pytest.raises(BadInput, match='at least one sample'):
@@ -71,6 +70,25 @@ def test_copies_of_ones_own_images_are_own():
 def test_the_checkpoint_before_copying_asks_for_the_mean_of_all_seeds():
     curves = [[dict(copying=c) for c in shares] for shares in ((0.0, 0.0, 0.0, 0.5), (0.01, 0.04, 0.05, 0.6))]
     assert before_copying(curves, 0.02) == 1 and before_copying(curves, 0.0) is None
+
+
+def test_what_the_claims_are_differences_of():
+    "Later minus earlier, networks minus closed form, two-regime minus baseline; nothing of a checkpoint that is not."
+    numbers = iter((0.9, 0.5, 0.8, 0.6))
+    seen = {(m, i): dict(alike={(1, 2): next(numbers)}, gap={(1, 2): -0.1 * i}) for m in METHODS for i in (0, 1)}
+    asked = questions(
+        seen, {'exact denoiser': dict(alike={(1, 2): 0.3, (1, 3): 0.4})}, 1, dict(zip(METHODS, (0, None)))
+    )
+    told = {(topic, method): values[1, 2] for topic, _, method, _, values in asked}
+    assert told == pytest.approx(
+        {
+            ('copies', 'baseline'): -0.1,
+            ('copies', 'two-regime'): -0.1,
+            ('torn', 'baseline'): -0.4,
+            ('noise', 'baseline'): 0.6,
+            ('method', 'two-regime − baseline'): 0.1,
+        }
+    )
 
 
 def test_committed_verdicts_follow_from_committed_rows():

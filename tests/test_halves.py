@@ -12,7 +12,7 @@ from tree import NBS, ROOT
 from ambient_nb import halves_figures
 from ambient_nb.core import BadInput
 from ambient_nb.frontier import frontier_runs
-from ambient_nb.halves import TAUS, around, disjoint_pairs, like_own, over_pairs, shares_within
+from ambient_nb.halves import TAUS, directions_from, disjoint_pairs, like_own, over_pairs, shares_within
 from ambient_nb.halves_rows import before_copying, minus, questions
 from ambient_nb.protocols import protocol
 from ambient_nb.rows import METHODS, committed, load_rows, save_rows
@@ -54,7 +54,7 @@ def test_pairs_without_numbers_are_refused(bad):
 
 def test_what_cannot_be_compared_is_refused():
     with pytest.raises(BadInput, match='64 numbers each'):
-        around(torch.zeros(3, 1, 4, 4), torch.zeros(1, 8, 8))
+        directions_from(torch.zeros(3, 1, 4, 4), torch.zeros(1, 8, 8))
     with pytest.raises(BadInput, match='at least one sample'):
         shares_within(np.array([]), np.ones(3))
 
@@ -62,7 +62,7 @@ def test_what_cannot_be_compared_is_refused():
 def test_copies_of_ones_own_images_are_own():
     run = frontier_runs(protocol(dataset='digits'), 0.2)[50, 'baseline', 2]
     other = frontier_runs(protocol(dataset='digits'), 0.2)[50, 'baseline', 3]
-    view = lambda images: around(images.float(), run.heldout.pixels.float().mean(0))  # noqa: E731
+    view = lambda images: directions_from(images.float(), run.heldout.pixels.float().mean(0))  # noqa: E731
     assert like_own(run.images.pixels, run, view).min() > 1 - 1e-9
     assert like_own(other.images.pixels, run, view).max() < 0.999
 
@@ -98,7 +98,7 @@ def test_committed_verdicts_follow_from_committed_rows():
     for r in judged:
         n, method, it = (r.labels[k] for k in ('n', 'method', 'it'))
         at = lambda m, i, n=n: by_key(rows[f'halves/digits/{n}/{m}/{i}/alike'])  # noqa: E731
-        calm, *_ = halves_figures.looked_at([*rows.values()], method) or (None,)
+        calm, *_ = halves_figures.judged_steps([*rows.values()], method) or (None,)
         wanted = {
             'copies': lambda: by_key(rows[f'halves/digits/{n}/{method}/{it}/gap']),
             'torn': lambda: minus(at(method, it), at(method, calm)),
@@ -126,7 +126,7 @@ def test_pictures_of_what_is_there():
     assert halves_figures.sizes_figure([]) == halves_figures.networks_table([]) == NO_ROWS
     assert (halves_figures.networks_table(closed)['networks of a method'] == 'none yet').all()
     for method in METHODS:
-        assert len(halves_figures.looked_at(rows, method)) == 2 and not halves_figures.looked_at(closed, method)
+        assert len(halves_figures.judged_steps(rows, method)) == 2 and not halves_figures.judged_steps(closed, method)
     lines = halves_figures.lines_against_sizes(rows, 'alike')
     assert list(lines['exact denoiser']) == [50, 300] and 'baseline, last' in lines
     assert set(halves_figures.halves_claims(closed).verdict) == {'not run'}

@@ -185,7 +185,7 @@ def line_style(name: str) -> dict:  # as matplotlib's `plot` takes it
 @unless_empty
 def sizes_figure(
     rows: list[Row],  # of one data set
-    taus: tuple = (0.1, 0.3, 0.5),  # distances, in units of held-out images'
+    taus: tuple = (0.1, 0.3, 0.5),  # distances, in units of held-out images', at least one
 ) -> plt.Figure:
     "How alike networks are, and which share of samples is within tau of a training image, against n."
     fig, axes = plt.subplots(1, 1 + len(taus), figsize=(3 * (1 + len(taus)), 3.6))
@@ -197,14 +197,18 @@ def sizes_figure(
         for name, by_n in lines_against_sizes(rows, 'within').items():
             at = {n: np.array(r.detail['shares'])[:, r.detail['taus'].index(tau)] for n, r in by_n.items()}
             ax.errorbar([*at], [100 * v.mean() for v in at.values()], **line_style(name))
-        ax.set(title=f'within $\\tau = {tau:g}$', ylabel='% of samples', ylim=(-3, 103))
+        ax.set(title=f'within $\\tau = {tau:g}$', ylim=(-3, 103))
     axes[0].set(title='two networks', ylabel='mean cosine', ylim=(0, 1.02))
     sizes = sorted({n for _, n in by_size([r for r in rows if r.kind != 'pair'])})
     for ax in axes:
         ax.set(xscale='log', xlabel='training images n', xlim=(sizes[0] / 1.3, sizes[-1] * 1.3))
         ax.set_xticks(sizes, sizes)
         ax.minorticks_off()
-    return finished(fig, [axes[0]], fontsize=7, loc='upper left', bbox_to_anchor=(-0.1, -0.2), ncols=4)
+    axes[1].set_ylabel('% of samples')
+    fig.legend(*axes[1].get_legend_handles_labels(), loc='lower center', ncols=4, fontsize=7, frameon=False)
+    fig.tight_layout(rect=(0, 0.1, 1, 1))
+    plt.close(fig)
+    return fig
 
 # %% ../nbs/17l_halves_figures.ipynb #1c5d90bd
 @unless_empty

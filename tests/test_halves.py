@@ -65,6 +65,9 @@ def test_copies_of_ones_own_images_are_own():
     view = lambda images: directions_from(images.float(), run.heldout.pixels.float().mean(0))  # noqa: E731
     assert like_own(run.images.pixels, run, view).min() > 1 - 1e-9
     assert like_own(other.images.pixels, run, view).max() < 0.999
+    assert (
+        view(run.heldout.pixels).mean(0).norm() < 0.1
+    )  # around the centre directions cancel; from zero they would not
 
 
 def test_the_checkpoint_before_copying_asks_for_the_mean_of_all_seeds():

@@ -7,7 +7,7 @@ import pytest
 
 from tree import NBS, cells
 
-from ambient_nb.claims import claims_table, counts_in_words, printed_values, verdict_counts
+from ambient_nb.claims import claims_table, counts_in_words, printed_values, tried_afterwards, verdict_counts
 from ambient_nb.papers import claim, papers, set_printed
 from ambient_nb.rows import committed, load_rows, verdict
 from ambient_nb.tables import cost, methods_table, pick_rows
@@ -59,7 +59,7 @@ def test_the_cost_of_a_notebook_stands_with_its_claims_only():
 def test_networks_are_counted_apart_from_mathematics():
     "What a claim is about shows in its rows: only networks have runs. Nothing that was tried afterwards counts."
     found = [r for file in sorted((NBS / 'results').glob('repro_*.json')) for r in load_rows(file)]
-    asked = [r for r in found if r.claim and claim(r.claim).kind != 'value' and r.profile != 'custom']
+    asked = [r for r in found if r.claim and claim(r.claim).kind != 'value' and not tried_afterwards(r)]
     by_runs = dict.fromkeys(verdict_counts([]), 0)
     for r in asked:
         trained = r.kind != 'law'

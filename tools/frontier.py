@@ -8,7 +8,7 @@ the runs follow in the order of the protocol, each trained and then measured at 
 call it again: a run goes on from its last state, bit for bit. `--list` says how far each run is, with the verdicts of
 what is there; `--rows FILE.json` also writes the rows of complete runs, and FILE.png, and measures what is not
 measured yet; `--pair FOLDER` writes both last models of seed 1 there and draws their samples of the same noise at three
-ages.
+ages; `--halves FILE.json` writes how alike networks on disjoint images are, beside the rows of other data sets in it.
 
 A second core: once sigma_n is chosen, a second process with `--backwards` comes from the other end. Who meets a run
 that the other is at ends there, with an error that names its lock.
@@ -26,9 +26,10 @@ from ambient_nb.execute import iterations_done, train
 from ambient_nb.frontier import FRONTIER_TRAIN, frontier_runs, selection_runs
 from ambient_nb.frontier_figures import frontier_figure, frontier_table, terminal_text
 from ambient_nb.frontier_rows import frontier_rows
+from ambient_nb.halves_rows import halves_rows
 from ambient_nb.models import ModelConfig, save_model
 from ambient_nb.protocols import protocol
-from ambient_nb.rows import METHODS, save_rows
+from ambient_nb.rows import METHODS, load_rows, save_rows
 
 
 def say(*words) -> None:
@@ -93,6 +94,14 @@ def pair(p, out, folder) -> None:
         save_model(folder / f'{p.dataset}-{arm}.safetensors', config, tensors, about)
 
 
+def halves(p, out, file) -> None:
+    "How alike networks on disjoint images are, beside the rows of other data sets in the file."
+    stored = load_rows(file) if file.exists() else []
+    rows = halves_rows(p, select_sigma(p, out), out)
+    save_rows([r for r in stored if r.labels['dataset'] != p.dataset] + rows, file)
+    say(f'{len(rows)} rows about n =', *dict.fromkeys(r.labels['n'] for r in rows))
+
+
 def main() -> None:
     about = 'Photographs need AMBIENT_NB_DATA, a folder with the zips of CIFAR-10.'
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog=about)
@@ -101,10 +110,13 @@ def main() -> None:
     parser.add_argument('--backwards', action='store_true', help='take the runs from the last to the first')
     parser.add_argument('--rows', metavar='FILE.json', help='also write the rows there, and the picture beside them')
     parser.add_argument('--pair', metavar='FOLDER', help='write both models of seed 1 there, and their picture')
+    parser.add_argument('--halves', metavar='FILE.json', help='write how alike networks on disjoint images are')
     asked = parser.parse_args()
     p = protocol(dataset=asked.dataset)
     if asked.pair:
         pair(p, runs_dir(), asked.pair)
+    elif asked.halves:
+        halves(p, runs_dir(), Path(asked.halves))
     elif asked.list or asked.rows:
         report(p, runs_dir(), asked.rows)
     else:

@@ -9,21 +9,22 @@ __all__ = ['Masked', 'masks_of', 'fixed_mask', 'pushed', 'reconstruction_guidanc
 from typing import Callable, Iterator
 import torch
 from .core import BadInput, check_float, check_int
-from .operators import hides_pixels
 from .sampling import SamplerStep, check_levels, heun, predict
+from .views import check_measured, mask_channel, takes_masks, zero_filled
 
 # %% ../nbs/09a_inverse.ipynb #7a0eb8c3
 class Masked:
-    "A denoiser of masked images that keeps one mask: a denoiser of whole ones."
+    "A denoiser of masked images or scans that keeps one mask: a denoiser of whole ones."
 
     def __init__(
         self,
         D,  # a denoiser that takes `mask`
-        mask: torch.Tensor,  # (1 or B,1 or C,H,W) zeros and ones: which pixels D is shown
+        mask: torch.Tensor,  # (1 or B,1 or C,H,W), k-space (1 or B,1,1 or H,W): zeros and ones, what D is shown
+        operator=None,  # what the mask acts on: one with a `transform`, such as MRILines; None for pixels
     ):
         if mask.ndim != 4:
             raise BadInput('mask', tuple(mask.shape), 'of shape (1 or B,1 or C,H,W)')
-        self.D, self.mask = D, mask
+        self.D, self.mask, self.operator = D, mask, operator
         for name in ('sigma_min', 'sigma_max', 'round_sigma'):  # as samplers ask for them
             if hasattr(D, name):
                 setattr(self, name, getattr(D, name))
@@ -31,18 +32,18 @@ class Masked:
     def __call__(self, x, sigma, labels=None):
         "Denoise what the mask shows."
         mask = self.mask.to(x)
-        return self.D(mask * x, sigma, labels, mask=mask)
+        return self.D(zero_filled(self.operator, x, mask), sigma, labels, mask=mask_channel(mask, x))
 
 # %% ../nbs/09a_inverse.ipynb #02f6ee4e
 def masks_of(
-    operator,  # with `further_mask`, such as PixelMask
+    operator,  # with `further_mask`, such as PixelMask or MRILines
     seeds,  # whole numbers >= 0, one per sample; None for 0, 1, 2, …
     x: torch.Tensor,  # (B,C,H,W) the samples
     draw: int = 0,  # which mask
-) -> torch.Tensor:  # (B,1 or C,H,W), on the device of x
+) -> torch.Tensor:  # (B,1 or C,H,W), k-space (B,1,1,W); on the device of x
     "A~ of each sample, as training draws it."
-    if not hides_pixels(operator):
-        raise BadInput('operator', type(operator).__name__, 'one that masks pixels, such as PixelMask')
+    if not takes_masks(operator):
+        raise BadInput('operator', type(operator).__name__, 'one with masks, such as PixelMask or MRILines')
     seeds = torch.as_tensor(range(len(x)) if seeds is None else list(seeds))
     return operator.further_mask(seeds, tuple(x.shape[1:]), draw, draw).to(x.device)
 
@@ -58,7 +59,7 @@ def fixed_mask(
     seeds=None,  # of the samples, one mask for each; None for 0, 1, 2, …
 ) -> Iterator[SamplerStep]:  # n steps
     "Ambient Diffusion's sampler: one mask per sample, kept for all steps."
-    yield from sampler(Masked(D, masks_of(operator, seeds, x)), x, sigmas, labels, seeds=seeds)
+    yield from sampler(Masked(D, masks_of(operator, seeds, x), operator), x, sigmas, labels, seeds=seeds)
 
 # %% ../nbs/09a_inverse.ipynb #61cdcb4b
 def pushed(
@@ -105,7 +106,7 @@ def reconstruction_guidance(
         return
 
     def with_mask(draw):
-        return Masked(D, masks_of(operator, seeds, x, draw))
+        return Masked(D, masks_of(operator, seeds, x, draw), operator)
 
     def push(x, x0, sigma, step):
         draws = range(1 + (step - 1) * others, 1 + step * others)
@@ -153,6 +154,7 @@ def posterior(
     ids = torch.as_tensor(ids)
     if ids.shape != (len(y),):
         raise BadInput('ids', tuple(ids.shape), f'of shape ({len(y)},), one number for each measurement')
+    check_measured(operator, y, ids)
     ids, y = ids.expand(len(x)), y.to(x.device, torch.float64).expand(len(x), *y.shape[1:])
 
     def push(x, x0, sigma, step):

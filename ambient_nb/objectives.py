@@ -13,7 +13,7 @@ from functools import partial
 from typing import ClassVar
 import torch
 from .ambient import GRADED, AmbientLoss, check_further, check_lines
-from .core import BadInput, bcast, check_choice, check_float, check_int
+from .core import BadInput, bcast, check_choice, check_float
 from .losses import WEIGHTS, EDMLoss, TwoRegimeLoss
 from .operators import OPERATORS, hides_pixels
 from .tweedie import ConsistencyLoss, MixtureLoss, TweedieLoss, TweedieVPLoss, alpha_of, vp_level
@@ -261,12 +261,20 @@ class Consistent(Objective):
     beside: Objective = field(default_factory=Tweedie)  # EDM or Tweedie
     coefficient: float = 1.0  # of consistency, >= 0
     steps: int = 8  # of the reverse process, >= 1
+    form: str = 'product'  # 'product', unbiased, or 'laws', as released: always from sigma_n down to the step's level
+    branches: int = 2  # ways down; 2 for 'product', 6 as released for 'laws'
 
     def __post_init__(self):
         if not isinstance(self.beside, (EDM, Tweedie)):
             raise BadInput('beside', self.beside, 'a loss of images that are all equally noisy: EDM(…) or Tweedie(…)')
         check_float('coefficient', self.coefficient, 0)
-        check_int('steps', self.steps, 1)
+        if self.form == 'laws' and not self.sigma_n:
+            raise BadInput('beside', self.beside, "Tweedie(…) with sigma_n > 0 for the form 'laws', which starts there")
+        self.consistency()  # checks the rest
+
+    def consistency(self, sigma_data=0.5, weight=WEIGHTS['edm']):
+        "The loss that is added."
+        return ConsistencyLoss(self.sigma_n, self.steps, self.form, self.branches, sigma_data, weight)
 
     @property
     def sigma_n(self):
@@ -274,10 +282,10 @@ class Consistent(Objective):
 
     @property
     def wants(self):
-        return (*self.beside.wants, 'lower', 'jumps')
+        return (*self.beside.wants, *(('lower',) if self.form == 'product' else ()), 'jumps')
 
     def formula(self, sigma_data, weight):
-        own, beside = ConsistencyLoss(self.sigma_n, self.steps), self.beside.formula(sigma_data, weight)
+        own, beside = self.consistency(sigma_data, weight), self.beside.formula(sigma_data, weight)
 
         def both(D, lower, jumps, **shown):
             return beside(D, **shown) + self.coefficient * own(D, lower=lower, jumps=jumps, **shown)
@@ -285,7 +293,8 @@ class Consistent(Objective):
         return both
 
     def shown(self, y, mine, move):
-        return dict(self.beside.shown(y, mine, move), lower=mine['lower'], jumps=mine['jumps'].movedim(0, 2))
+        lower = mine['lower'] if self.form == 'product' else mine['sigma']
+        return dict(self.beside.shown(y, mine, move), lower=lower, jumps=mine['jumps'].movedim(0, 2))
 
 # %% ../nbs/08c_objectives.ipynb #a1875e78
 OBJECTIVES = {kind().kind: kind for kind in Objective.__subclasses__()}

@@ -86,7 +86,9 @@ class Recorder:
         return self.D(x, sigma, labels)
 
 
-SCHEDULES = dict(vp=VPSchedule.between(0.02, 80.0), ve=VESchedule(), linear=LinearSchedule())
+SCHEDULES = dict(
+    vp=VPSchedule.between(0.02, 80.0), vp_edm=VPSchedule.between(0.002, 80.0), ve=VESchedule(), linear=LinearSchedule()
+)
 CHURN, SHAPE, N = dict(S_churn=1.5, S_min=0.05, S_max=50.0, S_noise=1.01), (3, 2, 2), 6
 CASES = {  # name: the denoiser ('mixture' or a preconditioning), the sampler and its options
     **{

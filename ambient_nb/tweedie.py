@@ -204,7 +204,8 @@ def reverse_step(
     lower: torch.Tensor,  # (B,) levels to go to, from 0 to current
 ) -> torch.Tensor:  # (B,…) an image at about level `lower`
     "An Euler-Maruyama step of the reverse process, with the level for its time."
-    t, h = bcast(current, x), bcast(current, x) - bcast(lower, x)
+    t = bcast(current, x)
+    h = (t - bcast(lower, x)).clamp(min=0)
     return x + 2 * h / t * (x0 - x) + (2 * t * h).sqrt() * z
 
 # %% ../nbs/08b_tweedie.ipynb #09c38d23
@@ -231,11 +232,12 @@ class ConsistencyLoss:
         lower: torch.Tensor,  # (B,) levels of arrival
     ) -> list:  # steps+1 tensors (B,)
         "The levels on the way down: even in ln sigma, or as EDM spaces them."
-        shares = [k / self.steps for k in range(self.steps)]
+        shares = [k / self.steps for k in range(1, self.steps)]
         if self.form == 'product':
-            return [sigma * (lower / sigma) ** share for share in shares] + [lower]
+            return [sigma, *(sigma * (lower / sigma) ** share for share in shares), lower]
         top, end = sigma ** (1 / 7), lower ** (1 / 7)
-        return [(top + share * (end - top)) ** 7 for share in shares] + [lower]
+        between = [(top + share * (end - top)) ** 7 for share in shares]
+        return [sigma, *(level.where(lower < sigma, sigma) for level in between), lower]
 
     def __call__(
         self,

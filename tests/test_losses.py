@@ -405,7 +405,7 @@ def test_the_increment_near_nature():
 
 
 def test_the_released_consistency():
-    "The official code's values on the same draws; an image above sigma_n goes nowhere."
+    "The official code's total on the same draws: Tweedie's loss above sigma_n, consistency below, never both."
     golden = json.loads((Path(__file__).parent / 'golden/consistency_laws.json').read_text(encoding='utf-8'))
 
     def image(name):
@@ -414,13 +414,20 @@ def test_the_released_consistency():
     jumps = torch.tensor(golden['jumps'], dtype=torch.float64).movedim(2, 0).reshape(3, 3, 3, 1, 2, 2)
     raw, visited = torch.tensor(golden['sigma'], dtype=torch.float64), []
 
+    gain = torch.ones((), dtype=torch.float64, requires_grad=True)
+
     def D(x, sigma, labels):
         visited.append(sigma)
-        return x / (1 + bcast(sigma, x) ** 2)
+        return gain * x / (1 + bcast(sigma, x) ** 2)
 
     loss = ConsistencyLoss(golden['sigma_n'], 3, 'laws', 3)
-    mine = loss(D, image('copies'), raw, jumps, raw, image('z'))
+    down = loss(D, image('copies'), raw, jumps, raw, image('z'))
+    beside = TweedieLoss(golden['sigma_n'])(D, image('copies'), raw, image('z'))
+    assert ((down == 0) == (raw > golden['sigma_n'])).all() and (down * beside).abs().max() < 1e-12
+    mine = down + beside
     torch.testing.assert_close(mine, torch.tensor(golden['loss'], dtype=torch.float64), rtol=1e-4, atol=1e-4)
+    mine.sum().backward()
+    assert gain.grad.item() == pytest.approx(golden['slope, with_grad=True'], rel=1e-4)
     levels = torch.tensor(golden['levels'], dtype=torch.float64)
     torch.testing.assert_close(torch.stack(visited[:4]), levels, rtol=1e-5, atol=1e-6)
 

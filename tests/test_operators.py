@@ -213,6 +213,27 @@ def test_scans_with_maps_of_ones_own():
     assert op == MRILines(2, acs=2, coils=3) and hash(op), 'maps are data, not identity'
 
 
+@pytest.mark.parametrize(
+    'words, make',
+    [
+        ('y=.*view_as_complex', lambda: MRILines(2, acs=2, coils=4).adjoint(torch.zeros(6, 4, 16, 16, 2), IDS)),
+        ('y=.*B,H,W,channels', lambda: MRILines(2, acs=2, coils=4).adjoint(torch.zeros(6, 16, 16, 8), IDS)),
+        ('y=.*channels,B,H,W', lambda: MRILines(2, acs=2, coils=4).adjoint(torch.zeros(8, 6, 16, 16), IDS)),
+        ('y=.*complex numbers', lambda: MRILines(2, acs=2, coils=4).adjoint(torch.zeros(6, 4, 16, 16) + 0j, IDS)),
+        ('maps=.*4,H,W', lambda: MRILines(2, acs=2, coils=4, maps=torch.ones(3, 16, 16) + 0j)),
+        ('maps=.*last', lambda: MRILines(2, acs=2, coils=4, maps=torch.ones(16, 16, 4) + 0j)),
+        ('maps=.*as the images', lambda: MRILines(2, acs=2, coils=4, maps=torch.ones(4, 8, 8) + 0j).corrupt(X, IDS)),
+        (
+            'maps=.*as the images',
+            lambda: MRILines(2, acs=2, coils=4, maps=torch.ones(4, 8, 8) + 0j).transform_adjoint(X.repeat(1, 4, 1, 1)),
+        ),
+    ],
+)
+def test_scans_that_do_not_fit_are_named(words, make):
+    with pytest.raises(BadInput, match='^' + words):
+        make()
+
+
 def test_arbitrary_frequencies_agree_with_the_fft_and_shift():
     f = torch.arange(-8, 8) / 16
     grid = torch.stack(torch.meshgrid(f, f, indexing='ij')[::-1], -1).reshape(1, -1, 2)
@@ -295,17 +316,6 @@ def test_non_finite_images(op, value):
         ('acceleration', lambda: MRILines(16, acs=0).corrupt(X, IDS)),
         ('x', lambda: MRILines(2, acs=2).corrupt(X[:, :1], IDS)),
         ('y', lambda: MRILines(2, acs=2, coils=4).adjoint(X, IDS)),
-        ('y=.*view_as_complex', lambda: MRILines(2, acs=2, coils=4).adjoint(torch.zeros(6, 4, 16, 16, 2), IDS)),
-        ('y=.*B,H,W,channels', lambda: MRILines(2, acs=2, coils=4).adjoint(torch.zeros(6, 16, 16, 8), IDS)),
-        ('y=.*channels,B,H,W', lambda: MRILines(2, acs=2, coils=4).adjoint(torch.zeros(8, 6, 16, 16), IDS)),
-        ('y=.*complex numbers', lambda: MRILines(2, acs=2, coils=4).adjoint(torch.zeros(6, 4, 16, 16) + 0j, IDS)),
-        ('maps=.*4,H,W', lambda: MRILines(2, acs=2, coils=4, maps=torch.ones(3, 16, 16) + 0j)),
-        ('maps=.*last', lambda: MRILines(2, acs=2, coils=4, maps=torch.ones(16, 16, 4) + 0j)),
-        ('maps=.*as the images', lambda: MRILines(2, acs=2, coils=4, maps=torch.ones(4, 8, 8) + 0j).corrupt(X, IDS)),
-        (
-            'maps=.*as the images',
-            lambda: MRILines(2, acs=2, coils=4, maps=torch.ones(4, 8, 8) + 0j).transform_adjoint(X.repeat(1, 4, 1, 1)),
-        ),
         ('frequencies', lambda: FourierSet(16)),
         ('frequencies', lambda: FourierSet(16, ((0.6, 0.0),))),
         ('frequencies', lambda: UVTracks(16, ((0.1, 0.0),))),

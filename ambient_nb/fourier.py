@@ -109,11 +109,8 @@ class MRILines(Mask):
 
     def sensitivities(self, height: int, width: int) -> torch.Tensor:
         "S of each coil, (coils,height,width) complex."
-        if self.maps is None:
-            return coil_maps(self.coils, height, width)
-        if tuple(self.maps.shape[1:]) != (height, width):
-            raise BadInput('maps', tuple(self.maps.shape), f'of shape ({self.coils},{height},{width}), as the images')
-        return self.maps
+        own = self.maps
+        return coil_maps(self.coils, height, width) if own is None else check_maps(own, self.coils, (height, width))
 
     def transform(
         self,

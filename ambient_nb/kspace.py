@@ -34,10 +34,14 @@ def check_kspace(
 def check_maps(
     maps: torch.Tensor,  # sensitivities
     coils: int,  # how many there are
-) -> None:  # BadInput otherwise
+    size: tuple | None = None,  # (H,W) of the images, None for any
+) -> torch.Tensor:  # the maps; BadInput otherwise
     "One complex map for each coil, the coils first."
     if maps.ndim != 3 or len(maps) != coils or not maps.is_complex():
         last = '; coils seem to be last: maps.movedim(-1, 0)' if maps.ndim == 3 and maps.shape[2] == coils else ''
         raise BadInput('maps', f'{maps.dtype} {tuple(maps.shape)}', f'complex, of shape ({coils},H,W){last}')
     if not maps.isfinite().all():
         raise BadInput('maps', 'NaN or infinite', 'finite')
+    if size is not None and tuple(maps.shape[1:]) != tuple(size):
+        raise BadInput('maps', tuple(maps.shape), f'of shape ({coils},{size[0]},{size[1]}), as the images')
+    return maps

@@ -137,8 +137,7 @@ class MRILines(Mask):
         ids: torch.Tensor,  # (B,) their numbers
     ) -> torch.Tensor:  # (B,2 coils,H,W) k-space of each coil, lines not read are 0
         "M F S x."
-        ids = check_batch(x, ids)
-        return self.transform(x) * self.mask(ids, x.shape[1:]).to(x)
+        return self.mask(check_batch(x, ids), x.shape[1:]).to(x) * self.transform(x)
 
     def adjoint(
         self,

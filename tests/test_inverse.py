@@ -317,18 +317,6 @@ def test_posterior_sampling_of_a_scan_beats_zeros(oracle):
     assert (better < 0.98).all() and better.mean() < 0.9, better
 
 
-def test_posterior_sampling_with_a_denoiser_of_scans(oracle):
-    "A-DPS: the denoiser is shown a further accelerated scan of one coil, the measurement has four."
-    truth, ids = ellipses(3, 'held out'), torch.arange(100, 103)
-    scan, narrow = MRILines(4, acs=6, coils=4, seed=1), MRILines(4, acs=6, seed=2)
-    mask = narrow.further_mask([5], (2, SIDE, SIDE))
-    y = scan.corrupt(truth, ids)
-    sampler = partial(posterior, y=y, operator=scan, ids=ids, scale=1.0)
-    ambient, size = Masked(oracle, mask, narrow), (2, SIDE, SIDE)
-    found = sample(ambient, range(3), size, sigmas=edm_sigmas(40, 0.01, 80.0), sampler=sampler, block=3)
-    assert (off(found.double(), truth) < off(scan.adjoint(y, ids), truth)).all()
-
-
 def test_fixed_lines_end_where_the_rest_follows_from_what_is_shown(oracle):
     "Lines that the network is shown are drawn; all others are their posterior mean, as for pixels."
 

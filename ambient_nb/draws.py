@@ -63,6 +63,6 @@ def step_draws(
         z=lambda: normal(shape, 'z'),
         fresh=lambda: normal(shape, 'fresh'),
         lower=lower,
-        jumps=lambda: normal((2, loss.steps, *shape), 'jumps'),
+        jumps=lambda: normal((loss.branches, loss.steps, *shape), 'jumps'),
     )
     return {name: makers[name]() for name in loss.wants if name in makers}

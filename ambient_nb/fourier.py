@@ -8,10 +8,11 @@ __all__ = ['SITES', 'to_complex', 'to_real', 'fourier', 'coil_maps', 'MRILines',
 
 # %% ../nbs/04b_fourier.ipynb #5a3e32e5
 import math
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 import torch
 from .core import BadInput, check_float, check_int
 from .corruptions import Mask, check_batch, check_ids, per_image
+from .kspace import check_kspace, check_maps
 
 # %% ../nbs/04b_fourier.ipynb #d962ebbd
 def to_complex(
@@ -61,13 +62,16 @@ class MRILines(Mask):
     acceleration: int  # R: one column in R is kept
     _: KW_ONLY
     acs: int = 20  # columns in the middle that are always kept
-    coils: int = 1  # receiver coils, with synthetic maps
+    coils: int = 1  # receiver coils
+    maps: torch.Tensor | None = field(default=None, compare=False, repr=False)  # (coils,H,W) complex; None: `coil_maps`
     delta: None = None  # not a parameter here: what `further` drops follows from R+1
 
     def __post_init__(self):
         check_int('acceleration', self.acceleration, 1)
         check_int('acs', self.acs, 0)
         check_int('coils', self.coils, 1)
+        if self.maps is not None:
+            check_maps(self.maps, self.coils)
         if self.delta is not None:
             raise BadInput('delta', self.delta, 'left out: further corruption is acceleration R+1')
 
@@ -103,18 +107,37 @@ class MRILines(Mask):
         chosen[0, 0, order.topk(keep).indices] = 1
         return chosen
 
+    def sensitivities(self, height: int, width: int) -> torch.Tensor:
+        "S of each coil, (coils,height,width) complex."
+        own = self.maps
+        return coil_maps(self.coils, height, width) if own is None else check_maps(own, self.coils, (height, width))
+
+    def transform(
+        self,
+        x: torch.Tensor,  # (B,2,H,W) complex images: real, imaginary
+    ) -> torch.Tensor:  # (B,2 coils,H,W) k-space of each coil, all lines
+        "F S x: what the mask acts on."
+        if x.ndim != 4 or x.shape[1] != 2:
+            raise BadInput('x', tuple(x.shape), 'complex images of shape (B,2,H,W): real, imaginary')
+        z = to_complex(x)
+        return to_real(fourier(self.sensitivities(*x.shape[2:]).to(z) * z))
+
+    def transform_adjoint(
+        self,
+        y: torch.Tensor,  # (B,2 coils,H,W) k-space
+    ) -> torch.Tensor:  # (B,2,H,W) complex images
+        "S^H F^-1 y: the coils' images, put together."
+        check_kspace(y, self.coils)
+        z = to_complex(y)
+        return to_real((self.sensitivities(*y.shape[2:]).to(z).conj() * fourier(z, inverse=True)).sum(1, keepdim=True))
+
     def corrupt(
         self,
         x: torch.Tensor,  # (B,2,H,W) complex images: real, imaginary
         ids: torch.Tensor,  # (B,) their numbers
     ) -> torch.Tensor:  # (B,2 coils,H,W) k-space of each coil, lines not read are 0
         "M F S x."
-        ids = check_batch(x, ids)
-        if x.ndim != 4 or x.shape[1] != 2:
-            raise BadInput('x', tuple(x.shape), 'complex images of shape (B,2,H,W): real, imaginary')
-        z = to_complex(x)
-        maps = coil_maps(self.coils, *x.shape[2:]).to(z)
-        return to_real(fourier(maps * z)) * self.mask(ids, x.shape[1:]).to(x)
+        return self.mask(check_batch(x, ids), x.shape[1:]).to(x) * self.transform(x)
 
     def adjoint(
         self,
@@ -122,13 +145,9 @@ class MRILines(Mask):
         ids: torch.Tensor,  # (B,) their numbers
     ) -> torch.Tensor:  # (B,2,H,W) complex images
         "S^H F^-1 M y: the zero-filled reconstruction."
+        check_kspace(y, self.coils)
         ids = check_batch(y, ids, 'y')
-        if y.ndim != 4 or y.shape[1] != 2 * self.coils:
-            shape = f'(B,{2 * self.coils},H,W), two channels for each coil'
-            raise BadInput('y', tuple(y.shape), f'k-space of shape {shape}')
-        z = to_complex(y * self.mask(ids, y.shape[1:]).to(y))
-        maps = coil_maps(self.coils, *y.shape[2:]).to(z)
-        return to_real((maps.conj() * fourier(z, inverse=True)).sum(1, keepdim=True))
+        return self.transform_adjoint(y * self.mask(ids, y.shape[1:]).to(y))
 
 # %% ../nbs/04b_fourier.ipynb #da3c5133
 def waves(

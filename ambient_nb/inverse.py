@@ -9,8 +9,8 @@ __all__ = ['CLIPS', 'clipped', 'Masked', 'masks_of', 'fixed_mask', 'pushed', 're
 from typing import Callable, Iterator
 import torch
 from .core import BadInput, bcast, check_choice, check_float, check_int
-from .operators import hides_pixels
 from .sampling import SamplerStep, check_levels, heun, predict
+from .views import check_measured, mask_channel, takes_masks, zero_filled
 
 # %% ../nbs/09a_inverse.ipynb #c5f8258d
 CLIPS = dict(
@@ -31,17 +31,19 @@ def clipped(
 
 # %% ../nbs/09a_inverse.ipynb #7a0eb8c3
 class Masked:
-    "A denoiser of masked images that keeps one mask: a denoiser of whole ones."
+    "A denoiser of masked images or scans that keeps one mask: a denoiser of whole ones."
 
     def __init__(
         self,
         D,  # a denoiser that takes `mask`
-        mask: torch.Tensor,  # (1 or B,1 or C,H,W) zeros and ones: which pixels D is shown
+        mask: torch.Tensor,  # (1 or B,1 or C,H,W), k-space (1 or B,1,1 or H,W): zeros and ones, what D is shown
         clip: str | None = None,  # a key of CLIPS: what its predictions are brought into [-1,1] by; None for nothing
+        operator=None,  # what the mask acts on: one with a `transform`, such as MRILines; None for pixels
     ):
         if mask.ndim != 4:
             raise BadInput('mask', tuple(mask.shape), 'of shape (1 or B,1 or C,H,W)')
-        self.D, self.mask, self.clip = D, mask, check_choice('clip', clip, (None, *CLIPS))
+        self.D, self.mask, self.operator = D, mask, operator
+        self.clip = check_choice('clip', clip, (None, *CLIPS))
         for name in ('sigma_min', 'sigma_max', 'round_sigma'):  # as samplers ask for them
             if hasattr(D, name):
                 setattr(self, name, getattr(D, name))
@@ -49,18 +51,19 @@ class Masked:
     def __call__(self, x, sigma, labels=None):
         "Denoise what the mask shows."
         mask = self.mask.to(x)
-        return clipped(self.D(mask * x, sigma, labels, mask=mask), self.clip)
+        x0 = self.D(zero_filled(self.operator, x, mask), sigma, labels, mask=mask_channel(mask, x))
+        return clipped(x0, self.clip)
 
 # %% ../nbs/09a_inverse.ipynb #02f6ee4e
 def masks_of(
-    operator,  # with `further_mask`, such as PixelMask
+    operator,  # with `further_mask`, such as PixelMask or MRILines
     seeds,  # whole numbers >= 0, one per sample; None for 0, 1, 2, …
     x: torch.Tensor,  # (B,C,H,W) the samples
     draw: int = 0,  # which mask
-) -> torch.Tensor:  # (B,1 or C,H,W), on the device of x
+) -> torch.Tensor:  # (B,1 or C,H,W), k-space (B,1,1,W); on the device of x
     "A~ of each sample, as training draws it."
-    if not hides_pixels(operator):
-        raise BadInput('operator', type(operator).__name__, 'one that masks pixels, such as PixelMask')
+    if not takes_masks(operator):
+        raise BadInput('operator', type(operator).__name__, 'one with masks, such as PixelMask or MRILines')
     seeds = torch.as_tensor(range(len(x)) if seeds is None else list(seeds))
     return operator.further_mask(seeds, tuple(x.shape[1:]), draw, draw).to(x.device)
 
@@ -77,7 +80,7 @@ def fixed_mask(
     seeds=None,  # of the samples, one mask for each; None for 0, 1, 2, …
 ) -> Iterator[SamplerStep]:  # n steps
     "Ambient Diffusion's sampler: one mask per sample, kept for all steps."
-    yield from sampler(Masked(D, masks_of(operator, seeds, x), clip), x, sigmas, labels, seeds=seeds)
+    yield from sampler(Masked(D, masks_of(operator, seeds, x), clip, operator), x, sigmas, labels, seeds=seeds)
 
 # %% ../nbs/09a_inverse.ipynb #61cdcb4b
 def pushed(
@@ -140,7 +143,7 @@ def reconstruction_guidance(
     factor = w * (others + 1) * others / 2 if released else w
 
     def with_mask(draw):
-        return Masked(D, masks_of(operator, seeds, x, draw), clip)
+        return Masked(D, masks_of(operator, seeds, x, draw), clip, operator)
 
     def push(x, x0, sigma, step):
         first = 1 if released else 1 + (step - 1) * others
@@ -190,6 +193,7 @@ def posterior(
     ids = torch.as_tensor(ids)
     if ids.shape != (len(y),):
         raise BadInput('ids', tuple(ids.shape), f'of shape ({len(y)},), one number for each measurement')
+    check_measured(operator, y, ids)
     ids, y = ids.expand(len(x)), y.to(x.device, torch.float64).expand(len(x), *y.shape[1:])
 
     def push(x, x0, sigma, step):

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import ClassVar
 import torch
-from .ambient import AmbientLoss, check_further
-from .core import BadInput, bcast, check_choice, check_float, check_int
+from .ambient import GRADED, AmbientLoss, check_further, check_lines
+from .core import BadInput, bcast, check_choice, check_float
 from .losses import WEIGHTS, EDMLoss, TwoRegimeLoss
 from .operators import OPERATORS, hides_pixels
 from .tweedie import ConsistencyLoss, MixtureLoss, TweedieLoss, TweedieVPLoss, alpha_of, vp_level
+from .views import takes_masks
 
 # %% ../nbs/08c_objectives.ipynb #35ddf815
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Objective:
     augments: ClassVar[bool] = False  # whether images may be augmented: not where their corruption is theirs for ever
     blind_below: ClassVar[float] = 0.0  # level below which nothing is taught: sampling stops there
 
-    def operator_for(self, shape: tuple):  # (C,H,W) of an image -> an operator that masks pixels, or None
-        "What hides pixels from the network."
+    def operator_for(self, shape: tuple):  # (C,H,W) of an image -> an operator with masks, or None
+        "What hides a part of the images from the network."
         return None
 
     def formula(self, sigma_data: float, weight: Callable) -> Callable:  # (D, **what `shown` gives) -> (B,)
@@ -203,13 +204,14 @@ class Mixture(Objective):
 # %% ../nbs/08c_objectives.ipynb #f23d7ba0
 @dataclass(frozen=True)
 class Ambient(Objective):
-    "Ambient Diffusion's loss on images that a mask hides a part of, each its own for ever."
+    "Ambient Diffusion's loss on images or scans that a mask hides a part of, each its own for ever."
 
     kind: str = field(default='ambient', init=False, repr=False)
-    operator: str = 'dust'  # a name in OPERATORS, of an operator that hides pixels
+    operator: str = 'dust'  # a name in OPERATORS, of an operator that hides pixels or lines of k-space
     options: tuple = ()  # (name, value), …: its parameters, where they differ from the registry's
     allow_delta_zero: bool = False  # ablation: train although hidden pixels are never graded
     weight: str | None = None  # a name in WEIGHTS, None for the preconditioning's own
+    graded: str = 'measurements'  # a name in GRADED; 'image' is what the released code for MRI does
     wants: ClassVar[tuple] = ('mask', 'further', 'sigma', 'z')
 
     def __post_init__(self):
@@ -218,24 +220,37 @@ class Ambient(Objective):
         )  # JSON knows lists only
         check_choice('operator', self.operator, OPERATORS)
         check_choice('allow_delta_zero', self.allow_delta_zero, (False, True))
+        check_choice('graded', self.graded, GRADED)
         check_weight(self.weight)
-        operator = self.operator_for((2, 16, 16))
-        if not hides_pixels(operator):
-            masks = [name for name, make in OPERATORS.items() if hides_pixels(make((2, 16, 16)))]
-            raise BadInput('operator', self.operator, f'one that hides pixels, for this loss: {", ".join(masks)}')
-        check_further(getattr(operator, 'p', 1.0), operator.delta, self.allow_delta_zero)
+        operator = self.made()
+        if not takes_masks(operator):
+            masks = [name for name, make in OPERATORS.items() if takes_masks(make((2, 16, 16)))]
+            allowed = f'one that hides pixels or lines of k-space, for this loss: {", ".join(masks)}'
+            raise BadInput('operator', self.operator, allowed)
+        if hides_pixels(operator):
+            check_further(getattr(operator, 'p', 1.0), operator.delta, self.allow_delta_zero)
 
-    def operator_for(self, shape):
+    def made(self, shape=(2, 16, 16)):
+        "The operator; what its masks act on is the same for all shapes."
+        if any(torch.is_tensor(value) for _, value in self.options):
+            raise BadInput('options', [name for name, _ in self.options], 'JSON-able; coil maps are data, not settings')
         try:
             return OPERATORS[self.operator](shape, **dict(self.options))
         except TypeError:
             raise BadInput('options', self.options, f'names and values that {self.operator!r} knows') from None
 
+    def operator_for(self, shape):
+        operator = self.made(shape)
+        if not hides_pixels(operator):
+            check_lines(operator, shape, self.allow_delta_zero)
+        return operator
+
     def formula(self, sigma_data, weight):
-        return AmbientLoss(0.0, 0.0, sigma_data, weight=WEIGHTS.get(self.weight, weight))  # p and delta: see above
+        weight = WEIGHTS.get(self.weight, weight)  # p and delta were looked at above
+        return AmbientLoss(0.0, 0.0, sigma_data, weight=weight, operator=self.made(), graded=self.graded)
 
     def shown(self, y, mine, move):
-        return dict(mine, y=mine['mask'] * y)
+        return dict(mine, y=mine['mask'] * y if hides_pixels(self.made()) else y)
 
 # %% ../nbs/08c_objectives.ipynb #463c9a99
 @dataclass(frozen=True)
@@ -246,12 +261,20 @@ class Consistent(Objective):
     beside: Objective = field(default_factory=Tweedie)  # EDM or Tweedie
     coefficient: float = 1.0  # of consistency, >= 0
     steps: int = 8  # of the reverse process, >= 1
+    form: str = 'product'  # 'product', unbiased, or 'laws', as released: always from sigma_n down to the step's level
+    branches: int = 2  # ways down; 2 for 'product', 6 as released for 'laws'
 
     def __post_init__(self):
         if not isinstance(self.beside, (EDM, Tweedie)):
             raise BadInput('beside', self.beside, 'a loss of images that are all equally noisy: EDM(…) or Tweedie(…)')
         check_float('coefficient', self.coefficient, 0)
-        check_int('steps', self.steps, 1)
+        if self.form == 'laws' and not self.sigma_n:
+            raise BadInput('beside', self.beside, "Tweedie(…) with sigma_n > 0 for the form 'laws', which starts there")
+        self.consistency()  # checks the rest
+
+    def consistency(self, sigma_data=0.5, weight=WEIGHTS['edm']):
+        "The loss that is added."
+        return ConsistencyLoss(self.sigma_n, self.steps, self.form, self.branches, sigma_data, weight)
 
     @property
     def sigma_n(self):
@@ -259,10 +282,10 @@ class Consistent(Objective):
 
     @property
     def wants(self):
-        return (*self.beside.wants, 'lower', 'jumps')
+        return (*self.beside.wants, *(('lower',) if self.form == 'product' else ()), 'jumps')
 
     def formula(self, sigma_data, weight):
-        own, beside = ConsistencyLoss(self.sigma_n, self.steps), self.beside.formula(sigma_data, weight)
+        own, beside = self.consistency(sigma_data, weight), self.beside.formula(sigma_data, weight)
 
         def both(D, lower, jumps, **shown):
             return beside(D, **shown) + self.coefficient * own(D, lower=lower, jumps=jumps, **shown)
@@ -270,7 +293,8 @@ class Consistent(Objective):
         return both
 
     def shown(self, y, mine, move):
-        return dict(self.beside.shown(y, mine, move), lower=mine['lower'], jumps=mine['jumps'].movedim(0, 2))
+        lower = mine['lower'] if self.form == 'product' else mine['sigma']
+        return dict(self.beside.shown(y, mine, move), lower=lower, jumps=mine['jumps'].movedim(0, 2))
 
 # %% ../nbs/08c_objectives.ipynb #a1875e78
 OBJECTIVES = {kind().kind: kind for kind in Objective.__subclasses__()}

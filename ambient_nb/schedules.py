@@ -64,16 +64,25 @@ class VPSchedule:
     "Variance preserving: noise whose rate grows linearly."
 
     beta_d: float = 19.9  # growth of the rate, > 0
-    beta_min: float = 0.1  # rate at time 0, >= 0
+    beta_min: float = 0.1  # rate at time 0, above -beta_d/2; below 0 there are no levels in (0, -2 beta_min/beta_d)
 
     def __post_init__(self):
         check_float('beta_d', self.beta_d, 0, open_lo=True)
-        check_float('beta_min', self.beta_min, 0)
+        check_float('beta_min', self.beta_min, -self.beta_d / 2, open_lo=True)
+
+    def grown(self, t: torch.Tensor) -> torch.Tensor:
+        "The integral of the rate from time 0."
+        grown = self.beta_d * t**2 / 2 + self.beta_min * t
+        if self.beta_min < 0 and grown.device.type == 'cpu' and (grown < 0).any():
+            allowed = (
+                f'0, or at least {-2 * self.beta_min / self.beta_d:.3g}, from where on the rate has a positive integral'
+            )
+            raise BadInput('t', t[grown < 0].min().item(), allowed)
+        return grown
 
     def sigma(self, t) -> torch.Tensor:  # times -> levels, any shape
         "The level at a time."
-        t = _float64(t)
-        return (self.beta_d * t**2 / 2 + self.beta_min * t).expm1().sqrt()
+        return self.grown(_float64(t)).expm1().sqrt()
 
     def slope(self, t) -> torch.Tensor:  # times > 0 -> d sigma / dt, any shape
         "How fast the level grows."
@@ -82,8 +91,10 @@ class VPSchedule:
 
     def time(self, sigma) -> torch.Tensor:  # levels -> times, any shape
         "When a level is reached."
-        grown = (1 + _float64(sigma).square()).log()
-        return ((self.beta_min**2 + 2 * self.beta_d * grown).sqrt() - self.beta_min) / self.beta_d
+        sigma = _float64(sigma)
+        grown = (1 + sigma.square()).log()
+        t = ((self.beta_min**2 + 2 * self.beta_d * grown).sqrt() - self.beta_min) / self.beta_d
+        return t if self.beta_min >= 0 else t.where(sigma > 0, 0.0)
 
     @classmethod
     def between(
@@ -96,12 +107,12 @@ class VPSchedule:
         sigma_max = check_float('sigma_max', sigma_max, 0, open_lo=True)
         e = check_float('epsilon_s', epsilon_s, 0, 1, open_lo=True)
         low, high = math.log1p(sigma_min**2), math.log1p(sigma_max**2)
-        least, most = (math.sqrt(math.expm1(high * k)) for k in (e**2, e))
-        if not least <= sigma_min < most:
+        most = math.sqrt(math.expm1(high * e))
+        if not 0 < sigma_min < most:
             reach = f'the levels that VP can have at time {e:g} when it ends at {sigma_max:g}'
-            raise BadInput('sigma_min', sigma_min, f'from {least:.3g} to {most:.3g}, {reach}')
+            raise BadInput('sigma_min', sigma_min, f'above 0 and below {most:.3g}, {reach}')
         beta_d = 2 * (high - low / e) / (1 - e)
-        return cls(beta_d, max(high - beta_d / 2, 0.0))
+        return cls(beta_d, high - beta_d / 2)
 
 # %% ../nbs/03_schedules.ipynb #fba940a2
 @dataclass(frozen=True)
@@ -207,11 +218,12 @@ class VPLaw:
     "VP's law of training noise levels: time is uniform."
 
     beta_d: float = 19.9  # see `VPSchedule`
-    beta_min: float = 0.1  # see `VPSchedule`
+    beta_min: float = 0.1  # see `VPSchedule`; >= 0, since times go down to epsilon_t
     epsilon_t: float = 1e-5  # smallest time, in (0,1)
 
     def __post_init__(self):
         check_float('epsilon_t', self.epsilon_t, 0, 1, open_lo=True)
+        check_float('beta_min', self.beta_min, 0)
         VPSchedule(self.beta_d, self.beta_min)
 
     def sigma(self, u: torch.Tensor) -> torch.Tensor:  # standard normal draws -> levels, any shape

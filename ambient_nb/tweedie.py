@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['alpha_of', 've_level', 'vp_level', 'scaled_linear_levels', 'vp_step', 'copy_from_ve', 'copy_from_vp', 'MixtureLoss',
-           'TweedieLoss', 'TweedieVPLoss', 'posterior_jump', 'ConsistencyLoss']
+           'TweedieLoss', 'TweedieVPLoss', 'posterior_jump', 'reverse_step', 'ConsistencyLoss']
 
 # %% ../nbs/08b_tweedie.ipynb #b19b67b8
 from collections.abc import Callable
@@ -160,7 +160,7 @@ class TweedieVPLoss:
         self,
         D,  # a denoiser, in VE as always
         y: torch.Tensor,  # (B,C,H,W) VP copies: alpha_n x0 + nature * noise
-        sigma: torch.Tensor,  # (B,) VP levels, in (0,1); those below `nature` are raised to it
+        sigma: torch.Tensor,  # (B,) VP levels, in (0,1); at and below `nature` the loss is 0
         z: torch.Tensor,  # (B,C,H,W) fresh standard normal draws
         labels: torch.Tensor | None = None,  # (B,label_dim), or None
         **kwargs,  # for D
@@ -176,7 +176,7 @@ class TweedieVPLoss:
         if self.target == 'copy':
             error = copy_from_vp(x0, x, nature=self.nature, current=sigma) - y
         else:
-            error = c / t**2 * (x - alpha * x0) - z
+            error = torch.where(c > 0, c / t**2 * (x - alpha * x0) - z, 0.0)
         return error.square().flatten(1).sum(1)
 
 # %% ../nbs/08b_tweedie.ipynb #c7e38c9b
@@ -194,46 +194,81 @@ def posterior_jump(
     spread = t * r * ((1 - r) * (1 + r)).clamp(min=0).sqrt()
     return x0 + r**2 * (x - x0) + spread * z
 
+# %% ../nbs/08b_tweedie.ipynb #c8b1d001
+def reverse_step(
+    x0: torch.Tensor,  # (B,…) what a denoiser says of x
+    x: torch.Tensor,  # (B,…) an image at level `current`
+    z: torch.Tensor,  # (B,…) standard normal draws
+    *,
+    current: torch.Tensor,  # (B,) levels of x, > 0
+    lower: torch.Tensor,  # (B,) levels to go to, from 0 to current
+) -> torch.Tensor:  # (B,…) an image at about level `lower`
+    "An Euler-Maruyama step of the reverse process, with the level for its time."
+    t = bcast(current, x)
+    h = (t - bcast(lower, x)).clamp(min=0)
+    return x + 2 * h / t * (x0 - x) + (2 * t * h).sqrt() * z
+
 # %% ../nbs/08b_tweedie.ipynb #09c38d23
 @dataclass(frozen=True)
 class ConsistencyLoss:
-    "How far a denoiser is from the mean of its own later answers: an unbiased estimate of the squared distance."
+    "How far a denoiser is from the mean of its own later answers: an estimate of the squared distance."
 
     sigma_n: float = 0.0  # std of the noise that the images bring, >= 0
     steps: int = 1  # of the reverse process, >= 1
+    form: str = 'product'  # 'product', unbiased, of two ways down; 'laws', the mean of `branches` ways, as released
+    branches: int = 2  # ways down; 2 for 'product'
+    sigma_data: float = 0.5  # std of the data, > 0, for the weight
+    weight: Callable = edm_weight  # of 'laws', at the level of departure; 'product' has none
 
     def __post_init__(self):
         check_float('sigma_n', self.sigma_n, 0)
         check_int('steps', self.steps, 1)
+        check_choice('form', self.form, ('product', 'laws'))
+        check_int('branches', self.branches, *((2, 2) if self.form == 'product' else (1,)))
+
+    def path(
+        self,
+        sigma: torch.Tensor,  # (B,) levels of departure
+        lower: torch.Tensor,  # (B,) levels of arrival
+    ) -> list:  # steps+1 tensors (B,)
+        "The levels on the way down: even in ln sigma, or as EDM spaces them."
+        shares = [k / self.steps for k in range(1, self.steps)]
+        if self.form == 'product':
+            return [sigma, *(sigma * (lower / sigma) ** share for share in shares), lower]
+        top, end = sigma ** (1 / 7), lower ** (1 / 7)
+        between = [(top + share * (end - top)) ** 7 for share in shares]
+        return [sigma, *(level.where(lower < sigma, sigma) for level in between), lower]
 
     def __call__(
         self,
         D,  # a denoiser
         y: torch.Tensor,  # (B,C,H,W) what the data set holds
         lower: torch.Tensor,  # (B,) levels to go down to, > 0, at most sigma
-        jumps: torch.Tensor,  # (2,steps,B,C,H,W) standard normal draws of the two ways down
+        jumps: torch.Tensor,  # (branches,steps,B,C,H,W) standard normal draws of the ways down
         sigma: torch.Tensor,  # (B,) levels to start from; those below sigma_n are raised to it
         z: torch.Tensor,  # (B,C,H,W) fresh standard normal draws
         labels: torch.Tensor | None = None,  # (B,label_dim), or None
         **kwargs,  # for D: augment_labels
-    ) -> torch.Tensor:  # (B,) one estimate per image, of either sign
+    ) -> torch.Tensor:  # (B,) one estimate per image, of either sign in 'product'
         "The loss of each image."
         check_draws(D, y, sigma, z, self.sigma_n)
-        if jumps.shape != (2, self.steps, *y.shape):
-            raise BadInput('jumps', tuple(jumps.shape), f'of shape {(2, self.steps, *y.shape)}')
+        if jumps.shape != (self.branches, self.steps, *y.shape):
+            raise BadInput('jumps', tuple(jumps.shape), f'of shape {(self.branches, self.steps, *y.shape)}')
         sigma = sigma.clamp(min=self.sigma_n)
         if y.device.type == 'cpu' and not ((lower > 0) & (lower <= sigma)).all():
             raise BadInput('lower', lower.tolist(), 'above 0, and nowhere above sigma')
-        path = [sigma * (lower / sigma) ** (k / self.steps) for k in range(self.steps)] + [lower]
+        path, jump = self.path(sigma, lower), posterior_jump if self.form == 'product' else reverse_step
         start = y + (bcast(sigma, y) ** 2 - self.sigma_n**2).clamp(min=0).sqrt() * z
         here = D(start, sigma, labels, **kwargs)
 
         def way_down(draws):
             x, x0 = start, here
             for current, after, draw in zip(path, path[1:], draws):
-                x = posterior_jump(x0, x, draw, current=current, lower=after)
+                x = jump(x0, x, draw, current=current, lower=after)
                 x0 = D(x, after, labels, **kwargs)
             return x0 - here
 
-        first, second = map(way_down, jumps)
-        return (first * second).flatten(1).sum(1)
+        apart = torch.stack([way_down(draws) for draws in jumps])
+        if self.form == 'product':
+            return (apart[0] * apart[1]).flatten(1).sum(1)
+        return (self.weight(bcast(sigma, y), self.sigma_data) * apart.mean(0).square()).flatten(1).sum(1)

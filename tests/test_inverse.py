@@ -17,6 +17,7 @@ from ambient_nb.networks import make_net
 from ambient_nb.oracles import GaussianDenoiser
 from ambient_nb.sampling import Churn, euler, heun, sample, start_noise
 from ambient_nb.schedules import edm_sigmas
+from ambient_nb.views import zero_filled
 
 F64 = torch.float64
 SHAPE = (1, 4, 4)
@@ -311,12 +312,110 @@ def test_posterior_takes_networks_and_masked_denoisers():
     )
 
 
+# Scans, end to end: 48 x 48 pixels, four times fewer lines, pictures of ellipses.
+
+SIDE = 48
+
+
+def ellipses(count: int, name: str) -> torch.Tensor:
+    "Complex pictures (count,2,48,48): a head of random ellipses, its phase a random slope."
+    v, u = torch.meshgrid(*[torch.linspace(-1, 1, SIDE, dtype=F64)] * 2, indexing='ij')
+
+    def one(g):
+        def uniform(lo, hi):
+            return lo + (hi - lo) * torch.rand((), generator=g, dtype=F64)
+
+        def inside(cy, cx, a, b, turn):
+            y, x = (v - cy) * turn.cos() + (u - cx) * turn.sin(), (u - cx) * turn.cos() - (v - cy) * turn.sin()
+            return ((y / a) ** 2 + (x / b) ** 2 < 1).double()
+
+        size = 0.4 * inside(
+            uniform(-0.05, 0.05), uniform(-0.05, 0.05), uniform(0.75, 0.9), uniform(0.6, 0.75), uniform(0, 0.1)
+        )
+        for _ in range(4):
+            part = inside(uniform(-0.4, 0.4), uniform(-0.4, 0.4), *(uniform(0.08, 0.35) for _ in 'ab'), uniform(0, 3))
+            size = (size + uniform(-0.3, 0.5) * part * (size > 0)).clamp(0, 1)
+        phase = uniform(-0.5, 0.5) + uniform(-0.5, 0.5) * u + uniform(-0.5, 0.5) * v
+        return torch.stack([size * phase.cos(), size * phase.sin()])
+
+    return torch.stack([one(rng(0, name, i)) for i in range(count)])
+
+
+class FewAxes:
+    "A Gaussian oracle of large pictures: what is known of them lies along few axes, one variance for all others."
+
+    def __init__(self, images, rest=1e-3):
+        flat = images.flatten(1)
+        self.mean, self.rest = flat.mean(0), rest
+        _, size, self.axes = torch.linalg.svd(flat - self.mean, full_matrices=False)
+        self.values = size.square() / len(flat)
+
+    def __call__(self, x, sigma, labels=None, mask=None):
+        "Denoise; with a mask, what one coil sees of the axes (the rest left out)."
+        s2, apart = sigma.double()[:, None] ** 2, x.flatten(1).double() - self.mean
+        if mask is None:
+            along = apart @ self.axes.T
+            rest = self.rest / (self.rest + s2)
+            kept = along * (self.values / (self.values + s2) - rest)
+            return (self.mean + rest * apart + kept @ self.axes).reshape(x.shape).to(x.dtype)
+        one = MRILines(1, acs=1)
+        seen = zero_filled(
+            one, (self.axes * self.values[:, None].sqrt()).reshape(-1, *x.shape[1:]), mask[:1, :, :1]
+        ).flatten(1)
+        centre = zero_filled(one, self.mean.reshape(1, *x.shape[1:]), mask[:1, :, :1]).flatten(1)
+        gram = seen @ seen.T + s2[0] * torch.eye(len(seen), dtype=F64)
+        parts = torch.linalg.solve(gram, seen @ (x.flatten(1).double() - centre).T).T
+        return (self.mean + (parts * self.values.sqrt()) @ self.axes).reshape(x.shape).to(x.dtype)
+
+
+@pytest.fixture(scope='module')
+def oracle():
+    return FewAxes(ellipses(300, 'training'))
+
+
+def off(images, truth):
+    "Root mean square error over the truth's, each."
+    return (images - truth).flatten(1).norm(dim=1) / truth.flatten(1).norm(dim=1)
+
+
+def test_posterior_sampling_of_a_scan_beats_zeros(oracle):
+    "Four coils; with one, a Gaussian knows little about lines that were not read."
+    truth, ids = ellipses(4, 'held out'), torch.arange(100, 104)
+    scan = MRILines(4, acs=6, coils=4, seed=1)
+    y = scan.corrupt(truth, ids)
+    sampler = partial(posterior, y=y, operator=scan, ids=ids, scale=1.0)
+    found = sample(oracle, range(4), (2, SIDE, SIDE), sigmas=edm_sigmas(40, 0.01, 80.0), sampler=sampler, block=4)
+    better = off(found.double(), truth) / off(scan.adjoint(y, ids), truth)
+    assert (better < 0.98).all() and better.mean() < 0.9, better
+
+
+def test_fixed_lines_end_where_the_rest_follows_from_what_is_shown(oracle):
+    "Lines that the network is shown are drawn; all others are their posterior mean, as for pixels."
+
+    class OneScan(MRILines):
+        def further_mask(self, ids, shape, draw=0, mask_draw=0):
+            return super().further_mask([5], shape, draw, mask_draw).expand(len(ids), 1, 1, SIDE)
+
+    scan, shape = OneScan(4, acs=6, seed=2), (2, SIDE, SIDE)
+    sampler = partial(fixed_mask, operator=scan)
+    drawn = sample(oracle, range(3), shape, sigmas=edm_sigmas(24, 0.01, 80.0), sampler=sampler, block=3).double()
+    mask = scan.further_mask([0], shape)
+    follows = Masked(oracle, mask, scan)(drawn, torch.tensor([0.01] * 3))
+    assert (off(follows, drawn) < 0.02).all() and off(zero_filled(scan, drawn, mask), drawn).min() > 0.1
+    assert off(drawn[:1], drawn[1:]).min() > 0.2, 'three samples, three heads'
+
+
 G = edm_sigmas(4)
+SCAN = MRILines(2, acs=2, coils=2)
+BODY = torch.randn(2, 2, 8, 8, generator=rng(0, 'body'))
+COILS = GaussianDenoiser(torch.zeros(2, 8, 8), torch.eye(128)), BODY, SCAN.corrupt(BODY, [0, 1]), SCAN
 BAD = [
     ('num_masks', lambda: reconstruction_guidance(EXACT, Z, G, operator=OPERATOR, num_masks=0)),
     ('guidance_scale', lambda: reconstruction_guidance(EXACT, Z, G, operator=OPERATOR, guidance_scale=-0.1)),
     ('operator', lambda: fixed_mask(EXACT, Z, G, operator=MEASUREMENTS)),
-    ('operator', lambda: fixed_mask(EXACT, Z, G, operator=MRI)),
+    ('x', lambda: fixed_mask(EXACT, Z, G, operator=MRI)),  # a scan is of complex images
+    ('y', lambda: posterior(COILS[0], COILS[1], G, y=COILS[2].mT, operator=COILS[3], ids=range(2))),
+    ('y', lambda: posterior(COILS[0], COILS[1], G, y=COILS[2], operator=COILS[3], ids=[7, 8])),
     ('mask', lambda: iter([Masked(EXACT, torch.ones(4, 4))])),
     ('sigma_n', lambda: truncated(PRIOR, Z, G, sigma_n=80.1)),
     ('sigma_n', lambda: truncated(PRIOR, Z, G, sigma_n=-1)),

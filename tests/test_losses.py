@@ -1,15 +1,18 @@
 "Every loss against its closed form: what it asks of a denoiser, where it asks for nothing, and what it refuses."
 
 import itertools
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from ambient_nb.ambient import AmbientLoss, MaskedGaussian
+from ambient_nb.ambient import GRADED, AmbientLoss, MaskedGaussian
 from ambient_nb.core import BadInput, bcast, rng
 from ambient_nb.corruptions import PixelMask, fixed_normal, observed_share
 from ambient_nb.data import digits, to_float
 from ambient_nb.denoisers import EDMPrecond
+from ambient_nb.fourier import MRILines
 from ambient_nb.losses import FLOOR, EDMLoss, TwoRegimeLoss, TwoRegimeOptimum, ambient_share, edm_weight
 from ambient_nb.networks import PRESETS, make_net
 from ambient_nb.oracles import EmpiricalDenoiser, GaussianDenoiser
@@ -261,6 +264,61 @@ def test_ambient_without_masks_is_edm():
     )
 
 
+class Nothing:
+    "A transform that does nothing: pixels, said the long way."
+
+    def transform(self, x):
+        return x
+
+    transform_adjoint = transform
+
+
+@pytest.mark.parametrize('graded', GRADED)
+def test_pixels_are_the_special_case(graded):
+    "Behind no transform, or behind one that does nothing, the loss is the formula for pixels, bit for bit."
+    op, ids, sigma = PixelMask(P, delta=0.3), torch.arange(6), torch.linspace(0.1, 3, 6)
+    y, z = normal(6, 3, 8, 8, name='y').float(), normal(6, 3, 8, 8, name='z').float()
+    mask, further, s = op.mask(ids, (3, 8, 8)), op.further_mask(ids, (3, 8, 8)), sigma[:, None, None, None]
+    D = EDMPrecond(make_net(SMALL, channels=3, extra_in=1, seed=0))
+    error = mask * (D(further * (y + s * z), sigma, mask=further) - y)
+    formula = (edm_weight(s) * error.square()).flatten(1).sum(1)
+    for operator in (None, op, Nothing()):
+        loss = AmbientLoss(P, 0.3, operator=operator, graded=graded)
+        assert torch.equal(loss(D, y, mask, further, sigma, z), formula)
+
+
+def test_the_released_loss_for_scans():
+    "Graded in image space: what the official code gives on the same draws, with raw maps and frequency 0 first."
+    golden = json.loads((Path(__file__).parent / 'golden/ambient_mri.json').read_text(encoding='utf-8'))
+
+    def draw(seed, *shape):
+        return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+    def centred(x):  # theirs has frequency 0 and pixel 0 in the corner
+        return torch.fft.fftshift(x, dim=(-2, -1))
+
+    y, z, answer = draw(1, 2, 2, 4, 384)[..., 32:352], draw(2, 2, 2, 4, 320), draw(3, 2, 2, 4, 320)
+    maps = torch.view_as_complex(draw(4, 2, 3, 4, 320, 2))[0]
+    mask = (draw(5, 2, 1, 1, 320) > 0).float()
+    further, shown = mask * (draw(6, 2, 1, 1, 320) > -1).float(), []
+
+    def D(x, sigma, labels, mask):
+        shown.append(torch.fft.ifftshift(x, dim=(-2, -1)))
+        assert mask.shape == (2, 1, 4, 320) and torch.equal(mask, centred(further).expand(2, 1, 4, 320))
+        return centred(answer)
+
+    operator = MRILines(1, acs=1, coils=3, maps=centred(maps))
+    loss = AmbientLoss(0.0, 0.0, operator=operator, graded='image')
+    given = [centred(t) for t in (y, mask, further)], torch.tensor(golden['sigma']), centred(z)
+    mine = loss(D, *given[0], *given[1:])
+    torch.testing.assert_close(mine.double(), torch.tensor(golden['loss']).double(), rtol=1e-5, atol=0)
+    norms, first = golden['shown']
+    torch.testing.assert_close(shown[0].flatten(1).norm(dim=1), torch.tensor(norms), rtol=1e-5, atol=0)
+    torch.testing.assert_close(shown[0][0, 0, 0, :4], torch.tensor(first), rtol=1e-4, atol=1e-4)
+    in_kspace = AmbientLoss(0.0, 0.0, operator=operator)(D, *given[0], *given[1:])
+    assert not torch.allclose(in_kspace, mine, rtol=0.1), 'raw maps: a better weight in k-space, another number'
+
+
 def test_ambient_needs_further_masks():
     for p, delta in ((0.4, 0.0), (0.9, 0)):
         with pytest.raises(BadInput, match='delta.*ever graded.*allow_delta_zero'):
@@ -324,11 +382,73 @@ def test_no_gradient_at_nature(nature):
         for level in (nature, nature / 2):
             assert (pull(loss, y, torch.full((16,), level), z) == 0).all()
         assert (pull(loss, y, torch.full((16,), (1 + nature) / 2), z) != 0).any()
-    torch.testing.assert_close(
-        TweedieVPLoss(nature, 'increment')(lambda x, s, labels: x, y, torch.full((16,), nature), z),
-        z.square().flatten(1).sum(1),
-    )
+    for level in (nature, nature / 2):  # and no constant either
+        assert (TweedieVPLoss(nature, 'increment')(lambda x, s, labels: x, y, torch.full((16,), level), z) == 0).all()
     assert (TweedieVPLoss(nature)(lambda x, s, labels: x, y, torch.full((16,), nature), z) == 0).all()
+
+
+def test_the_increment_near_nature():
+    "Its loss tends to the square of the noise, its gradient to 0 like c; the least is that of a Gaussian's formula."
+    n, (x0, own, z) = 0.4, moments(3, 16)
+    y, D = alpha_of(sigma_vp=n) * x0 / 2 + n * own, GaussianDenoiser(torch.zeros(1, 4, 4), EYE / 4)
+    v, loss, pulls = (1 - n**2) / 4 + n**2, TweedieVPLoss(n, 'increment'), []
+    for level in (n + 1e-6, n + 4e-6, 0.6, 0.9):
+        s2 = (1 - level**2) / (1 - n**2)
+        c2 = level**2 - s2 * n**2
+        value = loss(D, y, at(level, len(y)), z).mean().item()
+        assert value == pytest.approx(16 * s2 * v / (s2 * v + c2), rel=1e-6)
+        guess = torch.zeros_like(y, requires_grad=True)
+        loss(lambda x, s, labels, guess=guess: guess, y, at(level, len(y)), z).sum().backward()
+        pulls.append(guess.grad.norm().item())
+    assert pulls[1] / pulls[0] == pytest.approx(2, rel=0.01)  # c grows as the root of the distance
+    assert loss(D, y, at(n, len(y)), z).abs().max() == 0 and loss(D, y, at(n + 1e-6, len(y)), z).mean() > 15.9
+
+
+def test_the_released_consistency():
+    "The official code's total on the same draws: Tweedie's loss above sigma_n, consistency below, never both."
+    golden = json.loads((Path(__file__).parent / 'golden/consistency_laws.json').read_text(encoding='utf-8'))
+
+    def image(name):
+        return torch.tensor(golden[name], dtype=torch.float64).reshape(3, 1, 2, 2)
+
+    jumps = torch.tensor(golden['jumps'], dtype=torch.float64).movedim(2, 0).reshape(3, 3, 3, 1, 2, 2)
+    raw, visited = torch.tensor(golden['sigma'], dtype=torch.float64), []
+
+    gain = torch.ones((), dtype=torch.float64, requires_grad=True)
+
+    def D(x, sigma, labels):
+        visited.append(sigma)
+        return gain * x / (1 + bcast(sigma, x) ** 2)
+
+    loss = ConsistencyLoss(golden['sigma_n'], 3, 'laws', 3)
+    down = loss(D, image('copies'), raw, jumps, raw, image('z'))
+    beside = TweedieLoss(golden['sigma_n'])(D, image('copies'), raw, image('z'))
+    assert ((down == 0) == (raw > golden['sigma_n'])).all() and (down * beside).abs().max() < 1e-12
+    mine = down + beside
+    torch.testing.assert_close(mine, torch.tensor(golden['loss'], dtype=torch.float64), rtol=1e-4, atol=1e-4)
+    mine.sum().backward()
+    assert gain.grad.item() == pytest.approx(golden['slope, with_grad=True'], rel=1e-4)
+    levels = torch.tensor(golden['levels'], dtype=torch.float64)
+    torch.testing.assert_close(torch.stack(visited[:4]), levels, rtol=1e-5, atol=1e-6)
+
+
+def test_the_released_consistency_of_a_gaussian():
+    "Its mean in closed form: the bias of Euler's steps and the branches' variance over their number, weighted."
+    sigma, lower, m, v = 1.0, 0.5, 3, 0.25
+    y, z, *draw = moments(2 + m, 4)
+    D, count = GaussianDenoiser(torch.zeros(1, 2, 2), torch.eye(4) / 4), len(y)
+    value = (
+        ConsistencyLoss(form='laws', branches=m)(
+            D, y / 2, at(lower, count), torch.stack(draw)[:, None], at(sigma, count), z
+        )
+        .mean()
+        .item()
+    )
+    here, there = v / (v + sigma**2), v / (v + lower**2)
+    kept = 1 + 2 * (sigma - lower) / sigma * (here - 1)  # of x after a step of Euler-Maruyama
+    mean, spread = (there * kept - here) ** 2 * (v + sigma**2), there**2 * 2 * sigma * (sigma - lower)
+    weight = (sigma**2 + 0.25) / (sigma * 0.5) ** 2
+    assert value == pytest.approx(4 * weight * (mean + spread / m), rel=1e-9)
 
 
 def test_levels_below_are_raised():
@@ -713,6 +833,10 @@ REFUSED = {
     'mask=.*16,1': lambda y, n, s, z: AmbientLoss(0.4, 0.1)(D0, y, MASK[:, :, :4], MASK, s, z),
     'further=.*16,1': lambda y, n, s, z: AmbientLoss(0.4, 0.1)(D0, y, MASK, MASK[0], s, z),
     'mask=.*zeros and ones': lambda y, n, s, z: AmbientLoss(0.4, 0.1)(D0, y, MASK / 2, MASK, s, z),
+    'mask=.*1,1 or 8,8': lambda y, n, s, z: AmbientLoss(0.0, 0.0, operator=MRILines(2, acs=2))(
+        D0, y, MASK[:, :, :4], MASK, s, z
+    ),
+    'graded=': lambda y, n, s, z: AmbientLoss(0.4, 0.1, graded='pixels'),
     'further=.*shows': lambda y, n, s, z: AmbientLoss(0.4, 0.1)(D0, y, MASK, MASK * 0 + 1, s, z),
     'nature=1.0': lambda y, n, s, z: TweedieVPLoss(1.0),
     'target=': lambda y, n, s, z: TweedieVPLoss(0.4, 'noise'),

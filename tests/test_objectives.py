@@ -43,10 +43,23 @@ FITS = {
     'mixture': Mixture(sigma_n=0.3, clean_share=0.25),
     'consistent edm': Consistent(EDM(), 0.1, steps=1),
     'consistent tweedie': Consistent(Tweedie(sigma_n=0.3), 0.1, steps=2),
+    'consistent as released': Consistent(Tweedie(sigma_n=0.3), 0.1, steps=2, form='laws', branches=3),
     **{f'ambient, {name}': Ambient(name) for name in MASKS},
     'ambient, thin dust': Ambient('dust', (('p', 0.1), ('seed', 3))),
 }
-SAMPLE = ['two regimes', 'tweedie vp', 'mixture', 'ambient, dust']  # the others are slow
+SCANS = {
+    'scan, one coil': Ambient('mri'),
+    'scan, four coils': Ambient('mri_coils', (('acceleration', 1),)),
+    'scan, graded as released': Ambient('mri_coils', graded='image'),
+}
+FITS |= SCANS
+COMPLEX = replace(IMAGES, pixels=torch.cat([IMAGES.pixels, IMAGES.pixels.flip(-1)], 1))
+SAMPLE = ['two regimes', 'tweedie vp', 'mixture', 'ambient, dust', 'scan, graded as released']  # the others are slow
+
+
+def data_for(name):
+    "Images that a loss can be trained on, and their shape."
+    return (COMPLEX, (2, 8, 8)) if name in SCANS else (IMAGES, SHAPE)
 
 
 def equal(a, b):
@@ -61,18 +74,18 @@ def test_every_kind_and_every_mask_is_tried():
 
 @pytest.mark.parametrize('name', [n if n in SAMPLE else pytest.param(n, marks=pytest.mark.slow) for n in FITS])
 def test_trains_resumes_loads_and_samples(name, tmp_path):
-    config = replace(TINY, loss=FITS[name])
-    straight = fit(config, IMAGES, tmp_path / 'straight', device='cpu', tick=20)
-    left = claim_folder(tmp_path / 'left', config, IMAGES)
-    for event in drive(Trainer(config, IMAGES), left, config.iters, tick=20):
+    config, (images, shape) = replace(TINY, loss=FITS[name]), data_for(name)
+    straight = fit(config, images, tmp_path / 'straight', device='cpu', tick=20)
+    left = claim_folder(tmp_path / 'left', config, images)
+    for event in drive(Trainer(config, images), left, config.iters, tick=20):
         if event.it == 90:
             break
-    D = load_denoiser(fit(config, IMAGES, left, device='cpu', tick=20))
+    D = load_denoiser(fit(config, images, left, device='cpu', tick=20))
     assert stored_config(left) == config and equal(D.state_dict(), load_denoiser(straight, 200).state_dict())
     losses = [line['loss'] for line in read_stats(straight)]
     assert losses == [line['loss'] for line in read_stats(left)] and min(losses[-3:]) < losses[0]
-    images = sample(D, range(4), SHAPE, steps=6, sampler=fitting_sampler(config, SHAPE), block=4)
-    assert images.isfinite().all() and images.std() > 0.1
+    drawn = sample(D, range(4), shape, steps=6, sampler=fitting_sampler(config, shape), block=4)
+    assert drawn.isfinite().all() and drawn.std() > 0.1
 
 
 @pytest.mark.parametrize('name', FITS)
@@ -86,14 +99,14 @@ def test_json_and_back(name):
 @pytest.mark.parametrize('name', FITS)
 def test_a_loss_gets_what_it_wants_and_nothing_else(name):
     "The vocabulary is complete, and its draws do not depend on how a run is cut or which other images there are."
-    loss, law = FITS[name], LogNormal()
-    data = image_data(loss, IMAGES.ids, SHAPE)
-    whole = step_draws(loss, law, SHAPE, 5, 0, 24)
+    loss, law, shape = FITS[name], LogNormal(), data_for(name)[1]
+    data = image_data(loss, IMAGES.ids, shape)
+    whole = step_draws(loss, law, shape, 5, 0, 24)
     assert {*data, *whole} == {*loss.wants} and all(len(t) == 24 for t in (*data.values(), *whole.values()))
-    cut = [step_draws(loss, law, SHAPE, 5, start, 8) for start in (0, 8, 16)]
+    cut = [step_draws(loss, law, shape, 5, start, 8) for start in (0, 8, 16)]
     assert equal({k: torch.cat([part[k] for part in cut]) for k in whole}, whole)
     if 'clean' not in data:  # a share of the images is a property of all of them
-        assert equal(image_data(loss, IMAGES.ids[3:7], SHAPE), {k: v[3:7] for k, v in data.items()})
+        assert equal(image_data(loss, IMAGES.ids[3:7], shape), {k: v[3:7] for k, v in data.items()})
 
 
 def test_masks_reach_network_and_sampler():
@@ -109,6 +122,17 @@ def test_masks_reach_network_and_sampler():
             assert (batch['y'] * (1 - batch['mask']) == 0).all() and (batch['further'] <= batch['mask']).all()
     keep = fitting_sampler(replace(TINY, loss=Ambient()), SHAPE).keywords['operator']
     assert keep.p == 0.4 and keep.seed != 0, 'samples wear masks of their own'
+
+
+def test_scans_reach_network_and_sampler():
+    for name, loss in SCANS.items():
+        config = replace(TINY, loss=loss)
+        trainer, operator = Trainer(config, COMPLEX), loss.operator_for((2, 8, 8))
+        batch = trainer.batch()
+        kept, fewer = operator.lines(8)
+        assert (batch['mask'].sum(3) == kept).all() and (batch['further'].sum(3) == fewer).all(), name
+        keep = fitting_sampler(config, (2, 8, 8)).keywords['operator']
+        assert keep.coils == operator.coils and keep.seed != operator.seed, 'samples are scanned by lines of their own'
 
 
 def test_where_sampling_stops():
@@ -133,7 +157,13 @@ REFUSED = {
     'loss=.*made of': lambda: objective(dict(kind='edm', sigma_n=0.4)),
     'operator=.*dust': lambda: Ambient('fog'),
     'operator=.blur.*hides pixels': lambda: Ambient('blur'),
-    'operator=.mri.*hides pixels': lambda: Ambient('mri'),
+    'acceleration=8.*lines are left': lambda: Ambient('mri', (('acceleration', 8),)).operator_for((2, 8, 8)),
+    'acceleration=5.*never be graded': lambda: Ambient('mri', [('acceleration', 5), ('acs', 1)]).operator_for(
+        (2, 8, 8)
+    ),
+    'images=.1, 8, 8.*complex': lambda: Ambient('mri').operator_for(SHAPE),
+    'options=.*maps are data': lambda: Ambient('mri_coils', (('maps', torch.ones(4, 8, 8) + 0j),)),
+    'graded': lambda: Ambient(graded='somewhere'),
     'operator=.frequencies': lambda: Ambient('frequencies'),
     'operator=.noise': lambda: Ambient('noise'),
     'options': lambda: Ambient('dust', (('q', 1),)),
@@ -141,6 +171,9 @@ REFUSED = {
     'delta=0.0.*ever graded': lambda: Ambient('dust', (('delta', 0.0),)),
     'beside=.*equally noisy': lambda: Consistent(TwoRegime(sigma_n=0.4)),
     'steps': lambda: Consistent(steps=0),
+    'beside=.*laws': lambda: Consistent(EDM(), form='laws'),
+    'branches=3': lambda: Consistent(branches=3),
+    'form': lambda: Consistent(form='mean'),
     'coefficient': lambda: Consistent(coefficient=-1),
     'sigma_n=-1': lambda: Tweedie(sigma_n=-1),
     'sigma_n=nan': lambda: TweedieVP(sigma_n=float('nan')),

@@ -231,6 +231,43 @@ def test_full_mri_is_an_isometry(coils):
     assert constant[0, :, 8, 8].tolist() == pytest.approx([16, 16])  # frequency 0 is in the ACS lines
 
 
+def test_scans_with_maps_of_ones_own():
+    "Any maps: adjoint, transform and masks fit together, and nothing asks for maps of unit length."
+    maps = torch.randn(3, 16, 16, generator=rng(0, 'maps'), dtype=torch.complex128)
+    op = MRILines(2, acs=2, coils=3, maps=maps)
+    k = torch.randn(6, 6, 16, 16, generator=rng(0, 'k'), dtype=torch.float64)
+    assert (op.transform(X) * k).sum().item() == pytest.approx((X * op.transform_adjoint(k)).sum().item())
+    assert (op.corrupt(X, IDS) * k).sum().item() == pytest.approx((X * op.adjoint(k, IDS)).sum().item())
+    coil = MRILines(2, acs=2).corrupt(
+        torch.cat([to_complex(X).mul(maps[1]).real, to_complex(X).mul(maps[1]).imag], 1), IDS
+    )
+    torch.testing.assert_close(op.corrupt(X, IDS)[:, 1::3], coil)
+    back, power = op.transform_adjoint(op.transform(X)), maps.abs().square().sum(0)
+    torch.testing.assert_close(back, power * X)
+    assert op == MRILines(2, acs=2, coils=3) and hash(op), 'maps are data, not identity'
+
+
+@pytest.mark.parametrize(
+    'words, make',
+    [
+        ('y=.*view_as_complex', lambda: MRILines(2, acs=2, coils=4).adjoint(torch.zeros(6, 4, 16, 16, 2), IDS)),
+        ('y=.*B,H,W,channels', lambda: MRILines(2, acs=2, coils=4).adjoint(torch.zeros(6, 16, 16, 8), IDS)),
+        ('y=.*channels,B,H,W', lambda: MRILines(2, acs=2, coils=4).adjoint(torch.zeros(8, 6, 16, 16), IDS)),
+        ('y=.*complex numbers', lambda: MRILines(2, acs=2, coils=4).adjoint(torch.zeros(6, 4, 16, 16) + 0j, IDS)),
+        ('maps=.*4,H,W', lambda: MRILines(2, acs=2, coils=4, maps=torch.ones(3, 16, 16) + 0j)),
+        ('maps=.*last', lambda: MRILines(2, acs=2, coils=4, maps=torch.ones(16, 16, 4) + 0j)),
+        ('maps=.*as the images', lambda: MRILines(2, acs=2, coils=4, maps=torch.ones(4, 8, 8) + 0j).corrupt(X, IDS)),
+        (
+            'maps=.*as the images',
+            lambda: MRILines(2, acs=2, coils=4, maps=torch.ones(4, 8, 8) + 0j).transform_adjoint(X.repeat(1, 4, 1, 1)),
+        ),
+    ],
+)
+def test_scans_that_do_not_fit_are_named(words, make):
+    with pytest.raises(BadInput, match='^' + words):
+        make()
+
+
 def test_arbitrary_frequencies_agree_with_the_fft_and_shift():
     f = torch.arange(-8, 8) / 16
     grid = torch.stack(torch.meshgrid(f, f, indexing='ij')[::-1], -1).reshape(1, -1, 2)

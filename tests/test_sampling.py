@@ -6,7 +6,7 @@ Every sampler case is told apart call by call: what the denoiser was asked, and 
 import json, math
 from pathlib import Path
 import pytest, torch
-from ambient_nb.core import rng
+from ambient_nb.core import BadInput, rng
 from ambient_nb.denoisers import PRECONDS, Precond, iDDPMPrecond
 from ambient_nb.losses import WEIGHTS, EDMLoss, edm_weight
 from ambient_nb.networks import make_net
@@ -18,6 +18,7 @@ from ambient_nb.schedules import (
     VESchedule,
     VPLaw,
     VPSchedule,
+    edm_sigmas,
 )
 
 GOLDEN = Path(__file__).parent / 'golden' / 'sampling.json'
@@ -188,3 +189,19 @@ def test_a_weight_multiplies_the_loss():
     torch.testing.assert_close(plain, ((y + sigma.reshape(-1, 1, 1, 1) * z) / 2 - y).square().flatten(1).sum(1))
     torch.testing.assert_close(EDMLoss(weight=WEIGHTS['vp'])(D, y, None, sigma, z), plain / sigma**2)
     torch.testing.assert_close(EDMLoss(0.3)(D, y, None, sigma, z), plain * edm_weight(sigma, 0.3))
+
+
+def test_vp_through_edms_own_levels():
+    "EDM's formula for beta_d and beta_min, from .002 to 80: beta_min below 0, and the same end."
+    low, high, e = math.log1p(0.002**2), math.log1p(80.0**2), 1e-3
+    beta_d = 2 * (low / e - high) / (e - 1)
+    found = VPSchedule.between(0.002, 80.0)
+    assert (found.beta_d, found.beta_min) == pytest.approx((beta_d, high - beta_d / 2)) and -0.0048 < found.beta_min < 0
+    ends = []
+    for schedule, scaling in ((found, 'vp'), (LinearSchedule(), 'none')):
+        *_, last = ablation(Mixture(), draw(2, *SHAPE, id='start'), edm_sigmas(300), schedule=schedule, scaling=scaling)
+        ends.append(last.x)
+    assert last.x.isfinite().all() and (ends[0] - ends[1]).abs().max() < 2e-3
+    for refuse in (lambda: found.sigma(1e-4), lambda: VPSchedule(1.0, -0.6), lambda: VPSchedule.between(0.2, 80.0)):
+        with pytest.raises(BadInput):
+            refuse()

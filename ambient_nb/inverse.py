@@ -37,8 +37,8 @@ class Masked:
         self,
         D,  # a denoiser that takes `mask`
         mask: torch.Tensor,  # (1 or B,1 or C,H,W), k-space (1 or B,1,1 or H,W): zeros and ones, what D is shown
-        clip: str | None = None,  # a key of CLIPS: what its predictions are brought into [-1,1] by; None for nothing
         operator=None,  # what the mask acts on: one with a `transform`, such as MRILines; None for pixels
+        clip: str | None = None,  # a key of CLIPS: what its predictions are brought into [-1,1] by; None for nothing
     ):
         if mask.ndim != 4:
             raise BadInput('mask', tuple(mask.shape), 'of shape (1 or B,1 or C,H,W)')
@@ -80,7 +80,7 @@ def fixed_mask(
     seeds=None,  # of the samples, one mask for each; None for 0, 1, 2, …
 ) -> Iterator[SamplerStep]:  # n steps
     "Ambient Diffusion's sampler: one mask per sample, kept for all steps."
-    yield from sampler(Masked(D, masks_of(operator, seeds, x), clip, operator), x, sigmas, labels, seeds=seeds)
+    yield from sampler(Masked(D, masks_of(operator, seeds, x), operator, clip), x, sigmas, labels, seeds=seeds)
 
 # %% ../nbs/09a_inverse.ipynb #61cdcb4b
 def pushed(
@@ -143,7 +143,7 @@ def reconstruction_guidance(
     factor = w * (others + 1) * others / 2 if released else w
 
     def with_mask(draw):
-        return Masked(D, masks_of(operator, seeds, x, draw), clip, operator)
+        return Masked(D, masks_of(operator, seeds, x, draw), operator, clip)
 
     def push(x, x0, sigma, step):
         first = 1 if released else 1 + (step - 1) * others

@@ -76,11 +76,13 @@ def gaussian_answer(
 # %% ../nbs/18p_restoration.ipynb #4009bf72
 def gaussian_errors(
     cov: torch.Tensor,  # (d,d), of the flattened images
-    mask: torch.Tensor,  # (M,1 or C,H,W), of d pixels when spread over the channels
+    mask: torch.Tensor,  # (M,1 or C,H,W): one for all channels, or one for each
     sigmas: tuple = RESTORED,  # levels > 0
 ) -> dict:  # as `restoration_errors`: what is expected of the best answer for Gaussian images
     "The posterior variance of a pixel, by formula."
     seen, cov = mask.flatten(1).double(), cov.double()
+    if mask.shape[1] == 1:
+        seen = seen.repeat(1, len(cov) // seen.shape[1])
     if seen.shape[1] != len(cov):
         raise BadInput('mask', tuple(mask.shape), f'a mask of {len(cov)} pixels, as the covariance has')
     found = {}

@@ -41,6 +41,7 @@ def hidden_share(
     delta: float,  # probability that a shown pixel is hidden from the network, in [0,1)
 ) -> float:
     "How much of an image the network does not see."
+    p, delta = check_float('p', p, 0, 1), check_float('delta', delta, 0, 1)
     return round(1 - (1 - p) * (1 - delta), 6)
 
 # %% ../nbs/18q_restorers.ipynb #d5065137

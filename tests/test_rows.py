@@ -63,7 +63,7 @@ def restoring_keys(made_by: str) -> set:
     "The runs of a page about networks that restore."
     asked = json.loads(made_by)
     item, profile, seeds = (asked.pop(k) for k in ('item', 'profile', 'seeds'))
-    sizes = {name: tuple(map(float, str(value).split(','))) for name, value in asked.items()}
+    sizes = {k: () if v == 'none' else tuple(map(float, str(v).split(','))) for k, v in asked.items()}
     budget = {name: int(asked[name]) for name in ('n', 'iters', 'batch')}
     trained = tuple(int(s) + 1 for s in seeds.split(','))
     return {run.key for run in restorers(profile, RESTORING[item](**sizes), trained, **budget).values()}

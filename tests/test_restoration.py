@@ -1,13 +1,20 @@
-"One step from holes to an answer: closed forms by hand, and who sees what."
+"One step from holes to an answer: closed forms by hand, who sees what, and what the committed rows of two pages say."
+
+from functools import lru_cache
 
 import pytest
 import torch
+from tree import NBS, cells
 
 from ambient_nb.core import BadInput, rng
 from ambient_nb.corruptions import PixelMask
+from ambient_nb.papers import claim, papers
 from ambient_nb.restoration import RESTORED, empirical_answer, gaussian_answer, gaussian_errors, hole_masks
 from ambient_nb.restoration import restoration_errors, told, untold
-from ambient_nb.restorers import delta_losses, restoration_losses
+from ambient_nb.restorers import delta_losses, restoration_losses, restorers
+from ambient_nb.rows import load_rows, verdict
+
+PAGES = ('ambient_restoration', 'ambient_fig3')
 
 
 def test_the_posterior_variance_by_hand():
@@ -81,3 +88,73 @@ def test_who_is_told_what():
 def test_bad_input_is_named(make, name):
     with pytest.raises(BadInput, match=f'{name} must be'):
         make()
+
+
+@lru_cache(maxsize=None)
+def rows_of(item):
+    return load_rows(NBS / 'results' / f'repro_{item}.quick.json')
+
+
+@pytest.mark.parametrize('item', PAGES)
+def test_every_claim_is_judged_by_todays_rule(item):
+    judged = {r.claim: r for r in rows_of(item) if r.claim}
+    asked = [c for c in papers()['ambient'].claims if c.notebook == f'repro_{item}' and c.kind != 'value']
+    assert set(judged) == {c.id for c in asked}
+    for id, r in judged.items():
+        assert r.verdict == verdict(claim(id), r.ours, r.detail['values'], profile=r.profile), id
+        assert r.profile == 'quick' and len(r.detail['values']) == 3 and r.ours.over == 'seeds', id
+        assert claim(id).law != 'identity' or r.verdict == 'holds', id
+        assert claim(id).kind != 'direction' or r.seeds == (1, 2, 3) and r.runs, id
+
+
+@pytest.mark.parametrize('item', PAGES)
+def test_a_ratio_is_that_of_the_errors_beside_it(item):
+    "Each logarithm follows from the errors that the same file keeps."
+    found = {r.id.removeprefix(f'{item}/'): r for r in rows_of(item)}
+
+    def logs(name):  # per seed
+        errors = torch.tensor(found[name].detail['errors'], dtype=torch.float64)
+        return errors.log().mean(1)
+
+    if item == 'ambient_fig3':
+        pairs = {'without/hidden': ('delta = 0/hidden_error', 'delta = 0.1/hidden_error')}
+        pairs |= {'without/mean': ('delta = 0/hidden_error', 'mean image/hidden_error')}
+    else:
+        pairs = {
+            f'learnt/{p}': (f'masked, p = {p}/{p} hidden/hidden_error', f'mean image/{p} hidden/hidden_error')
+            for p in (0.5,)
+        }
+        pairs |= {'holes/0.5': ('masked, p = 0.5/0.5 hidden/all_error', 'whole images/0.5 hidden/all_error')}
+    for topic, (a, b) in pairs.items():
+        expected = (logs(a) - logs(b)).tolist()
+        assert found[f'{topic}/log_ratio'].detail['values'] == pytest.approx(expected, abs=1e-9), topic
+
+
+def test_both_pages_share_the_trainings_that_they_both_name():
+    shared = {key for r in rows_of(PAGES[0]) for key in r.runs} & {key for r in rows_of(PAGES[1]) for key in r.runs}
+    losses = delta_losses(0.5, (0.1,))
+    budget = dict(n=1000, iters=800, batch=64)
+    assert shared == {
+        run.key for (name, _), run in restorers('quick', losses, (1, 2, 3), **budget).items() if name != 'delta = 0'
+    }
+
+
+@pytest.mark.parametrize('item', PAGES)
+def test_a_pages_own_sizes_are_those_of_its_claims(item):
+    "A claim names p or sigma_n; a row speaks to it only while the page's own numbers have that one."
+    (text,) = [c['source'] for c in cells(f'repro_{item}.ipynb') if 'plan_theory(' in c['source']]
+    scope = dict(
+        theory=type('T', (), dict(plan_theory=lambda item, sizes, minutes, **_: sizes)),
+        repro=type('R', (), dict(given=lambda g: {})),
+    )
+    exec(text, scope)
+    quick = {name: values[1] for name, values in scope['plan'].items()}
+    topics = [
+        c.id.split('/') for c in papers()['ambient'].claims if c.notebook == f'repro_{item}' and c.kind == 'direction'
+    ]
+    if item == 'ambient_fig3':
+        assert (quick['p'], quick['delta']) == (0.5, 0.1) and {t[1] for t in topics} == {'without'}
+        return
+    asked = {topic: {float(t[2]) for t in topics if t[1] == topic} for topic in {t[1] for t in topics}}
+    assert asked['learnt'] == asked['holes'] == set(quick['ps']) and asked['noise'] == set(quick['sigma_ns'])
+    assert quick['twins'] == 'none' and set(asked) == {'learnt', 'holes', 'noise'}

@@ -18,6 +18,7 @@ from ambient_nb.frontier import frontier_runs
 from ambient_nb.papers import shipped
 from ambient_nb.plans import plan
 from ambient_nb.protocols import protocol
+from ambient_nb.restorers import delta_losses, restoration_losses, restorers
 from ambient_nb.rows import command_of, load_rows, verdict
 from ambient_nb.suite import ITEMS
 
@@ -51,6 +52,23 @@ def protocol_configs(name: str) -> list:
     return json.loads(json.dumps([identity(run.config) for run in found]))
 
 
+RESTORING = dict(
+    ambient_restoration=lambda ps, twins, sigma_ns, **_: restoration_losses(ps, twins, sigma_ns),
+    ambient_fig3=lambda p, delta, deltas, **_: delta_losses(*p, (*delta, *deltas)),
+)  # item -> the losses of its sizes
+
+
+@lru_cache(maxsize=None)
+def restoring_keys(made_by: str) -> set:
+    "The runs of a page about networks that restore."
+    asked = json.loads(made_by)
+    item, profile, seeds = (asked.pop(k) for k in ('item', 'profile', 'seeds'))
+    sizes = {k: () if v == 'none' else tuple(map(float, str(v).split(','))) for k, v in asked.items()}
+    budget = {name: int(asked[name]) for name in ('n', 'iters', 'batch')}
+    trained = tuple(int(s) + 1 for s in seeds.split(','))
+    return {run.key for run in restorers(profile, RESTORING[item](**sizes), trained, **budget).values()}
+
+
 def numbers(r: rowing.Row) -> tuple:
     return (r.id, r.ours.value, r.ours.lo, r.ours.hi, r.ours.n, r.verdict)
 
@@ -72,6 +90,9 @@ def test_every_committed_row_leads_to_runs_of_its_plan(name):
         if r.made_by['item'] == 'locality' and r.runs:  # a page about Table 1's networks
             asked = dict(profile=r.profile, n=r.labels['n'], seeds='1,2,3')
             assert set(r.runs) <= {run.key for run in planned(json.dumps(dict(asked, item='table1'))).runs}, r.id
+            continue
+        if r.made_by['item'] in RESTORING and r.runs:  # pages about networks that restore
+            assert set(r.runs) <= restoring_keys(json.dumps(r.made_by)), r.id
             continue
         if r.kind == 'fit':  # of arms of this file and of others
             assert r.runs and set(r.runs) <= arms_of_files(), r.id

@@ -12,7 +12,7 @@ import torch
 from .core import BadInput, bcast, check_choice, check_float
 from .losses import check_draws, edm_weight
 from .oracles import GaussianDenoiser
-from .views import mask_channel, measured, zero_filled
+from .views import as_measured, mask_channel, zero_filled
 
 # %% ../nbs/08a_ambient.ipynb #068d3066
 def check_further(
@@ -49,7 +49,7 @@ def check_masks(
         raise BadInput('further', 'a mask that shows what `mask` hides', 'zero wherever `mask` is')
 
 # %% ../nbs/08a_ambient.ipynb #f5a1d001
-GRADED = dict(measurements=measured, image=zero_filled)  # where an error is taken: A(D-y), or A^T A(D-y)
+GRADED = dict(measurements=as_measured, image=zero_filled)  # where an error is taken: A(D-y), or A^T A(D-y)
 
 # %% ../nbs/08a_ambient.ipynb #292e041b
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ __all__ = ['LOWEST', 'chosen', 'image_data', 'step_draws']
 import torch
 from .core import stream
 from .corruptions import fixed_normal, per_image
-from .objectives import Objective
+from .vocabulary import Objective
 
 # %% ../nbs/08d_draws.ipynb #fc9e62b6
 def chosen(

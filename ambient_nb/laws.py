@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['MEASURES', 'CLEAN_STYLE', 'MIXED_STYLE', 'NOISY_STYLE', 'printed_scores', 'by_share', 'printed_mixtures',
            'printed_noisy', 'price_bounds', 'printed_prices', 'heldout_losses', 'network_measures', 'law_row',
-           'laws_rows', 'measure_text', 'arms_of', 'beside_printed', 'level_of', 'prices', 'shares_figure', 'questions']
+           'laws_rows', 'measure_text', 'arms_of', 'beside_printed', 'level_of', 'prices', 'shares_figure',
+           'laws_questions']
 
 # %% ../nbs/18t_laws.ipynb #2c008cda
 from dataclasses import replace
@@ -285,7 +286,7 @@ def shares_figure(
 
 # %% ../nbs/18t_laws.ipynb #91d40a57
 @unless_empty
-def questions(rows: list[Row]) -> pd.DataFrame:  # one line a claim
+def laws_questions(rows: list[Row]) -> pd.DataFrame:  # one line a claim
     "What was asked of two training sets, what was printed, and what came out."
     lines = []
     for r in (r for r in rows if r.kind == 'pair' and r.claim and r.labels['metric'] in MEASURES):

@@ -22,9 +22,10 @@ from .drive import claim_folder, drive, log_line, snapshot_path, snapshots_in, w
 from .inverse import fixed_mask, truncated
 from .losses import WEIGHTS
 from .networks import PRESETS, NetConfig, make_net
-from .objectives import EDM, Objective, TwoRegime, from_json, objective
+from .objectives import EDM, TwoRegime, from_json, objective
 from .sampling import heun
 from .schedules import LAWS, LogNormal
+from .vocabulary import Objective
 
 # %% ../nbs/11_training.ipynb #b2b2dc6c
 # name -> what the network computes in, None for its input's dtype

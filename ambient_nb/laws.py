@@ -280,7 +280,8 @@ def shares_figure(
                 ax.axhline(found[arm].ours.value, label=f'noisy only{end}', **look)
         ax.set(xscale='log', xlabel='clean images, %', title=MEASURES[metric], yscale='log')
         ax.set_xticks([10, 30, 100], ['10', '30', '100'])
-        ax.minorticks_off()
+        ax.tick_params(axis='x', which='minor', bottom=False, labelbottom=False)
+        ax.yaxis.set_minor_formatter('{x:g}')
     lines = axes[0].get_legend_handles_labels()[0]  # all of them: samples that stop have no loss
     return finished(fig, [axes[-1]], handles=lines, fontsize=8, loc='center left', bbox_to_anchor=(1, 0.5))
 

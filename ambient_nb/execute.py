@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LEVELS', 'check_encoder', 'measurement', 'measurement_path', 'errors_by_level', 'frechet_of', 'drawn', 'measure',
            'optimum_share', 'trainings', 'train', 'iterations_done', 'advice_of', 'measure_all', 'die_with',
-           'one_thread_each', 'side_by_side', 'cores', 'execute_all']
+           'one_thread_each', 'side_by_side', 'cores', 'workers_of', 'train_side_by_side', 'execute_all']
 
 # %% ../nbs/18b_execute.ipynb #657998c3
 import os, threading, time
@@ -268,6 +268,26 @@ def cores() -> int:
     "How many CPU cores this process may use."
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
 
+# %% ../nbs/18b_execute.ipynb #4a6f8c70
+@contextmanager
+def workers_of(count: int):  # yields an executor with as many processes
+    "Processes on a CPU, one thread each, that end with this one."
+    start = dict(mp_context=get_context('spawn'), initializer=die_with, initargs=(os.getpid(),))
+    with one_thread_each(), ProcessPoolExecutor(count, **start) as pool:
+        yield pool
+
+# %% ../nbs/18b_execute.ipynb #43c30851
+def train_side_by_side(
+    pool: ProcessPoolExecutor,  # of `workers_of`
+    todo: list[Run],
+    out: Path,  # where runs are kept
+    workers: int,  # processes of the pool
+) -> None:
+    "Trainings, with one bar for all their iterations."
+    jobs, words = [(run, out, 'cpu') for run in todo], f'{len(todo)} trainings, {workers} at once'
+    iters = sum(run.config.iters for run in todo)
+    side_by_side(pool, train, jobs, lambda _: sum(iterations_done(run, out) for run in todo), iters, words)
+
 # %% ../nbs/18b_execute.ipynb #14c8de51
 def execute_all(
     runs: list[Run],
@@ -283,10 +303,7 @@ def execute_all(
         for run in runs:
             measure_all(run, out, name)
         return
-    workers, iters = min(len(runs), cores()), sum(run.config.iters for run in todo)
-    start = dict(mp_context=get_context('spawn'), initializer=die_with, initargs=(os.getpid(),))
-    with one_thread_each(), ProcessPoolExecutor(workers, **start) as pool:
-        jobs, words = [(run, out, name) for run in todo], f'{len(todo)} trainings, {workers} at once'
-        side_by_side(pool, train, jobs, lambda _: sum(iterations_done(run, out) for run in todo), iters, words)
+    with workers_of(workers := min(len(runs), cores())) as pool:
+        train_side_by_side(pool, todo, out, workers)
         jobs, words = [(run, out, name) for run in runs], f'{len(runs)} runs measured'
         side_by_side(pool, measure_all, jobs, lambda futures: sum(f.done() for f in futures), len(runs), words)

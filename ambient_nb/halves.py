@@ -18,11 +18,11 @@ from scipy.stats import t as student
 from . import core
 from .checkpoint_curves import Yardstick
 from .checkpoints import load_checkpoint, save_checkpoint
-from .core import BadInput, bcast, content_hash
+from .core import BadInput, content_hash
 from .data import to_float, to_uint8
 from .datasets import Split
 from .memorization import nearest
-from .oracles import EmpiricalDenoiser
+from .oracles import EmpiricalDenoiser, GaussianDenoiser
 from .runs import Run
 from .sampling import sample
 from .stats import Estimate
@@ -59,7 +59,7 @@ def other_starts(
     return ((a.sum(0) @ b.sum(0) - both.sum()) / (N * (N - 1))).item()
 
 # %% ../nbs/18o_halves.ipynb #2c7e1afa
-class LowRankGaussian:
+class LowRankGaussian(GaussianDenoiser):
     "The denoiser of a Gaussian with the mean and covariance of fewer images than pixels."
 
     def __init__(
@@ -70,14 +70,8 @@ class LowRankGaussian:
             raise BadInput('images', tuple(images.shape), 'at least two images')
         self.mean, flat = images.double().mean(0), images.double().flatten(1)
         apart = (flat - self.mean.flatten()) / math.sqrt(len(images) - 1)
-        _, sizes, self.axes = torch.linalg.svd(apart, full_matrices=False)
-        self.values = sizes**2
-
-    def __call__(self, x, sigma, labels=None):
-        "Denoise; float64 inside, the dtype of `x` outside."
-        inside = (x.double() - self.mean).flatten(1) @ self.axes.T
-        shrunk = inside * self.values / (self.values + bcast(sigma, inside) ** 2)
-        return (self.mean.flatten() + shrunk @ self.axes).reshape(x.shape).to(x.dtype)
+        _, sizes, axes = torch.linalg.svd(apart, full_matrices=False)
+        self.values, self.vectors = sizes**2, axes.T  # elsewhere the variance is 0, and so is what is left of x
 
 # %% ../nbs/18o_halves.ipynb #f247798f
 ORACLES = {

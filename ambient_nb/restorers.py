@@ -7,17 +7,15 @@ __all__ = ['masked', 'hidden_share', 'twin', 'restoration_losses', 'delta_losses
            'restorer_errors', 'error_row', 'ratio_row', 'over_tasks', 'in_percent']
 
 # %% ../nbs/18q_restorers.ipynb #7377e9fb
-import math, os
-from concurrent.futures import ProcessPoolExecutor
+import math
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 import numpy as np
 import torch
 from .core import check_float
 from .data import to_float
 from .datasets import DATASETS
-from .execute import cores, die_with, iterations_done, one_thread_each, side_by_side, train, trainings
+from .execute import cores, iterations_done, train_side_by_side, trainings, workers_of
 from .local_runs import over_networks
 from .objectives import EDM, Ambient, Tweedie
 from .restoration import RESTORED, hole_masks, mean_log_ratio, restoration_errors, told, untold
@@ -100,11 +98,8 @@ def train_missing(
     "Train on a CPU, side by side."
     todo = [run for run in trainings(runs) if iterations_done(run, out) < run.config.iters]
     if todo:
-        start = dict(mp_context=get_context('spawn'), initializer=die_with, initargs=(os.getpid(),))
-        total, workers = sum(run.config.iters for run in todo), min(len(todo), cores())
-        with one_thread_each(), ProcessPoolExecutor(workers, **start) as pool:
-            jobs, words = [(run, out, 'cpu') for run in todo], f'{len(todo)} trainings, {workers} at once'
-            side_by_side(pool, train, jobs, lambda _: sum(iterations_done(run, out) for run in todo), total, words)
+        with workers_of(workers := min(len(todo), cores())) as pool:
+            train_side_by_side(pool, todo, out, workers)
     return len(todo)
 
 # %% ../nbs/18q_restorers.ipynb #e885ca5a

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 from .data import to_float
-from .figures import finished, seed_lines
+from .figures import METHOD_STYLE, finished, seed_lines
 from .frontier_figures import REFERENCES
 from .frontier_rows import estimates_of, frontier_row, measured_by
 from .repro import Setup
@@ -136,7 +136,7 @@ PANELS = {
 # %% ../nbs/18z_mask_turns.ipynb #2af4611e
 @unless_empty
 def mask_figure(rows: list[Row]) -> plt.Figure:
-    "Quality, copying and restoration along training: a line for each seed, darker where more is hidden."
+    "Quality, copying and restoration along training: a line for each seed, darker where more is hidden; dotted: real."
     fig, axes = plt.subplots(1, len(PANELS), figsize=(3.8 * len(PANELS), 3.2))
     colors = plt.get_cmap('viridis_r')(np.linspace(0.15, 1, len(MaskTurns.arms)))
     for ax, (metric, words) in zip(axes, PANELS.items()):
@@ -144,6 +144,10 @@ def mask_figure(rows: list[Row]) -> plt.Figure:
             found = pick_rows(rows, method=arm, metric=metric)
             its, values = [r.labels['it'] for r in found], zip(*(r.detail['values'] for r in found))
             seed_lines(ax, ((its, line) for line in values), dict(color=color, marker='.', linewidth=1, label=arm))
-        ax.set(xlabel='iteration', title=words)
-        ax.title.set_fontsize(9)
+        real = [r.ours.value for r in pick_rows(rows, method='held-out images', metric=metric)]
+        for height in [0.01] if metric == 'copying' else real:
+            ax.axhline(height, **METHOD_STYLE['held-out'] | dict(linewidth=1))
+        ax.set(xlabel='iteration', ylim=(-0.005, None) if metric == 'copying' else None)
+        ax.set_title(words, fontsize=9)
+    axes[0].set_ylabel(f'{rows[0].labels["dataset"]}, n = {rows[0].labels["n"]}')
     return finished(fig, [axes[-1]], fontsize=8)

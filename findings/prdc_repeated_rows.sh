@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Expected: precision, recall, density and coverage say how two sets of features lie to each other. That real pictures
-#   stand more than once in a data set, as they do in scraped ones, makes little difference, the more so as samples
-#   and reference are equally good as before.
+# Expected: precision, recall, density and coverage say how two sets of features lie to each other. That some real
+#   pictures stand more than once, as they do in scraped data sets, makes little difference to perfect samples.
 # Happens: the radius of a real row is the distance to its k-th neighbour. Where each row stands k+1 times that
 #   distance is 0 for all, and "inside" means nearer than 0: precision, density and coverage of perfect samples fall
-#   to 0. Where half the rows stand that often the scores fall by about as much. Nothing is said.
+#   to 0. Where half of the rows stand that often, coverage falls from .97 to .09. Nothing is said.
 # Matters to: whoever scores samples against a data set with repeated pictures, above all in work on memorization,
-#   where repeats are planted; a model that copies exactly scores a density and a coverage of 0 too.
-# ambient_nb: counts a row at the distance of its radius as inside, and finds and names repeats before it scores.
+#   where repeats are planted.
+# ambient_nb: its precision and recall have the same radii, and fall too; `ambient-nb audit` finds repeats and names
+#   them, so that they can be taken out before.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -34,8 +34,5 @@ for name, scores in found.items():
 once, half, all_six = found.values()
 assert min(once['precision'], once['density'], once['coverage']) > 0.6
 assert max(all_six[k] for k in ('precision', 'density', 'coverage')) < 0.01
-assert half['coverage'] < 0.65 * once['coverage']
-copier = compute_prdc(real_features=sets['each row six times'], fake_features=real, nearest_k=5)
-print('exact copies of rows that stand six times:', {k: round(float(v), 3) for k, v in copier.items()})
-assert copier['coverage'] < 0.5
+assert half['coverage'] < 0.2 * once['coverage']
 PY

@@ -12,7 +12,7 @@ beside torch, scipy, pandas, matplotlib, Pillow, safetensors and tqdm. There:
 
 Rows (nbs/results/gpu_table1.custom.json or gpu_ambient.custom.json, see --rows) and the picture beside them are
 written after each checkpoint, also to $OUT where that is set, so that a command which is killed leaves what it had.
-The next seed is added to the same file; from the third on there are intervals over seeds, and of the two methods a
+The next seed is added to the same file; from the third on there are intervals over seeds, and for the two methods a
 verdict. `--dry-run` says how far a command would come.
 """
 

@@ -97,7 +97,8 @@ def start(packed: Path, *args) -> subprocess.Popen:
         PYTHONPATH=str(packed / 'gpu'), OMP_NUM_THREADS='1', OUT=str(packed / 'out')
     )
     (packed / 'out').mkdir(exist_ok=True)
-    command = [sys.executable, 'gpu/gpu_table1.py', '--smoke', '--out', 'run', '--rows', 'rows/some.json', *args]
+    usual = '--smoke --minutes 60 --out run --rows rows/some.json'.split()
+    command = [sys.executable, 'gpu/gpu_table1.py', *usual, *args]
     return subprocess.Popen(command, cwd=packed, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 

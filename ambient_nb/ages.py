@@ -39,7 +39,7 @@ def pairs_figure(
     for k, ((arm, when), parts) in enumerate(shown.items()):
         above, below = axes[2 * k : 2 * k + 2]
         for a, b, sample, nearest, copied in zip(above, below, *parts):
-            frame = ARM_STYLE[arm]['color'] if copied else None
+            frame = ARM_STYLE.get(arm, ARM_STYLE['baseline'])['color'] if copied else None
             show_image(a, sample, frame)
             show_image(b, nearest, frame)
         above[0].set_ylabel(f'{arm}\n{when}', **label)

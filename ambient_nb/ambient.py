@@ -12,7 +12,7 @@ import torch
 from .core import BadInput, bcast, check_choice, check_float
 from .losses import check_draws, edm_weight
 from .oracles import GaussianDenoiser
-from .views import as_measured, mask_channel, zero_filled
+from .views import as_measured, is_transformed, mask_channel, zero_filled
 
 # %% ../nbs/08a_ambient.ipynb #068d3066
 def check_further(
@@ -84,7 +84,7 @@ class AmbientLoss:
     ) -> torch.Tensor:  # (B,) one loss per image
         "The loss of each image."
         check_draws(D, y, sigma, z)
-        check_masks(mask, further, y, hasattr(self.operator, 'transform'))
+        check_masks(mask, further, y, is_transformed(self.operator))
         s, mask, further = bcast(sigma, y), mask.to(y), further.to(y)
         shown = zero_filled(self.operator, y + s * z, further)
         error = D(shown, sigma, labels, mask=mask_channel(further, y), **kwargs) - y
@@ -126,7 +126,7 @@ class MaskedGaussian(GaussianDenoiser):
 
     def seen(self, mask: torch.Tensor, shape: tuple) -> tuple:
         "Pixels that a mask shows, (B,d); or strengths (B,d) and axes (B,d,d), 0 where unseen, of T^T M T."
-        if not hasattr(self.operator, 'transform'):
+        if not is_transformed(self.operator):
             return mask.expand(shape).flatten(1).double(), None
         basis = torch.eye(len(self.cov), dtype=torch.float64, device=mask.device).reshape(-1, *shape[1:])
         grams = [zero_filled(self.operator, basis, m[None]).flatten(1) for m in mask.double()]

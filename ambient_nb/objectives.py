@@ -239,6 +239,10 @@ class Consistent(Objective):
         return self.beside.sigma_n
 
     @property
+    def evaluations(self):
+        return self.beside.evaluations + 1 + self.branches * self.steps
+
+    @property
     def wants(self):
         return (*self.beside.wants, *(('lower',) if self.form == 'product' else ()), 'jumps')
 

@@ -223,7 +223,8 @@ def distinct(plan: Plan) -> list[Arm]:
 def operations(plan: Plan) -> tuple[float, float]:  # (training, sampling)
     "Floating-point operations of a plan, of all its seeds."
     k, nfe = len(plan.seeds), 2 * plan.setup.steps - 1
-    training = sum(3 * flops_of(plan, a) * a.train.batch * a.train.iters for a in distinct(plan))
+    cost = lambda a: 3 * flops_of(plan, a) * a.train.loss.evaluations * a.train.batch * a.train.iters
+    training = sum(map(cost, distinct(plan)))
     sampling = sum(flops_of(plan, a) * nfe * plan.setup.samples * len(a.snapshots) for a in plan.arms)
     return k * training, k * sampling
 

@@ -21,6 +21,7 @@ class Objective:
     wants: ClassVar[tuple] = ('sigma', 'z')  # names of the vocabulary
     augments: ClassVar[bool] = False  # whether images may be augmented: not where their corruption is theirs for ever
     blind_below: ClassVar[float] = 0.0  # level below which nothing is taught: sampling stops there
+    evaluations: ClassVar[int] = 1  # of the network for one image in one step
 
     def operator_for(self, shape: tuple):  # (C,H,W) of an image -> an operator with masks, or None
         "What hides a part of the images from the network."

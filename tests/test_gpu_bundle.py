@@ -18,6 +18,7 @@ from tree import NBS, ROOT
 from ambient_nb.core import BadInput, rng
 from ambient_nb.data import Images, write_zip
 from ambient_nb.datasets import load
+from ambient_nb.mask_turns import MaskTurns
 from ambient_nb.rows import METHODS, load_rows, save_rows
 from ambient_nb.turn_rows import points_in
 
@@ -96,7 +97,8 @@ def start(packed: Path, *args) -> subprocess.Popen:
         PYTHONPATH=str(packed / 'gpu'), OMP_NUM_THREADS='1', OUT=str(packed / 'out')
     )
     (packed / 'out').mkdir(exist_ok=True)
-    command = [sys.executable, 'gpu/gpu_table1.py', '--smoke', '--out', 'run', '--rows', 'rows/some.json', *args]
+    usual = '--smoke --minutes 60 --out run --rows rows/some.json'.split()
+    command = [sys.executable, 'gpu/gpu_table1.py', *usual, *args]
     return subprocess.Popen(command, cwd=packed, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -170,6 +172,8 @@ def test_missing_images_are_refused(missing, data, tmp_path, bundler):
         ('--smoke --minutes many', 'minutes'),
         ('--smoke --seed -1', 'seed'),
         ('--smoke --sigma-n 0', 'sigma-n'),
+        ('--smoke --of all', 'of'),
+        ('--smoke --of ambient --sigma-n .3', 'of'),
         ('--smoke --seed 26', 'seed'),
         ('', 'device'),
     ],
@@ -186,22 +190,42 @@ def test_bad_input_of_the_command(args, name, gpu, data, tmp_path, monkeypatch):
     assert e.value.name == name and not (tmp_path / 'out').exists()
 
 
-def test_a_dry_run_says_how_far_it_would_come(gpu, monkeypatch, capsys):
-    monkeypatch.setattr(sys, 'argv', ['gpu_table1.py', '--dry-run', '--minutes', '9.3'])
+@pytest.mark.parametrize('of', ['main', 'ambient'])
+def test_a_dry_run_says_how_far_it_would_come(of, gpu, monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'argv', ['gpu_table1.py', '--dry-run', '--of', of])
     gpu.main()
     said = capsys.readouterr().out
     assert '30% of 990 TFLOP/s' in said and 'kimg of each' in said
 
 
-def test_make_prints_the_command():
-    done = subprocess.run(['make', '-n', 'gpu-table1', 'ARGS=--seed 2'], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout.strip() == 'python3 build/gpu/gpu_table1.py --seed 2'
+@pytest.mark.parametrize('target, more', [('gpu-table1', ''), ('gpu-ambient', '--of ambient ')])
+def test_make_prints_the_command(target, more):
+    done = subprocess.run(['make', '-n', target, 'ARGS=--seed 2'], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.strip() == f'python3 build/gpu/gpu_table1.py {more}--seed 2'
     ignored = subprocess.run(['git', 'check-ignore', '-q', 'build/gpu'], cwd=ROOT).returncode
     assert ignored in (0, 128), 'git must ignore the bundle'
 
 
-def test_the_page_shows_rows_when_there_are_some(story, packed, tmp_path, monkeypatch):
+@pytest.fixture(scope='module')
+def masked(packed) -> list:
+    "The rows of `--of ambient`, from its start to its end."
+    process = start(packed, '--of', 'ambient', '--rows', 'rows/masked.json')
+    said = process.communicate()[0]
+    assert process.returncode == 0 and 'seed 1, --of ambient' in said and 'done' in said, said
+    return load_rows(packed / 'rows' / 'masked.json')
+
+
+def test_masked_images_by_the_same_command(masked, packed):
+    points = points_in(masked)
+    assert {name for name, _ in points} >= {*MaskTurns.arms, 'p = 0.8, last'}
+    assert {len(points[arm, 1]) for arm in MaskTurns.arms} == {3} and (packed / 'out' / 'gpu_ambient.png').exists()
+
+
+@pytest.mark.parametrize('page, rows, many', [('gpu_table1', 'story', 6), ('gpu_ambient', 'masked', 5)])
+def test_the_page_shows_rows_when_there_are_some(page, rows, many, packed, tmp_path, monkeypatch, request):
     "The committed page, once with the rows of this test beside it and once without."
+    rows = request.getfixturevalue(rows)
+    rows = rows['rows'] if page == 'gpu_table1' else rows
     (tmp_path / 'nbs' / 'results').mkdir(parents=True)
     (tmp_path / 'settings.ini').write_text('')
     monkeypatch.chdir(tmp_path / 'nbs')
@@ -210,16 +234,17 @@ def test_the_page_shows_rows_when_there_are_some(story, packed, tmp_path, monkey
         from IPython.core.interactiveshell import InteractiveShell
 
         shell, found = InteractiveShell(), []
-        for c in nbformat.read(NBS / 'gpu_table1.ipynb', 4).cells:
+        for c in nbformat.read(NBS / f'{page}.ipynb', 4).cells:
             if c.cell_type == 'code':
                 done = shell.run_cell(c.source.replace('n=300', 'n=12'))
                 done.raise_error()
                 found.append(done.result)
         return found
 
-    assert sum('Not run yet' in str(o) for o in outputs()) == 6
-    save_rows(story['rows'], tmp_path / 'nbs' / 'results' / 'gpu_table1.custom.json')
-    shutil.copy(packed / 'out' / 'gpu_table1.png', tmp_path / 'nbs' / 'results')
+    assert sum('Not run yet' in str(o) for o in outputs()) == many
+    save_rows(rows, tmp_path / 'nbs' / 'results' / f'{page}.custom.json')
+    shutil.copy(packed / 'out' / f'{page}.png', tmp_path / 'nbs' / 'results')
     shown = outputs()
-    assert not any('Not run yet' in str(o) for o in shown) and any('two-regime' in str(o) for o in shown)
-    assert any(type(o).__name__ == 'Image' for o in shown) and any('MFU' in str(o) for o in shown)
+    assert not any('Not run yet' in str(o) for o in shown) and any(type(o).__name__ == 'Image' for o in shown)
+    words = ('two-regime', 'MFU') if page == 'gpu_table1' else ('p = 0.8 − p = 0', 'restored, 82% hidden')
+    assert all(any(word in str(o) for o in shown) for word in words)

@@ -9,15 +9,17 @@ import pytest
 import torch
 
 from ambient_nb.core import BadInput
+from ambient_nb.mask_turns import MaskTurns
 from ambient_nb.networks import PRESETS
 from ambient_nb.rows import METHODS, load_rows
 from ambient_nb.training import TrainConfig
 from ambient_nb.turn_rows import TurnSession, last_look, points_in, spend
-from ambient_nb.turns import Clock, TimeUp, TurnArm, Turns, after_all, take_turns
+from ambient_nb.turns import Clock, MethodTurns, TimeUp, TurnArm, after_all, take_turns
 
 SMALL = TrainConfig(net=replace(PRESETS['tiny'], model_channels=8), batch=8, precision='bf16')
-TINY = Turns(dataset='digits', n=6, train=SMALL, turn_kimg=0.016, every=2, most=3, samples=24, last_samples=32, steps=2)
-TINY = replace(TINY, axes=8)
+TINY = dict(dataset='digits', n=6, train=SMALL, turn_kimg=0.016, every=2, most=3, samples=24, last_samples=32, steps=2)
+MASKED = MaskTurns(**TINY | dict(every=1, most=2), axes=8, restored=8)
+TINY = MethodTurns(**TINY, axes=8)
 
 
 class Hand:
@@ -50,25 +52,28 @@ class FakeArm:
         self.points.append(dict(it=self.trainer.it))
 
 
-def play(turn, look, minutes=9.3, start=60.0):
+def play(turn, look, minutes=9.3, start=60.0, t=MethodTurns()):
     "A command with a fake clock; the seconds left when the turns were over, and what happened."
-    t, hand = Turns(), Hand()
+    hand = Hand()
     clock = Clock(60 * minutes, 0.0, lambda: hand.seconds)
     hand.pass_by(start)
-    arms = [FakeArm(name, hand, turn, look) for name in METHODS]
+    arms = [FakeArm(name, hand, turn, look) for name in t.arms]
     with pytest.raises(TimeUp):
         take_turns(t, arms, clock, lambda: hand.pass_by(1.0, 'kept', [len(a.points) for a in arms]))
     return t, clock, arms, hand
 
 
 @pytest.mark.parametrize('turn, look', [(1.6, 4.0), (2.5, 6.5), (5.0, 12.0), (11.0, 15.0)])
-def test_the_turns_leave_room_for_the_last_look_and_little_more(turn, look):
-    t, clock, arms, hand = play(turn, look)
+@pytest.mark.parametrize('t', [MethodTurns(), MaskTurns()])
+def test_the_turns_leave_room_for_the_last_look_and_little_more(t, turn, look):
+    t, clock, arms, hand = play(turn, look, t=t)
     end = after_all(t) * look
     assert clock.left >= 1.1 * (end + clock.took['end']), 'the last look would not end in time'
-    a_round = 1.1 * (2 * t.every * turn + 2 * look + end + 1 + clock.took['end'])
+    many = len(t.arms)
+    a_round = 1.1 * (many * t.every * turn + many * look + end + 1 + clock.took['end'])
     assert clock.left < a_round and len(arms[0].points) >= 1
-    assert [kept for what, *kept in hand.log if what == 'kept'] == [[[k, k]] for k in range(1, len(arms[0].points) + 1)]
+    kept = [kept for what, *kept in hand.log if what == 'kept']
+    assert kept == [[many * [k]] for k in range(1, len(arms[0].points) + 1)]
 
 
 def test_arms_take_turns_and_are_looked_at_together():
@@ -184,6 +189,23 @@ def test_the_last_look_is_at_the_best_and_the_last(straight):
         calm = [point for point in curve if point['copying'] <= 0.02]
         assert best['it'] == min(calm, key=lambda point: point['kid']['value'])['it'] and last['it'] == curve[-1]['it']
         assert last['samples'] == TINY.last_samples > curve[-1]['samples']
+
+
+def test_masked_arms_stop_in_step_and_go_on(tmp_path):
+    file = tmp_path / 'rows' / 'rows.json'
+    left, _ = command(tmp_path, file, looks=1, t=MASKED)
+    assert {name: len(points) for name, points in left.items()} == {(arm, 1): 1 for arm in MaskTurns.arms}
+    tasks = {f'restored, {share}% hidden' for share in (28, 64, 82)}
+    assert all({*points[0]['restored']} == tasks for points in left.values())
+    assert (file.parent / 'gpu_ambient.png').exists() and not any(r.kind == 'pair' for r in load_rows(file))
+    both, _ = command(tmp_path, file, t=MASKED)
+    assert {name: bare(both[name][:1]) for name in left} == {name: bare(points) for name, points in left.items()}
+    rows = load_rows(file)
+    assert {len(both[arm, 1]) for arm in MaskTurns.arms} == {2} and not any(r.claim for r in rows)
+    (one,) = (r for r in rows if r.id.endswith('p = 0.8 − p = 0/4/restored, 82% hidden'))
+    a, b = (both[arm, 1][1]['restored']['restored, 82% hidden']['value'] for arm in ('p = 0.8', 'p = 0'))
+    assert one.ours.value == pytest.approx(a - b) and one.metric_id.endswith('@ one step')
+    assert '--of ambient --seed 1' in one.made_by['command']
 
 
 def test_no_time_for_a_last_look_leaves_the_curves():

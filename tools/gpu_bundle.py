@@ -1,7 +1,7 @@
 """Pack what tools/gpu_table1.py needs on a machine that has a GPU and nothing of ours: run by `make gpu-bundle`.
 
-code and encoder, 3,000 training images (300 for each of ten seeds), all held-out images: build/gpu, at most 45 MiB,
-which git ignores.
+code and encoder, 3,000 training images (300 for each of ten seeds, or 1,000 for each of three), all held-out images:
+build/gpu, at most 45 MiB, which git ignores.
 """
 
 import argparse

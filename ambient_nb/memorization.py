@@ -288,11 +288,11 @@ PIXEL_METRICS = dict(
 
 # %% ../nbs/14_memorization.ipynb #ddc694a3
 def metric_id(
-    metric: str,  # a key of `summarize`, or 'frechet'
-    encoder: Encoder,  # whose space the similarity and the Fréchet distance live in
+    metric: str,  # a key of `summarize`, 'frechet' or 'kid'
+    encoder: Encoder,  # whose space the similarity and the Fréchet distance live in; for KID a Yardstick
 ) -> str:
     "What a number is a number of."
-    known = [*PIXEL_METRICS, 'frechet', 'similarity_mean']
+    known = [*PIXEL_METRICS, 'frechet', 'kid', 'similarity_mean']
     if metric not in known and not metric.startswith('sim>'):
         raise BadInput('metric', metric, 'one of ' + ', '.join([*known, 'sim>THRESHOLD', 'sim>null99']))
     return f'{metric}: {PIXEL_METRICS[metric]}' if metric in PIXEL_METRICS else f'{metric} @ {encoder.id}'

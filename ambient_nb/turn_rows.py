@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from .ages import pairs_figure, sample_pairs
-from .checkpoint_curves import yardstick
 from .core import BadInput
 from .endpoints import best_early
 from .frontier_rows import checkpoint_rows, endpoint_rows, reference_rows
@@ -24,6 +23,7 @@ from .runs import load_split
 from .settings import SETTINGS
 from .speed import alternate, count_flops, matrix_work
 from .turns import Clock, DrawsAhead, TimeUp, TurnArm, Turns, take_turns
+from .yardstick import yardstick
 
 # %% ../nbs/18s_turn_rows.ipynb #78cb1f40
 def bf16_ceiling(

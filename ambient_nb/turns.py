@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 import pandas as pd
 import torch
-from .checkpoint_curves import Yardstick, samples_measured
+from .checkpoint_curves import samples_measured
 from .data import Images, to_uint8
 from .draws import step_draws
 from .drive import claim_folder, drive, snapshots_in
@@ -27,6 +27,7 @@ from .runs import Run
 from .sampling import sample
 from .speed import count_flops
 from .training import TrainConfig, Trainer, make_law
+from .yardstick import Yardstick
 
 # %% ../nbs/18r_turns.ipynb #28b7ddfb
 TURN_TRAIN = TrainConfig(

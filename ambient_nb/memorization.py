@@ -115,8 +115,8 @@ def links(
     n, rows, usual, found = len(base), torch.arange(len(base)), None, []
     while n > 1 and len(rows):
         others, again = min(k + 1, n - 1), []
-        for part in [rows] if usual is None else rows.split(max(1, 2**22 // others)):
-            each = [search(way if usual is None else way[part], base, others + 1) for way in ways]
+        for part in rows.split(max(1, 2**20 // others)):
+            each = [search(way if len(part) == n else way[part], base, others + 1) for way in ways]
             d, near = (t[:, :others] for t in others_once(each, part))
             here = torch.arange(others) < duplicates(d)[:, None]
             found.append((part[here.nonzero()[:, 0]], near[here]))

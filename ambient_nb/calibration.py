@@ -7,7 +7,7 @@ __all__ = ['RATES', 'one_third', 'copies_at', 'planted', 'authentic', 'auth_pct'
            'drawn_curves', 'emm']
 
 # %% ../nbs/14b_calibration.ipynb #483e05fe
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ from .core import BadInput, check_float, check_int
 from .disguises import KINDS, near_copy
 from .memorization import clusters, is_memorized, nearest_apart
 from .neighbours import nearest_exact
-from .stats import Estimate, wilson
+from .stats import Estimate, all_resampled, wilson
 
 # %% ../nbs/14b_calibration.ipynb #3a3fa58c
 def one_third(
@@ -147,13 +147,11 @@ def c_t(
     weights = np.array([len(y) for _, y in pairs], dtype=np.float64)
     weights /= weights.sum()
 
-    def resample(x):
-        return x[torch.randint(len(x), (len(x),), generator=generator).numpy()]
+    def average(*sets):
+        return weights @ [z_u(x, y) for x, y in zip(sets[::2], sets[1::2])]
 
-    value = float(weights @ [z_u(x, y) for x, y in pairs])
-    draws = [weights @ [z_u(resample(x), resample(y)) for x, y in pairs] for _ in range(n_boot)]
-    lo, hi = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(value, min(float(lo), value), max(float(hi), value), len(generated), level=level)
+    every = [x for pair in pairs for x in pair]
+    return replace(all_resampled(average, *every, n_boot=n_boot, level=level, generator=generator), n=len(generated))
 
 # %% ../nbs/14b_calibration.ipynb #0f230104
 def crossing(

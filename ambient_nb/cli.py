@@ -180,7 +180,10 @@ def audit_command(
     """Does a generator copy its training set? Write a report with a verdict.
 
     Near-duplicates in each set are found first. The verdict is: more than the null; no more, with the excess that is
-    excluded; doubt, where ratio and similarity disagree; or open, with the reason."""
+    excluded; doubt, where ratio and similarity disagree; or open, with the reason.
+
+    The exit code is 0 whatever the verdict, which --json tells to a program;
+    2 where an argument is not allowed, 1 where a file is damaged."""
     from ambient_nb.audit import audit, summary
 
     found = audit(**{name: value for name, value in given.params.items() if name != 'as_json'})

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SELECTION', 'TRIED', 'snapshot_metrics', 'similarity_histogram', 'Measured', 'measured', 'row_of', 'metric_rows',
-           'error_rows', 'loss_row', 'rows_of_arm', 'null_rows', 'copier_row', 'optimum_row', 'pair_rows',
+           'error_rows', 'loss_row', 'rows_of_arm', 'null_rows', 'copier_rows', 'optimum_row', 'pair_rows',
            'same_image_rows', 'collect', 'reproduce', 'neighbours_figure']
 
 # %% ../nbs/18f_collect.ipynb #58dbee4a
@@ -18,7 +18,7 @@ from .checkpoints import load_json
 from .core import content_hash, writable_dir
 from .origin import provenance
 from .drive import read_stats, snapshot_path
-from .execute import LEVELS, execute_all, frechet_of, measure, measurement, optimum_share
+from .execute import LEVELS, execute_all, measure, measurement, optimum_share, yardstick_of
 from .features import Encoder
 from .figures import show_image
 from .memorization import metric_id, summarize
@@ -28,6 +28,7 @@ from .rows import TABLE_METRICS, Row, combine, save_rows, verdict
 from .stats import Estimate, over_seeds, paired, same_image
 from .settings import Arm, Pair
 from .suite import ITEMS
+from .yardstick import Yardstick, copier_quality, frechet_of
 
 # %% ../nbs/18f_collect.ipynb #96e1769e
 def snapshot_metrics(
@@ -36,7 +37,7 @@ def snapshot_metrics(
     null: pd.DataFrame,  # the same table of held-out images
 ) -> dict:  # metric -> Estimate
     "The metrics of one snapshot."
-    return {**summarize(df, null), 'frechet': Estimate.from_dict(meta['frechet'])}
+    return summarize(df, null) | {m: Estimate.from_dict(meta[m]) for m in ('frechet', 'kid') if m in meta}
 
 # %% ../nbs/18f_collect.ipynb #051d3f12
 def similarity_histogram(
@@ -56,6 +57,7 @@ class Measured:
     arm: Arm
     runs: tuple  # of Run, one per seed
     encoder: Encoder  # of the similarities
+    yardstick: Yardstick | None  # of the quality
     null: tuple  # the held-out images' table, and what else was measured of them
     tables: dict  # iteration -> a table per seed
     metas: dict  # iteration -> what else was measured, per seed
@@ -84,6 +86,7 @@ def measured(plan: Plan, arm: Arm) -> Measured:
         arm=arm,
         runs=runs,
         encoder=measurement(runs[0])[0],
+        yardstick=yardstick_of(runs[0], plan.out),
         null=measure(runs[0], None, plan.out)[:2],
         tables={it: [df for df, _ in pairs] for it, pairs in found.items()},
         metas={it: [meta for _, meta in pairs] for it, pairs in found.items()},
@@ -131,7 +134,7 @@ def row_of(
         claim=claim and claim.id,
         printed=claim and claim.printed,
         verdict=verdict(claim, ours, profile=plan.profile),
-        metric_id=metric_id(metric, m.encoder),
+        metric_id=metric_id(metric, m.yardstick if metric == 'kid' else m.encoder),
         data=m.shas,
         runs={part.key: part.settings for part in parts},
         made_by=plan.made_by,
@@ -203,13 +206,14 @@ def null_rows(plan: Plan, m: Measured) -> list[Row]:
     return rows
 
 # %% ../nbs/18f_collect.ipynb #1cc2f612
-def copier_row(plan: Plan, m: Measured) -> Row:
-    "The Fréchet distance of the training images: what a generator gets that does nothing but copy."
-    run = m.runs[0]
-    against = run.heldout.pixels[: run.samples]
-    e = frechet_of(m.encoder(run.images.pixels), m.encoder(against))
-    detail = dict(values=[e.value])
-    return row_of(plan, m, 'training images', 0, 'frechet', e, detail, kind='copier', runs=())
+def copier_rows(plan: Plan, m: Measured) -> list[Row]:
+    "The quality of the training images: what a generator gets that does nothing but copy."
+    run, train = m.runs[0], m.encoder(m.runs[0].images.pixels)
+    found = dict(frechet=frechet_of(train, m.encoder(run.heldout.pixels[: run.samples])))
+    if m.yardstick:
+        found['kid'] = Estimate.from_dict(copier_quality(train, m.yardstick, run.samples)['kid'])
+    about, name = dict(kind='copier', runs=()), 'training images'
+    return [row_of(plan, m, name, 0, metric, e, dict(values=[e.value]), **about) for metric, e in found.items()]
 
 # %% ../nbs/18f_collect.ipynb #7e3c1d90
 def optimum_row(plan: Plan, m: Measured) -> Row:
@@ -222,6 +226,8 @@ def optimum_row(plan: Plan, m: Measured) -> Row:
 def pair_rows(plan: Plan, pair: Pair, a: Measured, b: Measured) -> list[Row]:
     "The differences of two arms, at each iteration of the first."
     rows, metrics = [], (*TABLE_METRICS, 'similarity_mean') if a.encoder.id == b.encoder.id else ('memorized',)
+    one, other = (m.yardstick and m.yardstick.id for m in (a, b))
+    metrics = [metric for metric in metrics if metric != 'kid' or (one and one == other)]
     for it, other in zip(pair.a.snapshots, pair.b.snapshots):
         for metric in metrics:
             ours, theirs = ([s[metric].value for s in found] for found in (a.summaries[it], b.summaries[other]))
@@ -254,7 +260,7 @@ def collect(plan: Plan) -> list[Row]:
         images = (arm.n, altered, arm.size)
         if images not in seen:
             rows += null_rows(plan, m)
-            rows += [] if altered or arm.size else [copier_row(plan, m)]
+            rows += [] if altered or arm.size else copier_rows(plan, m)
             seen.add(images)
         rows += [optimum_row(plan, m)] if arm in plan.optima else []
         rows += rows_of_arm(plan, m)

@@ -10,7 +10,7 @@ from html import escape
 import torch
 from . import report
 from .evidence import counted
-from .findings import Findings
+from .findings import Findings, repeat_counts
 from .report import Section
 from .picturesets import Pictures
 
@@ -32,16 +32,7 @@ def repeats(
 ) -> dict:  # JSON-able
     "How often a set repeats itself, and where most."
     named = [dict(size=len(rows), names=[pictures.names[i] for i in rows[:9]]) for rows in largest(cluster, most)]
-    sizes = cluster.bincount()
-    same = len(pictures) - len(set(pictures.digests))
-    return dict(
-        images=len(cluster),
-        distinct=int((sizes > 0).sum()),
-        clusters=int((sizes > 1).sum()),
-        repeat_to_the_byte=same,
-        repeat_nearly=int((sizes - 1).clamp(0).sum()) - same,
-        largest=named,
-    )
+    return repeat_counts(pictures, cluster) | dict(largest=named)
 
 # %% ../nbs/14h_duplicates.ipynb #156637d1
 def repeats_html(

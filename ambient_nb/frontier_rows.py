@@ -9,15 +9,11 @@ __all__ = ['SHARES', 'estimates_of', 'measured_by', 'over_all', 'frontier_row', 
 # %% ../nbs/18l_frontier_rows.ipynb #6049abbf
 from pathlib import Path
 import numpy as np
-import torch
 from . import core
-from .axes import Reference, kernel_distance
-from .checkpoint_curves import Yardstick, curve_of, denoising, measured_points, quality_of, yardstick
+from .checkpoint_curves import curve_of, denoising, measured_points
 from .checkpoints import load_json
-from .core import rng
 from .drive import snapshot_path, snapshots_in
 from .endpoints import judge
-from .fidelity import frechet
 from .frontier import frontier_runs
 from .origin import provenance
 from .papers import claim
@@ -26,6 +22,7 @@ from .repro import encoder_of
 from .rows import Row, combine
 from .runs import Run, load_split
 from .stats import Estimate, wilson
+from .yardstick import Yardstick, copier_quality, real_quality, yardstick
 
 # %% ../nbs/18l_frontier_rows.ipynb #4790ca8c
 SHARES = 'copying', 'memorized', 'new_and_good'
@@ -159,17 +156,12 @@ def reference_rows(
     y: Yardstick,
 ) -> list[Row]:
     "Real images and copies of the training images, measured as samples are."
-    x, count = y.reference.x, min(run.samples, len(y.reference.x) // 2)
-    real, others = x[:count], Reference(x[count:])
-    drawn = torch.randint(len(run.images), (run.samples,), generator=rng(0, 'copier'))
-    copier = quality_of(y.encoder(run.images.pixels)[drawn], y)
-    kid = {'held-out images': kernel_distance(real, others), 'training images': Estimate.from_dict(copier['kid'])}
-    far = {'held-out images': frechet(real, others.x), 'training images': copier['frechet']}
-    kinds, rows = {'held-out images': 'null', 'training images': 'copier'}, []
-    for name, kind in kinds.items():
-        about = dict(kind=kind, trained=False)
-        rows.append(frontier_row(p, [run], name, 0, 'kid', kid[name], dict(values=[kid[name].value]), y.id, **about))
-        e = Estimate(far[name], None, None, kid[name].n)
+    real, copier = real_quality(y, run.samples), copier_quality(y.encoder(run.images.pixels), y, run.samples)
+    kinds, rows = {'held-out images': ('null', real), 'training images': ('copier', copier)}, []
+    for name, (kind, found) in kinds.items():
+        kid, about = Estimate.from_dict(found['kid']), dict(kind=kind, trained=False)
+        rows.append(frontier_row(p, [run], name, 0, 'kid', kid, dict(values=[kid.value]), y.id, **about))
+        e = Estimate(found['frechet'], None, None, kid.n)
         rows.append(frontier_row(p, [run], name, 0, 'frechet', e, dict(values=[e.value]), y.id, **about))
     return rows
 

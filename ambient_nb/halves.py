@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import t as student
 from . import core
-from .checkpoint_curves import Yardstick
 from .checkpoints import load_checkpoint, save_checkpoint
 from .core import BadInput, content_hash
 from .data import to_float, to_uint8
@@ -26,6 +25,7 @@ from .oracles import EmpiricalDenoiser, GaussianDenoiser
 from .runs import Run
 from .sampling import sample
 from .stats import Estimate
+from .yardstick import Yardstick
 
 # %% ../nbs/18o_halves.ipynb #40a34f36
 def directions_from(

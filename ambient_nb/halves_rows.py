@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Callable
 import numpy as np
-from .checkpoint_curves import checkpoint_samples, measured_points, yardstick
+from .checkpoint_curves import checkpoint_samples, measured_points
 from .drive import snapshots_in
 from .frontier import frontier_runs
 from .frontier_rows import frontier_row
@@ -35,6 +35,7 @@ from .repro import encoder_of
 from .rows import METHODS, Row, verdict
 from .runs import Run, load_split
 from .stats import over_seeds
+from .yardstick import yardstick
 
 # %% ../nbs/18v_halves_rows.ipynb #0595f3d7
 def networks_there(

@@ -16,11 +16,10 @@ import numpy as np
 import pandas as pd
 import torch
 from .axes import kernel_distance
-from .checkpoint_curves import Yardstick, yardstick
 from .collect import Measured, measured, row_of
 from .core import BadInput
 from .data import to_float, to_uint8
-from .execute import LEVELS, frechet_of, measure
+from .execute import LEVELS
 from .figures import finished
 from .frontier_rows import over_all
 from .losses import edm_weight
@@ -34,6 +33,7 @@ from .sampling import sample
 from .stats import Estimate, paired
 from .tables import unless_empty
 from .training import TrainConfig, fitting_sampler, make_law
+from .yardstick import Yardstick, axes_for, frechet_of, yardstick
 
 # %% ../nbs/18t_laws.ipynb #b81c0765
 @lru_cache
@@ -131,8 +131,7 @@ def network_measures(
     "What the rows of the suite do not say of a network."
     D, config = run.denoiser(it, plan.out), run.config
     losses = heldout_losses(D, to_float(run.heldout.pixels[:500]), config, plan.setup.sigma_n)
-    kid = kernel_distance(y.axes(y.encoder(measure(run, it, plan.out)[2])), y.reference)
-    found = {name: Estimate(v, None, None, min(500, len(run.heldout))) for name, v in losses.items()} | dict(kid=kid)
+    found = {name: Estimate(v, None, None, min(500, len(run.heldout))) for name, v in losses.items()}
     if not config.loss.blind_below:
         return found, {}
     stops = dict(sampler=fitting_sampler(config, run.shape), steps=run.steps)
@@ -160,10 +159,10 @@ def law_row(
 
 # %% ../nbs/18t_laws.ipynb #08e9a786
 def laws_rows(plan: Plan, rows: list[Row]) -> list[Row]:
-    "Held-out loss, KID and truncated samples of a plan's networks, and the questions asked of them."
+    "Held-out loss and truncated samples of a plan's networks, and the questions asked of them."
     split = load_split(plan.dataset, plan.data, plan.size)
     encoder = encoder_of(split, plan.encoder)
-    y = yardstick(split.heldout, encoder, min(64, len(split.heldout) // 8, encoder.dim // 2), plan.out)
+    y = yardstick(split.heldout, encoder, axes_for(split.heldout, encoder), plan.out)
     by = dict(kid=y.id, frechet=encoder.id, heldout_above='EDM loss a pixel', heldout_below='EDM loss a pixel')
     made, seen = [], {}
 

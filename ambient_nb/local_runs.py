@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from . import core
-from .checkpoint_curves import Yardstick, samples_measured
+from .checkpoint_curves import samples_measured
 from .checkpoints import load_checkpoint, save_checkpoint
 from .core import BadInput, content_hash, rng
 from .data import Images, to_float, to_uint8
@@ -26,6 +26,7 @@ from .papers import claim
 from .runs import Run
 from .sampling import sample
 from .stats import Estimate, over_seeds, wilson
+from .yardstick import Yardstick
 
 # %% ../nbs/18m_local_runs.ipynb #85feb48d
 LOOKED = (0.1, 0.2, 0.3, 0.4, 0.55, 0.75, 1.0, 1.4, 2.0, 3.0, 5.0)  # sigma

@@ -115,8 +115,8 @@ def links(
     n, rows, usual, found = len(base), torch.arange(len(base)), None, []
     while n > 1 and len(rows):
         others, again = min(k + 1, n - 1), []
-        for part in [rows] if usual is None else rows.split(max(1, 2**22 // others)):
-            each = [search(way if usual is None else way[part], base, others + 1) for way in ways]
+        for part in rows.split(max(1, 2**20 // others)):
+            each = [search(way if len(part) == n else way[part], base, others + 1) for way in ways]
             d, near = (t[:, :others] for t in others_once(each, part))
             here = torch.arange(others) < duplicates(d)[:, None]
             found.append((part[here.nonzero()[:, 0]], near[here]))
@@ -288,11 +288,11 @@ PIXEL_METRICS = dict(
 
 # %% ../nbs/14_memorization.ipynb #ddc694a3
 def metric_id(
-    metric: str,  # a key of `summarize`, or 'frechet'
-    encoder: Encoder,  # whose space the similarity and the Fréchet distance live in
+    metric: str,  # a key of `summarize`, 'frechet' or 'kid'
+    encoder: Encoder,  # whose space the similarity and the Fréchet distance live in; for KID a Yardstick
 ) -> str:
     "What a number is a number of."
-    known = [*PIXEL_METRICS, 'frechet', 'similarity_mean']
+    known = [*PIXEL_METRICS, 'frechet', 'kid', 'similarity_mean']
     if metric not in known and not metric.startswith('sim>'):
         raise BadInput('metric', metric, 'one of ' + ', '.join([*known, 'sim>THRESHOLD', 'sim>null99']))
     return f'{metric}: {PIXEL_METRICS[metric]}' if metric in PIXEL_METRICS else f'{metric} @ {encoder.id}'

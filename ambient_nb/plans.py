@@ -18,10 +18,10 @@ import torch
 from .augment import AugmentPipe
 from .core import BadInput, check_choice, check_flag, check_float, check_int
 from .core import out_folder, pick_device
-from .execute import check_encoder, iterations_done, trainings
+from .execute import iterations_done, trainings
 from .networks import NetConfig, make_net
 from .datasets import DATASETS, DataSet
-from .repro import ADVICE, Setup, numbers, pick_profile
+from .repro import ADVICE, Setup, check_encoder, numbers, pick_profile
 from .runs import Run, load_split
 from .settings import Arm, setup_for
 from .suite import ITEMS

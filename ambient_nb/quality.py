@@ -22,11 +22,11 @@ from .data import to_float
 from .features import PixelEncoder
 from .fidelity import as_features, prdc, squared_between
 from .findings import Findings
-from .membership import both_resampled, some_images
+from .membership import some_images
 from .memorization import nearest_apart
 from .report import Section, html_table
 from .picturesets import features
-from .stats import Estimate, bootstrap, wilson
+from .stats import Estimate, all_resampled, bootstrap, wilson
 from .suspects import FEWEST
 from .torchfidelity import metric_name
 
@@ -183,7 +183,7 @@ def qualities(
         return out
     distances = (found.rows(name).d1.to_numpy() for name in ('generated', 'holdout'))
     pair = x['generated'], x['holdout']
-    out['c_t'] = dict(generated=both_resampled(z_u, *distances, generator=rng(0, 'c_t')))
+    out['c_t'] = dict(generated=all_resampled(z_u, *distances, generator=rng(0, 'c_t')))
     out |= {name: dict(generated=e) for name, e in prdc(*pair, generator=rng(0, 'prdc')).items()}
     out['kernel'] = dict(generated=kernel_distance(x['generated'], Reference(x['holdout'])))
     others = some_images(found, 'train', len(found.cluster))

@@ -23,7 +23,7 @@ from .stats import Estimate, over_seeds, wilson
 ROW_KINDS = ('arm', 'pair', 'null', 'copier', 'optimum', 'law', 'fit')
 
 # %% ../nbs/17a_rows.ipynb #719e659d
-TABLE_METRICS = ('memorized', 'sim>0.9', 'sim>0.95', 'sim>0.99', 'sim>null99', 'distance_median', 'frechet')
+TABLE_METRICS = ('memorized', 'sim>0.9', 'sim>0.95', 'sim>0.99', 'sim>null99', 'distance_median', 'frechet', 'kid')
 
 # %% ../nbs/17a_rows.ipynb #27a7c422
 METHODS = ('baseline', 'two-regime')  # the EDM loss; the same with sigma_n > 0

@@ -8,7 +8,7 @@ __all__ = ['images_of', 'snapshot_table', 'in_shell', 'when_to_stop']
 # %% ../nbs/18k_stopping.ipynb #bac21347
 from pathlib import Path
 import pandas as pd
-from .checkpoint_curves import samples_measured, yardstick
+from .checkpoint_curves import samples_measured
 from .checkpoints import load_json
 from .core import BadInput, check_int
 from .data import Images, subset, to_uint8
@@ -20,6 +20,7 @@ from .sampling import sample
 from .stats import Estimate, wilson
 from .timescales import advice
 from .training import fitting_sampler, load_denoiser, stored_config
+from .yardstick import axes_for, yardstick
 
 # %% ../nbs/18k_stopping.ipynb #4308863c
 def images_of(
@@ -56,8 +57,8 @@ def snapshot_table(
         raise BadInput('heldout', f'{len(heldout)} images', 'at least 40 images')
     if (c := stored_config(folder)).label_dim:
         raise BadInput('folder', str(folder), 'that of a run without classes')
-    k, shape = min(64, len(heldout) // 8, encoder.dim // 2), tuple(train.pixels.shape[1:])
-    y, lines = yardstick(heldout, encoder, k, Path(out)), []
+    shape, lines = tuple(train.pixels.shape[1:]), []
+    y = yardstick(heldout, encoder, axes_for(heldout, encoder), Path(out))
     for it in snapshots_in(folder):
         sampler = fitting_sampler(c, shape)
         drawn = sample(load_denoiser(folder, it), range(samples), shape, sampler=sampler, steps=steps, desc=f'at {it}')

@@ -59,10 +59,11 @@ COLUMNS = {
     'similarity_mean': 'mean similarity',
     'distance_median': 'median nearest distance',
     'frechet': 'Fréchet distance',
+    'kid': 'KID',
 }
 
 # %% ../nbs/17b_tables.ipynb #b0ab0479
-ABSOLUTE = {'similarity_mean': 3, 'distance_median': 2, 'frechet': 2}  # metrics that are no shares, and their decimals
+ABSOLUTE = dict(similarity_mean='.3f', distance_median='.2f', frechet='.2f', kid='.3g')  # metrics that are no shares
 
 # %% ../nbs/17b_tables.ipynb #e0562b60
 def shown(
@@ -71,7 +72,7 @@ def shown(
 ) -> str:  # shares as percentages
     "A number as a table shows it."
     e = e if isinstance(e, Estimate) else Estimate(e, None, None, 1)
-    return f'{e:.{ABSOLUTE[metric]}f}' if metric in ABSOLUTE else f'{100 * e:.1f}'
+    return f'{e:{ABSOLUTE[metric]}}' if metric in ABSOLUTE else f'{100 * e:.1f}'
 
 # %% ../nbs/17b_tables.ipynb #d6b29f53
 def bounded(

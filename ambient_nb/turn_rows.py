@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import torch
 from .ages import pairs_figure, sample_pairs
-from .checkpoint_curves import yardstick
 from .core import BadInput
 from .endpoints import best_early
 from .frontier_rows import checkpoint_rows, reference_rows
@@ -24,6 +23,7 @@ from .rows import Row, load_rows, save_rows
 from .runs import load_split
 from .speed import alternate, count_flops, matrix_work
 from .turns import SPARE, Clock, DrawsAhead, TimeUp, TurnArm, Turns, take_turns
+from .yardstick import yardstick
 
 # %% ../nbs/18s_turn_rows.ipynb #78cb1f40
 def bf16_ceiling(

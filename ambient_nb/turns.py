@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 import torch
-from .checkpoint_curves import Yardstick, samples_measured
+from .checkpoint_curves import samples_measured
 from .data import Images, to_uint8
 from .draws import step_draws
 from .drive import claim_folder, drive, snapshots_in
@@ -29,6 +29,7 @@ from .runs import Run
 from .sampling import sample
 from .settings import SETTINGS
 from .training import TrainConfig, Trainer, fitting_sampler, make_law
+from .yardstick import Yardstick
 
 # %% ../nbs/18r_turns.ipynb #28b7ddfb
 TURN_TRAIN = TrainConfig(

@@ -87,8 +87,8 @@ def test_a_difference_knows_both_its_sides(split_plan):
 def test_the_training_images_own_distance_stands_beside_the_arms(split_plan):
     rows = collect(split_plan)
     own = [r for r in rows if r.labels['method'] == 'training images']
-    assert [(r.labels['metric'], r.labels['it']) for r in own] == [('frechet', 0)] and own[0].ours.value > 0
-    assert own[0].kind == 'copier' and own[0].runs == {}
+    assert [(r.labels['metric'], r.labels['it']) for r in own] == [('frechet', 0), ('kid', 0)] and own[0].ours.value > 0
+    assert {r.kind for r in own} == {'copier'} and not any(r.runs for r in own)
 
 
 def test_every_kind_of_row_says_what_it_came_from(split_plan):
@@ -113,5 +113,5 @@ def test_rows_of_another_encoder_say_so_and_share_the_runs(split_plan):
     p = replace(split_plan, encoder='pixels', arms=split_plan.arms[:2], pairs=())
     for ours, other in zip(collect(p), collect(replace(p, encoder='auto')), strict=True):
         assert (ours.id, ours.runs) == (other.id, other.runs)
-        seen = ours.labels['metric'].startswith(('sim', 'frechet'))
+        seen = ours.labels['metric'].startswith(('sim', 'frechet', 'kid'))
         assert (ours.metric_id == other.metric_id) != seen and (not seen or '@ pixels-' in ours.metric_id)

@@ -101,7 +101,7 @@ def test_committed_verdicts_follow_from_committed_rows():
     for r in judged:
         n, method, it = (r.labels[k] for k in ('n', 'method', 'it'))
         at = lambda m, i, n=n: by_key(rows[f'halves/digits/{n}/{m}/{i}/alike'])  # noqa: E731
-        calm, *_ = halves_figures.judged_steps([*rows.values()], method) or (None,)
+        calm, *_ = halves_figures.judged_steps([r for r in rows.values() if r.labels['n'] == n], method) or (None,)
         wanted = {
             'copies': lambda: by_key(rows[f'halves/digits/{n}/{method}/{it}/gap']),
             'torn': lambda: minus(at(method, it), at(method, calm)),
@@ -110,6 +110,18 @@ def test_committed_verdicts_follow_from_committed_rows():
         }[r.labels['topic']]()
         assert by_key(r) == pytest.approx(wanted, abs=2e-6), r.id
         assert r.ours.value == pytest.approx(over_pairs(wanted).value, abs=2e-6)
+
+
+def test_committed_sizes_are_compared_after_as_many_epochs():
+    rows = stored()
+    growing = [r for r in rows.values() if r.labels['topic'] == 'growing']
+    assert {(r.labels['method'], r.labels['metric']) for r in growing} == {
+        (m, of) for m in METHODS for of in ('alike', 'own')
+    }
+    for r in growing:
+        method, metric = r.labels['method'], r.labels['metric']
+        small, large = (by_key(rows[f'halves/digits/{n}/{method}/{it}/{metric}']) for n, it in ((50, 407), (100, 815)))
+        assert by_key(r) == pytest.approx(minus(large, small), abs=2e-6)
 
 
 def test_committed_ends_are_where_they_must_be():

@@ -9,7 +9,7 @@ from ambient_nb.copies import Space, search
 from ambient_nb.core import rng
 from ambient_nb.data import digits
 from ambient_nb.features import PixelEncoder
-from ambient_nb.memorization import clusters, first_of, nearest, nearest_apart, per_sample
+from ambient_nb.memorization import clusters, first_of, links, nearest, nearest_apart, per_sample
 from ambient_nb.neighbours import nearest_exact
 
 POOL, HELDOUT = digits()
@@ -102,3 +102,20 @@ def test_features_cluster_too():
 
 def test_first_of():
     assert first_of('abca').tolist() == [0, 1, 2, 0]
+
+
+def test_a_large_set_is_looked_at_in_parts():
+    "Every other image stands there twice; what a search gives for all at once would not fit for a million."
+    n, asked = 100_000, []
+    base = torch.arange(n, dtype=torch.float64)[:, None]
+
+    def pairwise(queries, base, k):
+        rows = queries[:, 0].long()
+        asked.append(len(rows) * k)
+        near = (rows[:, None] + torch.arange(k)) % n
+        near[:, 1] = rows ^ 1
+        return torch.tensor([0.0, 0.01] + [1e5] * (k - 2), dtype=torch.float64).expand(len(rows), k), near
+
+    first, second = (torch.cat(side) for side in zip(*links([base], base, pairwise, torch.arange(n))))
+    assert torch.equal(first, torch.arange(n)) and torch.equal(second, first ^ 1)
+    assert max(asked) < 1.1 * 2**20 and sum(asked) == 18 * n

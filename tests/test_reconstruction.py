@@ -71,8 +71,8 @@ def test_runs_are_known_by_numbers_and_share_a_budget():
     assert len({run.key for run in runs.values()}) == 6
     assert {(run.config.iters, run.config.batch, run.n) for run in runs.values()} == {(800, 8, 6400)}
     assert len({run.config.net for run in runs.values()}) == 1 and runs['whole images', 1].config.loss == EDM()
-    larger = scan_runs('quick', losses, 16, 800, 8)
-    assert not {run.key for run in larger.values()} & {run.key for run in runs.values()}
+    smaller = scan_runs('quick', losses, 24, 800, 8)
+    assert not {run.key for run in smaller.values()} & {run.key for run in runs.values()}
 
 
 def test_without_the_libraries(monkeypatch):

@@ -21,11 +21,18 @@ def render_ellipses(
     "Ellipses as a picture."
     fine = 8  # points along the side of a pixel
     at = (torch.arange(size * fine, dtype=torch.float64) + 0.5) * 2 / (size * fine) - 1
-    brightness, a, b, x, y, angle = ellipses.double().T[..., None, None]
-    right, down = at[None, None, :] - x, at[None, :, None] - y
-    along, across = angle.cos() * right + angle.sin() * down, angle.cos() * down - angle.sin() * right
-    inside = ((along / a) ** 2 + (across / b) ** 2 < 1).double()
-    return torch.nn.functional.avg_pool2d((brightness * inside).sum(0)[None], fine)[0]
+    picture = torch.zeros(size * fine, size * fine, dtype=torch.float64)
+
+    def around(centre, reach):  # the points of a side that an ellipse can cover
+        return slice(*torch.searchsorted(at, centre + 1.01 * torch.stack([-reach, reach])).tolist())
+
+    for brightness, a, b, x, y, angle in ellipses.double():
+        cos, sin = angle.cos(), angle.sin()
+        rows, columns = around(y, torch.hypot(a * sin, b * cos)), around(x, torch.hypot(a * cos, b * sin))
+        right, down = at[columns] - x, at[rows, None] - y
+        along, across = cos * right + sin * down, cos * down - sin * right
+        picture[rows, columns] += brightness * ((along / a) ** 2 + (across / b) ** 2 < 1)
+    return torch.nn.functional.avg_pool2d(picture[None], fine)[0]
 
 # %% ../nbs/04e_phantoms.ipynb #ac505353
 def random_ellipses(

@@ -33,6 +33,20 @@ def test_area():
     assert torch.allclose(render_ellipses(two, 16), sum(render_ellipses(row[None], 16) for row in two))
 
 
+def test_boxes_leave_nothing_out():
+    "Each ellipse is drawn in a box around it: the bits are those of every ellipse asked at every point."
+    for i in range(40):
+        at = (torch.arange(256, dtype=torch.float64) + 0.5) * 2 / 256 - 1
+        brightness, a, b, x, y, angle = random_ellipses(i).T[..., None, None]
+        right, down = at[None, None, :] - x, at[None, :, None] - y
+        along, across = angle.cos() * right + angle.sin() * down, angle.cos() * down - angle.sin() * right
+        inside = ((along / a) ** 2 + (across / b) ** 2 < 1).double()
+        whole = torch.nn.functional.avg_pool2d((brightness * inside).sum(0)[None], 8)[0]
+        assert torch.equal(render_ellipses(random_ellipses(i), 32), whole)
+    large = torch.tensor([[1.0, 3.0, 3.0, 0.0, 0.0, 0.4], [1.0, 0.2, 0.1, 1.5, 0.0, 0.0]])  # over the rim, and outside
+    assert torch.equal(render_ellipses(large, 16), torch.ones(16, 16, dtype=torch.float64))
+
+
 def test_no_two_are_alike():
     "300 phantoms, the nearest pair of which is far apart; and what is drawn does not drift with the number."
     z = to_complex(phantoms(range(300), 32))[:, 0].abs().flatten(1)

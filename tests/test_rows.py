@@ -18,6 +18,7 @@ from ambient_nb.frontier import frontier_runs
 from ambient_nb.papers import shipped
 from ambient_nb.plans import plan
 from ambient_nb.protocols import protocol
+from ambient_nb.reconstruction import scan_losses, scan_runs
 from ambient_nb.restorers import delta_losses, restoration_losses, restorers
 from ambient_nb.rows import command_of, load_rows, verdict
 from ambient_nb.suite import ITEMS
@@ -69,6 +70,16 @@ def restoring_keys(made_by: str) -> set:
     return {run.key for run in restorers(profile, RESTORING[item](**sizes), trained, **budget).values()}
 
 
+@lru_cache(maxsize=None)
+def scanning_keys(made_by: str) -> set:
+    "The runs of the page about scans."
+    asked = json.loads(made_by)
+    scans, trained = (tuple(map(int, str(asked[k]).split(','))) for k in ('accelerations', 'seeds'))
+    losses = {(name, s + 1): loss for name, loss in scan_losses(scans).items() for s in trained}
+    budget = {name: int(asked[name]) for name in ('size', 'iters', 'batch')}
+    return {run.key for run in scan_runs(asked['profile'], losses, **budget).values()}
+
+
 def numbers(r: rowing.Row) -> tuple:
     return (r.id, r.ours.value, r.ours.lo, r.ours.hi, r.ours.n, r.verdict)
 
@@ -93,6 +104,9 @@ def test_every_committed_row_leads_to_runs_of_its_plan(name):
             continue
         if r.made_by['item'] in RESTORING and r.runs:  # pages about networks that restore
             assert set(r.runs) <= restoring_keys(json.dumps(r.made_by)), r.id
+            continue
+        if r.made_by['item'] == 'ambient_mri' and r.runs:
+            assert set(r.runs) <= scanning_keys(json.dumps(r.made_by)), r.id
             continue
         if r.kind == 'fit':  # of arms of this file and of others
             assert r.runs and set(r.runs) <= arms_of_files(), r.id

@@ -13,6 +13,7 @@ from tree import NBS, cells
 
 from ambient_nb import core, rows as rowing
 from ambient_nb.core import BadInput, content_hash
+from ambient_nb.corrupted import corrupted_runs
 from ambient_nb.drive import identity
 from ambient_nb.frontier import frontier_runs
 from ambient_nb.papers import shipped
@@ -69,6 +70,21 @@ def restoring_keys(made_by: str) -> set:
     return {run.key for run in restorers(profile, RESTORING[item](**sizes), trained, **budget).values()}
 
 
+CORRUPTED = ('ambient_fig5', 'ambient_table2')
+
+
+@lru_cache(maxsize=None)
+def corrupted_keys(made_by: str) -> set:
+    "The runs of a page about networks of corrupted images."
+    asked = json.loads(made_by)
+    ps, sigma_ns = (tuple(map(float, asked[k].split(','))) if k in asked else () for k in ('ps', 'sigma_ns'))
+    trained = tuple(int(s) + 1 for s in asked['seeds'].split(','))
+    budget = {k: int(asked[k]) for k in ('n', 'iters', 'batch', 'looks', 'samples', 'steps')}
+    losses = restoration_losses(ps, (), sigma_ns)
+    runs = corrupted_runs(asked['network'], losses, trained, dataset=asked['dataset'], **budget)
+    return {run.key for run in runs.values()}
+
+
 def numbers(r: rowing.Row) -> tuple:
     return (r.id, r.ours.value, r.ours.lo, r.ours.hi, r.ours.n, r.verdict)
 
@@ -93,6 +109,9 @@ def test_every_committed_row_leads_to_runs_of_its_plan(name):
             continue
         if r.made_by['item'] in RESTORING and r.runs:  # pages about networks that restore
             assert set(r.runs) <= restoring_keys(json.dumps(r.made_by)), r.id
+            continue
+        if r.made_by['item'] in CORRUPTED:
+            assert set(r.runs) <= corrupted_keys(json.dumps(r.made_by)) and bool(r.runs) == (r.kind != 'null'), r.id
             continue
         if r.kind == 'fit':  # of arms of this file and of others
             assert r.runs and set(r.runs) <= arms_of_files(), r.id

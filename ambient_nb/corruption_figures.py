@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OTHER_WAYS', 'LOOK_WORDS', 'LOOK_SCALES', 'arms_in', 'plain_arm', 'arm_looks', 'fitting_scale', 'along_training',
-           'corruption_frontier', 'corruption_readings', 'last_look', 'similarity_histograms', 'hidden_of',
+           'corruption_frontier', 'corruption_readings', 'final_look', 'similarity_histograms', 'hidden_of',
            'against_hidden']
 
 # %% ../nbs/17m_corruption_figures.ipynb #ca7e7c2a
@@ -122,7 +122,7 @@ def corruption_readings(rows: list[Row]) -> pd.DataFrame:  # one line an arm
     return readings(mine, arms).drop(columns=['data', 'n']).set_index('arm') if arms else NO_ROWS
 
 # %% ../nbs/17m_corruption_figures.ipynb #8eee4b14
-def last_look(
+def final_look(
     rows: list[Row],
     arm: str,
     metric: str,
@@ -143,7 +143,7 @@ def similarity_histograms(
     looks |= {'held-out images': dict(color='0.35', linestyle=':', linewidth=1.2)}
     for ax, kind in zip(axes[0], kinds):
         for arm, look in looks.items():
-            r = last_look(rows, arm, 'similarity')
+            r = final_look(rows, arm, 'similarity')
             if r is None or not (arm.startswith(kind) or arm in ('whole images', 'held-out images')):
                 continue
             shares = 100 * np.reshape(r.detail['histogram'], (-1, width)).sum(1)
@@ -171,7 +171,7 @@ def against_hidden(
     ps = {arm: p for arm in arms_in(rows) if (p := hidden_of(arm)) is not None}
     for ax, metric in zip(axes[0], metrics):
         scale = LOOK_SCALES.get(metric, 1)
-        ends = {p: last_look(rows, arm, metric) for arm, p in sorted(ps.items(), key=lambda pair: pair[1])}
+        ends = {p: final_look(rows, arm, metric) for arm, p in sorted(ps.items(), key=lambda pair: pair[1])}
         means = np.array([scale * r.ours.value for r in ends.values()])
         down, up = (
             [abs(scale * (getattr(r.ours, end) or r.ours.value) - m) for r, m in zip(ends.values(), means)]

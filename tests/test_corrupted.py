@@ -7,8 +7,8 @@ import pytest
 from tree import NBS
 
 from ambient_nb.core import BadInput
-from ambient_nb.corrupted import AMBIENT_TRAIN, HOLES_STOP, corrupted_runs, cost_of, sampler_of
-from ambient_nb.corruption_figures import arms_in, last_look
+from ambient_nb.corrupted import AMBIENT_TRAIN, HOLES_STOP, corrupted_runs, runs_cost, run_sampler
+from ambient_nb.corruption_figures import arms_in, final_look
 from ambient_nb.endpoints import at_copying, stopped_early
 from ambient_nb.frontier_figures import seed_curves
 from ambient_nb.papers import claim, papers
@@ -35,9 +35,9 @@ def test_a_seed_has_images_of_its_own_and_arms_share_them():
 def test_each_network_is_asked_only_what_it_was_taught():
     runs = corrupted_runs('smoke', LOSSES, (1,), **SMALL)
     whole, masked, noisy = (runs[name, 1] for name in ('whole images', 'masked, p = 0.8', 'noisy, sigma_n = 0.2'))
-    assert sampler_of(whole) is sampler_of(whole, 'to the end') is sampler_of(noisy, 'to the end') is heun
-    assert sampler_of(noisy).keywords['sigma_n'] == 0.2
-    used, paper = (sampler_of(masked, way).keywords for way in ('used', 'to the end'))
+    assert run_sampler(whole) is run_sampler(whole, 'to the end') is run_sampler(noisy, 'to the end') is heun
+    assert run_sampler(noisy).keywords['sigma_n'] == 0.2
+    used, paper = (run_sampler(masked, way).keywords for way in ('used', 'to the end'))
     assert used['sampler'].keywords == dict(sigma_n=HOLES_STOP) and paper['sampler'] is heun
     assert used['operator'].p == 0.8 and used['operator'] == paper['operator']
     assert used['operator'].seed != masked.config.loss.made().seed  # no mask of the training set
@@ -46,7 +46,7 @@ def test_each_network_is_asked_only_what_it_was_taught():
 def test_the_papers_profile_is_counted_before_anything_is_done():
     budget = dict(dataset='celeba', n=3000, iters=AMBIENT_TRAIN.iters, batch=256, looks=8, samples=10_000, steps=18)
     runs = [*corrupted_runs('paper', LOSSES, (1, 2), **budget).values()]
-    flops, told = forward_flops(AMBIENT_TRAIN.net, (3, 64, 64)), cost_of(runs)
+    flops, told = forward_flops(AMBIENT_TRAIN.net, (3, 64, 64)), runs_cost(runs)
     training, sampling = 8 * 3 * 200e6 * flops, 8 * 8 * 10_000 * 35 * flops
     assert told['operations'] == f'{training / 1e15:,.3g} PFLOP of training, {sampling / 1e15:,.3g} of sampling'
     assert told['on an H200'].startswith('about ') and runs[0].config.lr == 2e-4
@@ -91,7 +91,7 @@ def test_a_difference_is_that_of_the_rows_beside_it(item):
     asked = [r for r in rows if r.kind == 'pair' and not r.labels['method'].startswith(('equal', 'stopped'))]
     assert asked
     for r in asked:
-        a, b = (last_look(rows, arm, r.labels['metric']).detail['values'] for arm in r.labels['pair'].split(' − '))
+        a, b = (final_look(rows, arm, r.labels['metric']).detail['values'] for arm in r.labels['pair'].split(' − '))
         assert r.detail['values'] == pytest.approx(np.subtract(a, b), abs=1e-12), r.id
 
 
@@ -116,5 +116,5 @@ def test_the_rival_that_stops_earlier_follows_from_the_curves():
 def test_rows_keep_what_a_figure_needs(item):
     rows = rows_of(item)
     for arm in [*arms_in(rows), 'held-out images']:
-        shares = last_look(rows, arm, 'similarity').detail['histogram']
+        shares = final_look(rows, arm, 'similarity').detail['histogram']
         assert len(shares) == 100 and sum(shares) == pytest.approx(1, abs=1e-4), arm

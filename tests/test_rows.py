@@ -13,6 +13,7 @@ from tree import NBS, cells
 
 from ambient_nb import core, rows as rowing
 from ambient_nb.core import BadInput, content_hash
+from ambient_nb.corrupted import corrupted_runs
 from ambient_nb.drive import identity
 from ambient_nb.frontier import frontier_runs
 from ambient_nb.papers import shipped
@@ -80,6 +81,21 @@ def scanning_keys(made_by: str) -> set:
     return {run.key for run in scan_runs(asked['profile'], losses, **budget).values()}
 
 
+CORRUPTED = ('ambient_fig5', 'ambient_table2')
+
+
+@lru_cache(maxsize=None)
+def corrupted_keys(made_by: str) -> set:
+    "The runs of a page about networks of corrupted images."
+    asked = json.loads(made_by)
+    ps, sigma_ns = (tuple(map(float, asked[k].split(','))) if k in asked else () for k in ('ps', 'sigma_ns'))
+    trained = tuple(int(s) + 1 for s in asked['seeds'].split(','))
+    budget = {k: int(asked[k]) for k in ('n', 'iters', 'batch', 'looks', 'samples', 'steps')}
+    losses = restoration_losses(ps, (), sigma_ns)
+    runs = corrupted_runs(asked['network'], losses, trained, dataset=asked['dataset'], **budget)
+    return {run.key for run in runs.values()}
+
+
 def numbers(r: rowing.Row) -> tuple:
     return (r.id, r.ours.value, r.ours.lo, r.ours.hi, r.ours.n, r.verdict)
 
@@ -107,6 +123,8 @@ def test_every_committed_row_leads_to_runs_of_its_plan(name):
             continue
         if r.made_by['item'] == 'ambient_mri' and r.runs:
             assert set(r.runs) <= scanning_keys(json.dumps(r.made_by)), r.id
+        if r.made_by['item'] in CORRUPTED:
+            assert set(r.runs) <= corrupted_keys(json.dumps(r.made_by)) and bool(r.runs) == (r.kind != 'null'), r.id
             continue
         if r.kind == 'fit':  # of arms of this file and of others
             assert r.runs and set(r.runs) <= arms_of_files(), r.id

@@ -64,7 +64,8 @@ def clean_and_noisy(
 
 # %% ../nbs/18ca_noisy.ipynb #22ba1ac9
 NOISE_SWEEP = {
-    profile: dict(levels=(0.2, 0.4, 0.8), part=s['part'], steps=s['steps']) for profile, s in LAWS_SWEEP.items()
+    profile: dict(levels=(0.2, 0.4, 0.8)[: 2 + (profile == 'paper')], part=s['part'], steps=s['steps'])
+    for profile, s in LAWS_SWEEP.items()
 }
 
 

@@ -262,6 +262,7 @@ def noise_figure(
         clean = ways['100% clean'][metric].ours.value
         ax.axhline(scale * clean, color='0.3', linestyle=':', label='all images clean')
         ax.set(xlabel='σ_n of the training images', title=QUALITIES[metric])
+        ax.set_xticks(sorted({v['kid'].labels['x'] for v in ways.values()} - {0.0}))
     if 'noise' in measures:
         known = [r for r in rows if r.kind == 'null' and r.labels['method'].startswith('copies')]
         known_style = dict(color='0.5', marker='x', linestyle='--', label='the noisy copies themselves')

@@ -8,7 +8,15 @@ import pytest
 
 from tree import NBS, cells
 
-from ambient_nb.claims import blog_post, blog_table, claims_table, counts_in_words, printed_values, tried_afterwards, verdict_counts
+from ambient_nb.claims import (
+    blog_post,
+    blog_table,
+    claims_table,
+    counts_in_words,
+    printed_values,
+    tried_afterwards,
+    verdict_counts,
+)
 from ambient_nb.papers import claim, known, papers, set_printed
 from ambient_nb.rows import committed, load_rows, verdict
 from ambient_nb.tables import cost, methods_table, pick_rows

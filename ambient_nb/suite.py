@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FAR_SWEEP', 'SIGMA_SWEEP', 'SPLIT_SWEEP', 'DATA_SWEEP', 'NET_SWEEP', 'TRAINING_SWEEP', 'LABEL_SWEEP', 'THREE', 'ONE',
-           'EACH_300', 'EACH_1000', 'BETWEEN', 'WHOLE', 'GROWING', 'ITEMS', 'table1', 'timescales', 'fig1',
+           'EACH_300', 'EACH_1000', 'BETWEEN', 'ALL_IMAGES', 'GROWING', 'ITEMS', 'table1', 'timescales', 'fig1',
            'ablation_noise', 'ablation_split', 'diffmem_fig1', 'diffmem_fig2', 'diffmem_fig3', 'diffmem_fig4',
            'diffmem_tables', 'diffmem_fig5', 'Item']
 
@@ -273,7 +273,7 @@ class Item:
 THREE, ONE = dict(smoke='0', quick='1,2,3', paper='1,2,3'), dict(smoke='0', quick='1', paper='1')
 EACH_300, EACH_1000 = (dict(smoke='20', quick='50', paper=paper) for paper in ('300', '1000'))
 BETWEEN = dict(smoke='20,30', quick='75,150,200', paper='300,1000,3000')
-WHOLE = dict(smoke='20', quick='300', paper='50000')
+ALL_IMAGES = dict(smoke='20', quick='300', paper='50000')
 GROWING = dict(smoke='10,20', quick='25,50,100,200', paper='1000,2000,5000,10000,20000,50000')
 ITEMS = dict(
     table1=Item(
@@ -293,6 +293,6 @@ ITEMS = dict(
     diffmem_fig4=Item(diffmem_fig4, 'diffmem', EACH_1000, THREE),
     diffmem_tables=Item(diffmem_tables, 'diffmem', EACH_1000, ONE, TRAINING_SWEEP),
     diffmem_fig5=Item(diffmem_fig5, 'diffmem', EACH_1000, THREE, LABEL_SWEEP, classes=2, least=11),
-    laws_tables=Item(clean_and_noisy, 'laws', WHOLE, THREE, LAWS_SWEEP),
-    tweedie_fid=Item(noisy_only, 'tweedie', WHOLE, THREE, NOISE_SWEEP),
+    laws_tables=Item(clean_and_noisy, 'laws', ALL_IMAGES, THREE, LAWS_SWEEP),
+    tweedie_fid=Item(noisy_only, 'tweedie', ALL_IMAGES, THREE, NOISE_SWEEP),
 )

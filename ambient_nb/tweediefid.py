@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['QUALITIES', 'WAY_STYLE', 'printed_noise_levels', 'ways_judged', 'Question', 'questions_of', 'way_of', 'share_topic',
-           'arm_rows', 'question_row', 'known_noise', 'tweedie_rows', 'ways_of', 'ways_table', 'ways_questions',
+           'ways_rows', 'question_row', 'known_noise', 'tweedie_rows', 'ways_of', 'ways_table', 'ways_questions',
            'dotted_line', 'noise_figure']
 
 # %% ../nbs/18y_tweediefid.ipynb #ef20efdf
@@ -111,7 +111,7 @@ def share_topic(
     return f'noise-left-{level}-{way_of(name).removeprefix(", ") or "end"}'
 
 # %% ../nbs/18y_tweediefid.ipynb #495b7805
-def arm_rows(
+def ways_rows(
     plan: Plan,
     m: Measured,  # an arm
     judged: list[dict],  # of `ways_judged`, one a seed
@@ -176,7 +176,7 @@ def tweedie_rows(plan: Plan, rows: list[Row]) -> list[Row]:
     for arm in plan.arms:
         m = measured(plan, arm)
         seen[arm] = m, [ways_judged(m, k, plan, y, scale) for k in range(len(m.runs))]
-        made += arm_rows(plan, *seen[arm], by)
+        made += ways_rows(plan, *seen[arm], by)
         made += [known_noise(plan, m, scale, noise)] if 'consistency' not in arm.name else []
     for q in questions_of(plan):
         both = [metric for metric in seen[q.a][1][0][q.way_a] if metric in seen[q.b][1][0][q.way_b]]

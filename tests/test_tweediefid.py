@@ -5,7 +5,7 @@ import torch
 
 from ambient_nb.data import digits, to_float, to_uint8
 from ambient_nb.papers import known
-from ambient_nb.residual import noise_scale, planted
+from ambient_nb.residual import noise_scale, plant_noise
 from ambient_nb.rows import committed
 
 POOL, HELDOUT = digits()
@@ -28,13 +28,13 @@ def test_the_copies_hold_their_own_noise():
 @pytest.mark.parametrize('seed', [1, 2])
 @pytest.mark.parametrize('sigma', [0.2, 0.4, 0.8])
 def test_planted_noise_is_found(sigma, seed):
-    e = SCALE.left(planted(POOL.pixels[:500], sigma, seed))
+    e = SCALE.left(plant_noise(POOL.pixels[:500], sigma, seed))
     assert e.lo - 0.02 < sigma < e.hi + 0.02 and e.n == 500
 
 
 def test_more_noise_is_never_less():
     "And the scale of three-channel images is that of grey ones, said three times."
-    found = [SCALE.left(planted(POOL.pixels[:300], sigma)).value for sigma in (0.0, 0.1, 0.2, 0.3, 0.6, 1.2)]
+    found = [SCALE.left(plant_noise(POOL.pixels[:300], sigma)).value for sigma in (0.0, 0.1, 0.2, 0.3, 0.6, 1.2)]
     assert found == sorted(found)
     grey = HELDOUT.pixels.repeat(1, 3, 1, 1)
     assert noise_scale(grey).sigma(0.0) == 0 and noise_scale(grey).growth[-1] > 0
@@ -43,4 +43,4 @@ def test_more_noise_is_never_less():
 def test_samples_like_real_images_have_none():
     assert SCALE.left(HELDOUT.pixels[398:]).value == 0
     faded = to_uint8(0.5 * to_float(POOL.pixels) + 0.5 * to_float(POOL.pixels).mean(0))
-    assert SCALE.left(faded).hi < 0 and torch.equal(planted(faded, 0.0), faded)
+    assert SCALE.left(faded).hi < 0 and torch.equal(plant_noise(faded, 0.0), faded)

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['BADGES', 'STATEMENTS', 'WORDS', 'printed_values', 'deviations', 'badge', 'expected_text', 'item_of', 'again',
            'tried_afterwards', 'is_counted', 'about_row', 'claims_table', 'short_verdict', 'verdict_counts',
-           'counts_in_words']
+           'counts_in_words', 'blog_post', 'checked_by', 'blog_table']
 
 # %% ../nbs/17e_claims.ipynb #137ed3a1
+import json
 from collections import Counter
 import pandas as pd
-from .core import check_choice
+from .core import asset, check_choice
 from .papers import Claim, known, papers
 from .rows import Row, command_of
 from .tables import COLUMNS, cost, iterations, shown
@@ -167,3 +168,30 @@ def counts_in_words(rows: list[Row]) -> str:  # committed ones, of any notebooks
         for about, words in verdict_counts(rows).items()
     }
     return '; '.join(f'{about}: {words}' for about, words in parts.items())
+
+# %% ../nbs/17e_claims.ipynb #f7ef311f
+def blog_post() -> dict:  # title, address, also, date, lines
+    "The blog post on Ambient Diffusion as data."
+    return json.loads(asset('blog.json').read_text(encoding='utf-8'))
+
+# %% ../nbs/17e_claims.ipynb #43dcf866
+def checked_by(
+    check: str,  # 'tweedie_fid', or 'tweedie_fid/noise-left': how the ids of claims begin
+    rows: list[Row],  # committed ones
+) -> str:
+    "What came of the claims of an item, or of a part of them, in short."
+    item, _, part = check.partition('/')
+    mine = [r for r in rows if is_counted(r) and r.claim.startswith(f'{item}/{part}')]
+    counts = Counter(short_verdict(known()[r.claim].about, r.verdict) for r in mine)
+    said = ', '.join(f'{n} {word}' for word, n in counts.most_common()) or 'no row yet'
+    named = f'{item} ({part.rstrip("-")})' if part else item
+    return f'repro_{named}: {said}'
+
+# %% ../nbs/17e_claims.ipynb #f9a548a3
+def blog_table(rows: list[Row]) -> pd.DataFrame:  # one line a figure or statement
+    "Each figure and statement of the blog post, the page that checks it, and what came of it."
+    lines = [
+        [line['where'], line['says'], '; '.join(checked_by(check, rows) for check in line['checks']) or line['reason']]
+        for line in blog_post()['lines']
+    ]
+    return pd.DataFrame(lines, columns=['in the post', 'it says', 'what checks it, and what came of it'])

@@ -10,6 +10,7 @@ __all__ = ['SELECTION', 'TRIED', 'snapshot_metrics', 'similarity_histogram', 'Me
 # %% ../nbs/18f_collect.ipynb #58dbee4a
 from dataclasses import dataclass
 from functools import cached_property
+from textwrap import fill
 from typing import Callable
 import numpy as np
 import pandas as pd
@@ -304,7 +305,7 @@ def neighbours_figure(
             frame = color if df.memorized[i] else None
             show_image(above[i], images[i], frame)
             show_image(below[i], run.images.pixels[int(df.nearest[i])], frame)
-        above[0].set_ylabel(f'{arm.name}\nsample', fontsize=7)
+        above[0].set_ylabel(f'{fill(arm.name, 14)}\nsample', fontsize=7)
         below[0].set_ylabel('nearest\ntraining', fontsize=7)
     words = f'n = {arms[0].n}, seed {seed}, iteration {arms[0].train.iters:,}; framed = memorized by the 1/3 rule'
     fig.suptitle(words, fontsize=9)

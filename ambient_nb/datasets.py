@@ -61,7 +61,7 @@ def unordered_sha(images: Images) -> str:  # 16 hex digits
 DATASETS = {
     record.name: record
     for record in (
-        DataSet('digits', 1, 8, 1000, 10, encoder='digits-cnn', papers=('main', 'diffmem', 'laws')),
+        DataSet('digits', 1, 8, 1000, 10, encoder='digits-cnn', papers=('main', 'diffmem', 'laws', 'tweedie')),
         DataSet(
             name='cifar10',
             channels=3,
@@ -72,7 +72,7 @@ DATASETS = {
             source='cifar-10-python.tar.gz',
             recipe='cifar10',
             encoder='cifar10-cnn',
-            papers=('main', 'diffmem', 'laws'),
+            papers=('main', 'diffmem', 'laws', 'tweedie'),
             names_key='feb528d8ad763e4c',
             whole=((50_000, '06fc8dbf463be573'), (10_000, 'f4de12d9c3c64427')),
         ),

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FAR_SWEEP', 'SIGMA_SWEEP', 'SPLIT_SWEEP', 'DATA_SWEEP', 'NET_SWEEP', 'TRAINING_SWEEP', 'LABEL_SWEEP', 'THREE', 'ONE',
-           'EACH_300', 'EACH_1000', 'BETWEEN', 'GROWING', 'ITEMS', 'table1', 'timescales', 'fig1', 'ablation_noise',
-           'ablation_split', 'diffmem_fig1', 'diffmem_fig2', 'diffmem_fig3', 'diffmem_fig4', 'diffmem_tables',
-           'diffmem_fig5', 'Item']
+           'EACH_300', 'EACH_1000', 'BETWEEN', 'ALL_IMAGES', 'GROWING', 'ITEMS', 'table1', 'timescales', 'fig1',
+           'ablation_noise', 'ablation_split', 'diffmem_fig1', 'diffmem_fig2', 'diffmem_fig3', 'diffmem_fig4',
+           'diffmem_tables', 'diffmem_fig5', 'Item']
 
 # %% ../nbs/18d_suite.ipynb #96e4ba15
 from dataclasses import dataclass, field, replace
@@ -15,8 +15,9 @@ from typing import Callable
 from .core import BadInput
 from .datasets import DataSet
 from .networks import make_net
+from .noisy import LAWS_SWEEP, NOISE_SWEEP, clean_and_noisy, noisy_only
 from .repro import Setup
-from .settings import LAWS_SWEEP, Arm, Pair, arm, clean_and_noisy, constant_ema, two_regime, with_baseline
+from .settings import Arm, Pair, arm, constant_ema, two_regime, with_baseline
 
 # %% ../nbs/18d_suite.ipynb #eccac21f
 def table1(setup: Setup, ns: tuple, data: DataSet) -> tuple[list, list]:  # (arms, pairs)
@@ -272,6 +273,7 @@ class Item:
 THREE, ONE = dict(smoke='0', quick='1,2,3', paper='1,2,3'), dict(smoke='0', quick='1', paper='1')
 EACH_300, EACH_1000 = (dict(smoke='20', quick='50', paper=paper) for paper in ('300', '1000'))
 BETWEEN = dict(smoke='20,30', quick='75,150,200', paper='300,1000,3000')
+ALL_IMAGES = dict(smoke='20', quick='300', paper='50000')
 GROWING = dict(smoke='10,20', quick='25,50,100,200', paper='1000,2000,5000,10000,20000,50000')
 ITEMS = dict(
     table1=Item(
@@ -291,5 +293,6 @@ ITEMS = dict(
     diffmem_fig4=Item(diffmem_fig4, 'diffmem', EACH_1000, THREE),
     diffmem_tables=Item(diffmem_tables, 'diffmem', EACH_1000, ONE, TRAINING_SWEEP),
     diffmem_fig5=Item(diffmem_fig5, 'diffmem', EACH_1000, THREE, LABEL_SWEEP, classes=2, least=11),
-    laws_tables=Item(clean_and_noisy, 'laws', dict(smoke='20', quick='300', paper='50000'), THREE, LAWS_SWEEP),
+    laws_tables=Item(clean_and_noisy, 'laws', ALL_IMAGES, THREE, LAWS_SWEEP),
+    tweedie_fid=Item(noisy_only, 'tweedie', ALL_IMAGES, THREE, NOISE_SWEEP),
 )

@@ -1,14 +1,23 @@
 "What is printed and claimed, beside rows: a reader's value, every claim of every paper, the cost of a notebook once."
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
 
 from tree import NBS, cells
 
-from ambient_nb.claims import claims_table, counts_in_words, printed_values, tried_afterwards, verdict_counts
-from ambient_nb.papers import claim, papers, set_printed
+from ambient_nb.claims import (
+    blog_post,
+    blog_table,
+    claims_table,
+    counts_in_words,
+    printed_values,
+    tried_afterwards,
+    verdict_counts,
+)
+from ambient_nb.papers import claim, known, papers, set_printed
 from ambient_nb.rows import committed, load_rows, verdict
 from ambient_nb.tables import cost, methods_table, pick_rows
 
@@ -81,3 +90,15 @@ def test_a_claim_of_the_papers_own_scale_says_why_on_its_page(page):
     assert only.paper_only.startswith('2026-11-27') and only.paper_only[:40] in json.dumps(shown, ensure_ascii=False)
     rows = [r for profile in ('quick', 'custom') for r in committed(page, profile) if r.claim == only.id]
     assert rows and {r.verdict for r in rows} == {'not comparable'}
+
+
+def test_the_blog_post_leads_to_pages_and_claims():
+    "Each figure stands in a line, and each check has its notebook and begins the id of a claim."
+    lines, coming = blog_post()['lines'], {'ambient_fig5', 'ambient_table2', 'ambient_mri'}
+    assert [n for line in lines for n in re.findall(r'Figure (\d)', line['where'])] == list('123456789')
+    checks = {check for line in lines for check in line['checks']}
+    missing = {check for check in checks if not (NBS / f'repro_{check.partition("/")[0]}.ipynb').exists()}
+    assert missing <= coming
+    for check in checks - missing:
+        assert any(id.startswith(check if '/' in check else f'{check}/') for id in known()), check
+    assert len(blog_table([])) == len(lines) and all(bool(line['checks']) != bool(line['reason']) for line in lines)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 
-from ambient_nb.collect import SELECTION, TRIED, collect, measured, pair_rows, row_of
+from ambient_nb.collect import SELECTION, TRIED, collect, measured, neighbours_figure, pair_rows, row_of
 from ambient_nb.stats import Estimate
 
 
@@ -115,3 +115,11 @@ def test_rows_of_another_encoder_say_so_and_share_the_runs(split_plan):
         assert (ours.id, ours.runs) == (other.id, other.runs)
         seen = ours.labels['metric'].startswith(('sim', 'frechet', 'kid'))
         assert (ours.metric_id == other.metric_id) != seen and (not seen or '@ pixels-' in ours.metric_id)
+
+
+def test_long_names_of_arms_have_room(split_plan):
+    "A label runs along a row of pictures, about fourteen letters long."
+    arms = [a for a in split_plan.arms if a.partner][:2]
+    labels = [ax.get_ylabel() for ax in neighbours_figure(split_plan, arms, 2).axes if ax.get_ylabel()]
+    assert any('two-regime' in label for label in labels)
+    assert max(len(part) for label in labels for part in label.split('\n')) <= 14 < max(len(a.name) for a in arms)

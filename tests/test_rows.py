@@ -134,9 +134,10 @@ def test_every_committed_row_leads_to_runs_of_its_plan(name):
             continue
         p = planned(json.dumps(r.made_by))
         sides = {(a.n, a.name): (a,) for a in p.arms} | {(q.a.n, q.name): (q.a, q.b) for q in p.pairs}
+        sides |= {(a.n, f'{a.name} − {a.name}'): (a, a) for a in p.arms}  # two ways down from one network
         if r.kind in ('arm', 'pair'):
             sole = p.pairs[0].name if r.labels['method'] == 'difference' else r.labels['method']
-            arms = sides[r.labels['n'], r.labels.get('pair', sole).removesuffix(', truncated')]  # samples stopped early
+            arms = sides[r.labels['n'], r.labels.get('pair', sole).replace(', truncated', '')]  # samples stopped early
             assert len(arms) == 1 + (r.kind == 'pair') and r.labels['it'] in arms[0].snapshots
             runs = [p.run(a, s) for a in arms for s in r.seeds]
             assert list(r.runs) == list(dict.fromkeys(part.key for run in runs for part in run.parts)), r.id

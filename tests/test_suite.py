@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from tree import NBS, ROOT, notebooks
 
-from ambient_nb import laws, papers as papering, publish, repro, sweeps, tables
+from ambient_nb import laws, papers as papering, publish, repro, sweeps, tables, tweediefid
 from ambient_nb.collect import collect
 from ambient_nb.core import BadInput, content_hash
 from ambient_nb.papers import papers, set_printed
@@ -40,6 +40,10 @@ def test_every_question_with_a_claim_is_asked():
             for pair in p.pairs
             for m in ('memorized', 'sim>null99', 'similarity_mean', *(laws.MEASURES if 'laws' in item else ['frechet']))
         } | {f'timescales/{topic}/exponent' for topic in EXPONENTS}
+        if item == 'tweedie_fid':  # other ways down, which no arm is
+            ways = {a.name + way for a in p.arms for way in ('', ', truncated')}
+            asked |= {f'{item}/{q.topic}/{m}' for q in tweediefid.questions_of(p) for m in tweediefid.QUALITIES}
+            asked |= {f'{item}/{tweediefid.share_topic(name)}/noise_share' for name in ways}
         wanted = {
             c.id
             for paper in papers().values()
@@ -59,6 +63,7 @@ def test_headline_claims_have_three_seeds():
         'diffmem_fig4',
         'diffmem_fig5',
         'laws_tables',
+        'tweedie_fid',
     }
     assert publish.PUBLISHED['repro_table1']['quick']['seeds'] == '1,2,3'
 

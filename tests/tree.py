@@ -59,7 +59,7 @@ def rooms() -> dict[str, str]:
     "Module name -> its place in the order, from the notebooks that export."
     found = {}
     for nb in notebooks():
-        place = re.match(r'\d\d[a-z]?(?=_)', nb.name)
+        place = re.match(r'\d\d[a-z]*(?=_)', nb.name)
         module = next(
             (m[1] for c in cells(nb) if (m := re.search(r'^#\|\s*default_exp\s+(\w+)', c['source'], re.M))), None
         )

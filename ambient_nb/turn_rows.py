@@ -40,7 +40,7 @@ def bf16_ceiling(
 def turn_plan(
     t: Turns,
     minutes: float,  # of the command
-    shares: tuple = (0.15, 0.25, 0.3, 0.35),  # of the peak that training reaches
+    shares: tuple = (0.04, 0.15, 0.25, 0.35),  # of the peak that training reaches
     peak: float = 990e12,  # FLOP/s
     shape: tuple = (3, 32, 32),  # (C,H,W) of an image
 ) -> pd.DataFrame:  # a line a share
@@ -48,8 +48,8 @@ def turn_plan(
     train, forward = (count_flops(t.train.net, shape, training) for training in (True, False))
     kimg, count, lines = t.turn_kimg * t.every, len(t.arms), {}
 
-    def look(samples):  # FLOP, at half the rate of training
-        return 2 * forward * (samples * (2 * t.steps - 1) + t.asked)
+    def look(samples):  # FLOP
+        return forward * (samples * (2 * t.steps - 1) + t.asked)
 
     for share in shares:
         rate = share * peak
@@ -204,7 +204,7 @@ class TurnSession:
         for file in self.files:
             file.parent.mkdir(parents=True, exist_ok=True)
             save_rows(rows, file)
-            fig.savefig(file.parent / f'{self.t.protocol.name}.png', dpi=110)
+            fig.savefig(file.parent / f'{self.t.protocol.name}.png', dpi=88, bbox_inches='tight')
         return rows
 
     def at_checkpoint(self) -> None:

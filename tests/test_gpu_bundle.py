@@ -195,7 +195,7 @@ def test_a_dry_run_says_how_far_it_would_come(of, gpu, monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', ['gpu_table1.py', '--dry-run', '--of', of])
     gpu.main()
     said = capsys.readouterr().out
-    assert '30% of 990 TFLOP/s' in said and 'kimg of each' in said
+    assert '4% of 990 TFLOP/s' in said and 'kimg of each' in said
 
 
 @pytest.mark.parametrize('target, more', [('gpu-table1', ''), ('gpu-ambient', '--of ambient ')])

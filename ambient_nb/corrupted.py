@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 from . import core
-from .checkpoint_curves import Yardstick, samples_measured
+from .checkpoint_curves import samples_measured
 from .checkpoints import load_checkpoint, save_checkpoint
 from .core import BadInput, check_choice, check_int, content_hash, pick_device
 from .data import to_float, to_uint8
@@ -31,6 +31,7 @@ from .runs import Run
 from .sampling import heun, sample
 from .settings import setup_for
 from .training import TrainConfig, fitting_sampler
+from .yardstick import Yardstick
 
 # %% ../nbs/18w_corrupted.ipynb #c2558e47
 AMBIENT_TRAIN = TrainConfig(

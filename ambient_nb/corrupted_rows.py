@@ -9,7 +9,6 @@ __all__ = ['LOOK_METRICS', 'RIVALS', 'estimate_of', 'arm_look_rows', 'along', 'h
 # %% ../nbs/18y_corrupted_rows.ipynb #04a73272
 from dataclasses import replace
 import numpy as np
-from .checkpoint_curves import Yardstick
 from .corrupted import look_at, run_sampler
 from .corruption_figures import final_look
 from .endpoints import seed_differences
@@ -23,6 +22,7 @@ from .runs import Run
 from .sampling import heun
 from .stats import Estimate
 from .theory import TheoryPlan, fact
+from .yardstick import Yardstick
 
 # %% ../nbs/18y_corrupted_rows.ipynb #00b64421
 LOOK_METRICS = {

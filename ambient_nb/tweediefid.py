@@ -12,11 +12,10 @@ from typing import NamedTuple
 import matplotlib.pyplot as plt
 import pandas as pd
 from .axes import kernel_distance
-from .checkpoint_curves import Yardstick, yardstick
 from .collect import Measured, measured
 from .corruptions import fixed_normal
 from .data import to_float, to_uint8
-from .execute import frechet_of, measure
+from .execute import measure
 from .figures import finished
 from .laws import MEASURES, heldout_losses, law_row, measure_text
 from .papers import claim, papers
@@ -30,6 +29,7 @@ from .settings import Arm
 from .stats import Estimate, paired
 from .tables import unless_empty
 from .training import fitting_sampler
+from .yardstick import Yardstick, axes_for, frechet_of, yardstick
 
 # %% ../nbs/18ya_tweediefid.ipynb #eae3978e
 def printed_noise_levels() -> pd.DataFrame:  # one line a t_n
@@ -122,8 +122,6 @@ def ways_rows(
     for way, metrics in judged[0].items():
         name = m.arm.name + way
         for metric in metrics:
-            if (way, metric) == ('', 'frechet'):  # the suite's
-                continue
             at = [found[way][metric] for found in judged]
             said = f'{plan.item}/{share_topic(name)}/{metric}' if metric == 'noise_share' else None
             detail = dict(values=[e.value for e in at])
@@ -168,7 +166,7 @@ def tweedie_rows(plan: Plan, rows: list[Row]) -> list[Row]:
     "Quality, held-out loss and noise left of a plan's networks by every way down, and the questions asked of them."
     split = load_split(plan.dataset, plan.data, plan.size)
     encoder = encoder_of(split, plan.encoder)
-    y = yardstick(split.heldout, encoder, min(64, len(split.heldout) // 8, encoder.dim // 2), plan.out)
+    y = yardstick(split.heldout, encoder, axes_for(split.heldout, encoder), plan.out)
     scale = noise_scale(split.heldout.pixels)
     noise, loss = f'planted in {split.heldout.sha[:12]}', 'EDM loss a pixel'
     by = dict(kid=y.id, frechet=encoder.id, noise=noise, noise_share=noise, heldout=loss, heldout_below=loss)
@@ -180,9 +178,9 @@ def tweedie_rows(plan: Plan, rows: list[Row]) -> list[Row]:
         made += [known_noise(plan, m, scale, noise)] if 'consistency' not in arm.name else []
     for q in questions_of(plan):
         both = [metric for metric in seen[q.a][1][0][q.way_a] if metric in seen[q.b][1][0][q.way_b]]
-        own = {'frechet'} if not q.way_a + q.way_b else set()  # the suite's
-        made += [question_row(plan, q, metric, seen, by) for metric in both if metric not in own]
-    return made
+        made += [question_row(plan, q, metric, seen, by) for metric in both]
+    have = {r.id for r in rows}  # what the suite says itself
+    return [r for r in made if r.id not in have]
 
 # %% ../nbs/18ya_tweediefid.ipynb #5cf6605e
 QUALITIES = MEASURES | {

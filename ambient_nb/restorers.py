@@ -16,7 +16,8 @@ import torch
 from .core import check_float
 from .data import to_float
 from .datasets import DATASETS
-from .execute import cores, iterations_done, train_side_by_side, trainings, workers_of
+from .drive import snapshots_in
+from .execute import cores, train_side_by_side, trainings, workers_of
 from .local_runs import over_networks
 from .objectives import EDM, Ambient, Tweedie
 from .restoration import RESTORED, hole_masks, mean_log_ratio, restoration_errors, told, untold
@@ -97,7 +98,9 @@ def train_missing(
     out: Path,  # where runs are kept
 ) -> int:  # trainings that were missing
     "Train on a CPU, side by side."
-    todo = [run for run in trainings(runs) if iterations_done(run, out) < run.config.iters]
+    todo = [
+        run for run in trainings(runs) if not {*run.snapshots, run.config.iters} <= {*snapshots_in(run.folder(out))}
+    ]
     if todo:
         with workers_of(workers := min(len(todo), cores())) as pool:
             train_side_by_side(pool, todo, out, workers)

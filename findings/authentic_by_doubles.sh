@@ -14,8 +14,8 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
 "$work/venv/bin/pip" install --quiet --no-compile torch==2.13.0 numpy==2.4.6
-"$work/venv/bin/pip" install --quiet --no-compile --no-deps \
-  "${FLD_SOURCE:-git+https://github.com/marcojira/fld}@ffbbf2041115814fd1074f0117bcb96c5af840b7"
+source=git+https://github.com/marcojira/fld
+"$work/venv/bin/pip" install --quiet --no-compile --no-deps "$source@ffbbf2041115814fd1074f0117bcb96c5af840b7"
 cd "$work"
 "$work/venv/bin/python" -W ignore - <<'PY'
 from importlib.metadata import version

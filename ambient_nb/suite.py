@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FAR_SWEEP', 'SIGMA_SWEEP', 'SPLIT_SWEEP', 'DATA_SWEEP', 'NET_SWEEP', 'TRAINING_SWEEP', 'LABEL_SWEEP', 'THREE', 'ONE',
-           'EACH_300', 'EACH_1000', 'BETWEEN', 'ALL_IMAGES', 'GROWING', 'ITEMS', 'table1', 'timescales', 'fig1',
-           'ablation_noise', 'ablation_split', 'diffmem_fig1', 'diffmem_fig2', 'diffmem_fig3', 'diffmem_fig4',
+           'EACH_300', 'EACH_1000', 'BETWEEN', 'ALL_IMAGES', 'UP_TO_3000', 'GROWING', 'ITEMS', 'table1', 'timescales',
+           'fig1', 'ablation_noise', 'ablation_split', 'diffmem_fig1', 'diffmem_fig2', 'diffmem_fig3', 'diffmem_fig4',
            'diffmem_tables', 'diffmem_fig5', 'Item']
 
 # %% ../nbs/18d_suite.ipynb #96e4ba15
@@ -273,16 +273,10 @@ class Item:
 THREE, ONE = dict(smoke='0', quick='1,2,3', paper='1,2,3'), dict(smoke='0', quick='1', paper='1')
 EACH_300, EACH_1000 = (dict(smoke='20', quick='50', paper=paper) for paper in ('300', '1000'))
 BETWEEN = dict(smoke='20,30', quick='75,150,200', paper='300,1000,3000')
-ALL_IMAGES = dict(smoke='20', quick='300', paper='50000')
+ALL_IMAGES, UP_TO_3000 = (dict(smoke='20', quick='300', paper=paper) for paper in ('50000', '300,1000,3000'))
 GROWING = dict(smoke='10,20', quick='25,50,100,200', paper='1000,2000,5000,10000,20000,50000')
 ITEMS = dict(
-    table1=Item(
-        table1,
-        'main',
-        dict(smoke='20', quick='300', paper='300,1000,3000'),
-        dict(smoke='1', quick='1', paper='1,2,3'),
-        several=True,
-    ),
+    table1=Item(table1, 'main', UP_TO_3000, dict(smoke='1', quick='1', paper='1,2,3'), several=True),
     timescales=Item(timescales, 'main', BETWEEN, THREE, FAR_SWEEP, several=True),
     fig1=Item(fig1, 'main', EACH_300, THREE, SIGMA_SWEEP, several=True),
     ablation_noise=Item(ablation_noise, 'main', EACH_300, THREE, several=True),

@@ -9,6 +9,7 @@ __all__ = ['MEASURES', 'CLEAN_STYLE', 'MIXED_STYLE', 'NOISY_STYLE', 'printed_sco
            'laws_questions']
 
 # %% ../nbs/18t_laws.ipynb #2c008cda
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import lru_cache
 import matplotlib.pyplot as plt
@@ -211,11 +212,14 @@ def measure_text(
     return f'{scale * value:.{digits}f}' + interval
 
 # %% ../nbs/18t_laws.ipynb #2747eb94
-def arms_of(rows: list[Row]) -> dict:  # method -> metric -> its row, in the order of the plan
+def arms_of(
+    rows: list[Row],
+    measures: Iterable = MEASURES,  # which metrics are wanted
+) -> dict:  # method -> metric -> its row, in the order of the plan
     "The rows of the arms at their last iteration, references aside."
     found = {}
     for r in rows:
-        if r.kind == 'arm' and r.labels['metric'] in MEASURES:
+        if r.kind == 'arm' and r.labels['metric'] in measures:
             found.setdefault(r.labels['method'], {})[r.labels['metric']] = r
     return found
 

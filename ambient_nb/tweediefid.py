@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['QUALITIES', 'WAY_STYLE', 'printed_noise_levels', 'ways_judged', 'Question', 'questions_of', 'way_of', 'share_topic',
-           'ways_rows', 'question_row', 'known_noise', 'tweedie_rows', 'ways_of', 'ways_table', 'ways_questions',
-           'dotted_line', 'noise_figure']
+           'ways_rows', 'question_row', 'known_noise', 'tweedie_rows', 'ways_table', 'ways_questions', 'dotted_line',
+           'noise_figure']
 
 # %% ../nbs/18ya_tweediefid.ipynb #ef20efdf
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from .corruptions import fixed_normal
 from .data import to_float, to_uint8
 from .execute import measure
 from .figures import finished
-from .laws import MEASURES, heldout_losses, law_row, measure_text
+from .laws import MEASURES, arms_of, heldout_losses, law_row, measure_text
 from .papers import claim, papers
 from .plans import Plan
 from .repro import encoder_of
@@ -189,15 +189,6 @@ QUALITIES = MEASURES | {
     'noise_share': 'noise left over σ_n',
 }  # metric -> what a table and a picture call it
 
-# %% ../nbs/18ya_tweediefid.ipynb #40c1f64a
-def ways_of(rows: list[Row]) -> dict:  # method -> metric -> its row, in the order of the plan
-    "The rows of arms by every way down."
-    found = {}
-    for r in rows:
-        if r.kind == 'arm' and r.labels['metric'] in QUALITIES:
-            found.setdefault(r.labels['method'], {})[r.labels['metric']] = r
-    return found
-
 # %% ../nbs/18ya_tweediefid.ipynb #c1cba45b
 @unless_empty
 def ways_table(rows: list[Row]) -> pd.DataFrame:  # one line an arm and way
@@ -205,7 +196,7 @@ def ways_table(rows: list[Row]) -> pd.DataFrame:  # one line an arm and way
     shown = ('frechet', 'kid', 'heldout', 'heldout_below', 'noise')
     lines = {
         way: {QUALITIES[k]: measure_text(k, mine[k].ours) if k in mine else '' for k in shown}
-        for way, mine in sorted(ways_of(rows).items(), key=lambda item: item[1]['kid'].labels['x'])
+        for way, mine in sorted(arms_of(rows, QUALITIES).items(), key=lambda item: item[1]['kid'].labels['x'])
     }
     return pd.DataFrame(lines).T.rename_axis('trained on')
 
@@ -250,7 +241,7 @@ def noise_figure(
     measures: tuple = ('kid', 'heldout', 'noise'),  # keys of QUALITIES
 ) -> plt.Figure:
     "Measures against the noise of the training images."
-    ways = ways_of(rows)
+    ways = arms_of(rows, QUALITIES)
     fig, axes = plt.subplots(1, len(measures), figsize=(3.6 * len(measures) + 2, 3.2))
     for ax, metric in zip(axes, measures):
         scale = 1000 if metric == 'kid' else 1

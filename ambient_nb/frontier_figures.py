@@ -89,10 +89,11 @@ def draw_frontier(
     levels: tuple,  # shares at which methods are compared
     metric: str,  # of the height
     arms: tuple,  # names
+    **faint,  # how seeds are drawn beside their mean; without it there is no mean
 ) -> None:
     "One size's curves with their reference points."
     looks = {arm: look | dict(linewidth=1.2, markersize=4) for arm, look in ARM_STYLE.items()}
-    draw_curves(ax, {arm: seed_curves(rows, arm, metric) for arm in arms}, looks)
+    draw_curves(ax, {arm: seed_curves(rows, arm, metric) for arm in arms}, looks, **faint)
     for name, marker in REFERENCES.items():
         if (name, metric) == ('held-out', 'frechet'):
             continue  # of one half to the other: of fewer images than the models' samples
@@ -113,12 +114,13 @@ def frontier_figure(
     levels: tuple = (0.02, 0.05, 0.1, 0.2),  # shares at which methods are compared
     metric: str = 'kid',  # of the height, a key of QUALITY
     arms: tuple = tuple(ARM_STYLE),  # names, those that there are are drawn
+    **faint,  # how seeds are drawn beside their mean; without it there is no mean
 ) -> plt.Figure:
     "Quality against copying along training, a panel for each data set and size."
     parts = by_size(rows)
     fig, axes = plt.subplots(1, len(parts), figsize=(4.6 * len(parts) + 0.6, 3.8), squeeze=False)
     for ((dataset, n), part), ax in zip(parts.items(), axes[0]):
-        draw_frontier(ax, part, levels, metric, arms)
+        draw_frontier(ax, part, levels, metric, arms, **faint)
         ax.set_title(f'{dataset}, n = {n}')
     axes[0, 0].set_ylabel(QUALITY[metric])
     return finished(fig, fontsize=7)

@@ -94,6 +94,12 @@ def test_bart(tmp_path, name, kind):
     assert np.array_equal(pixels(tmp_path / 'packed.zip', tmp_path, kind=kind)[0], seen)
 
 
+def test_images_may_have_their_coils_anywhere(tmp_path):
+    "Only of frequencies a wrong order makes something else than another view."
+    source = placed(tmp_path / 'src', **{'a.cfl': both('images')['images.cfl'], 'a.hdr': b'# Dimensions\n3 10 8 1\n'})
+    assert len(pixels(source, tmp_path, kind='bart')[0]) == 8
+
+
 @pytest.mark.parametrize('name', [f'{kind}{version}' for kind in KINDS for version in '12'])
 def test_nifti(tmp_path, name):
     "What nibabel wrote, by what it was given."

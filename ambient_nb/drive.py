@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Event', 'snapshot_path', 'save_snapshot', 'snapshots_in', 'newest_state', 'drop_states', 'save_state', 'read_stats',
-           'log_line', 'Book', 'locked', 'drive', 'after_step', 'watched', 'identity', 'claim_folder']
+           'log_line', 'Book', 'locked', 'drop_past', 'drive', 'after_step', 'watched', 'identity', 'claim_folder']
 
 # %% ../nbs/10c_drive.ipynb #c4cded94
 import json
@@ -168,6 +168,16 @@ def locked(folder: Path):
                 allowed = 'a run that no other process works on; another process holds its lock'
                 raise BadInput('folder', str(folder), allowed) from None
         yield
+
+# %% ../nbs/10c_drive.ipynb #7d2e91c4
+def drop_past(
+    folder: Path,  # of a run that nobody works on
+    it: int,  # iteration that must come again
+) -> None:
+    "Remove the checkpoint of a run where it is at this iteration or past it."
+    if (stored := newest_state(folder)) and stored[1]['it'] >= it:
+        with locked(Path(folder)):
+            drop_states(folder)
 
 # %% ../nbs/10c_drive.ipynb #f970b1cf
 def drive(

@@ -65,7 +65,7 @@ def printed_mixtures(dataset: str) -> pd.DataFrame:  # one line a share of clean
     scores = printed_scores(dataset)
     columns = {'no others': by_share(scores)}
     columns |= {f'others noisy at {level:g}': by_share(scores, level) for level in (0.05, 0.1, 0.2)}
-    frame = pd.DataFrame(columns).rename(index='{:.0%}'.format).fillna('')
+    frame = pd.DataFrame(columns).rename(index='{:.0%}'.format).astype(object).fillna('')
     return frame.rename_axis('clean images')
 
 # %% ../nbs/18t_laws.ipynb #2ef7bfd7

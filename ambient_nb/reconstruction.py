@@ -79,6 +79,8 @@ def scan_runs(
     batch: int,  # phantoms per step
 ) -> dict:  # (name, seed) -> ScanRun
     "Trainings that share network, phantoms and budget."
+    for loss in losses.values():
+        loss.operator_for((2, size, size))  # refuses a scan whose lines teach nothing
     net = replace(SMOKE.train.net, model_channels=8) if profile == 'smoke' else quick_net(size)
     base = TrainConfig(net=net, iters=iters, batch=batch, lr=1e-3, P_mean=-1.8, sigma_data=SPREAD)
     return {

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NIFTI_TYPES', 'grey_levels', 'Stack', 'stack_entries', 'cfl_sizes', 'cfl_values', 'cfl_slices', 'cfl_header',
-           'read_cfl', 'Nifti', 'nifti_header', 'unpacked', 'nifti_slices', 'read_nifti']
+           'misplaced_coils', 'read_cfl', 'Nifti', 'nifti_header', 'unpacked', 'nifti_slices', 'read_nifti']
 
 # %% ../nbs/01j_scans.ipynb #68edb8b5
 import gzip
@@ -115,6 +115,19 @@ def cfl_header(
         raise BadInput('src', tree.where(name), f'an array of BART with its header ({e})') from None
     return sizes
 
+# %% ../nbs/01j_scans.ipynb #5c0b1e7a
+def misplaced_coils(
+    sizes: tuple,  # of the axes of k-space
+) -> str:  # what is allowed, and what there is; empty where the order may be BART's
+    "What is wrong with the axes of a BART array."
+    rows, columns, planes, coils = sizes[:4]
+    seems = ''
+    if coils > min(rows, columns):
+        seems = 'fewer rows or columns than coils'
+    elif coils == 1 and 2 * rows <= min(columns, planes):
+        seems = 'its coils first, as in NumPy: np.moveaxis(k, 0, -1)[:, :, None] before it is written'
+    return seems and f'k-space with the axes (read-out, phase, phase, coils); {sizes[:4]} seems to have {seems}'
+
 # %% ../nbs/01j_scans.ipynb #7127e103
 def read_cfl(
     tree: Tree,  # .cfl files, each with its .hdr
@@ -128,6 +141,8 @@ def read_cfl(
     entries = []
     for name in names:
         sizes = cfl_header(tree, name)
+        if kspace and (wrong := misplaced_coils(sizes)):
+            raise BadInput('src', tree.where(name), wrong)
         read = lambda n=name, s=sizes: cfl_slices(cfl_values(tree.read(n), s), kspace)
         entries += stack_entries(name, math.prod(sizes[2:]) // sizes[3], read)
     return entries

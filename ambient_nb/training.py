@@ -18,7 +18,7 @@ from .core import BadInput, check_choice, check_float, check_int, pick_device, s
 from .data import Images, order, to_float
 from .denoisers import PRECONDS, EDMPrecond, Precond
 from .draws import image_data, step_draws
-from .drive import claim_folder, drive, log_line, snapshot_path, snapshots_in, watched
+from .drive import claim_folder, drive, drop_past, log_line, snapshot_path, snapshots_in, watched
 from .inverse import fixed_mask, truncated
 from .losses import WEIGHTS
 from .networks import PRESETS, NetConfig, make_net
@@ -270,7 +270,8 @@ def fit(
 ) -> Path:  # the folder
     "Train, from scratch or from where the folder stands."
     folder, snapshots = claim_folder(folder, config, images), {*snapshots, config.iters}
-    if not snapshots <= {*snapshots_in(folder)}:
+    if missing := snapshots - {*snapshots_in(folder)}:
+        drop_past(folder, min(missing))
         trainer, options = Trainer(config, images, pick_device(device)), dict(tick=tick, save_every=save_every)
         for _ in watched(drive(trainer, folder, config.iters, snapshots=snapshots, **options), config.iters, desc):
             pass

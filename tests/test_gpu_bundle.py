@@ -21,6 +21,7 @@ from ambient_nb.datasets import load
 from ambient_nb.mask_turns import MaskTurns
 from ambient_nb.rows import METHODS, load_rows, save_rows
 from ambient_nb.turn_rows import points_in
+from ambient_nb.turns import MethodTurns
 
 BLOCKED = '''
 import sys
@@ -193,7 +194,10 @@ def test_bad_input_of_the_command(args, name, gpu, data, tmp_path, monkeypatch):
 @pytest.mark.parametrize('of', ['main', 'ambient'])
 def test_a_dry_run_says_how_far_it_would_come(of, gpu, monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', ['gpu_table1.py', '--dry-run', '--of', of])
+    planned, asked = gpu.turn_plan, []
+    monkeypatch.setattr(gpu, 'turn_plan', lambda *given: asked.append(given) or planned(*given))
     gpu.main()
+    assert asked == [(MaskTurns(), 9.0) if of == 'ambient' else (MethodTurns(), 9.3)]
     said = capsys.readouterr().out
     assert '4% of 990 TFLOP/s' in said and 'kimg of each' in said
 

@@ -13,7 +13,7 @@ from ambient_nb import halves_figures
 from ambient_nb.core import BadInput
 from ambient_nb.frontier import frontier_runs
 from ambient_nb.halves import TAUS, directions_from, disjoint_pairs, like_own, over_pairs, shares_within
-from ambient_nb.halves_rows import before_copying, minus, questions
+from ambient_nb.halves_rows import before_copying, growing_rows, minus, questions
 from ambient_nb.protocols import protocol
 from ambient_nb.rows import METHODS, committed, load_rows, save_rows
 from ambient_nb.tables import NO_ROWS
@@ -122,6 +122,27 @@ def test_committed_sizes_are_compared_after_as_many_epochs():
         method, metric = r.labels['method'], r.labels['metric']
         small, large = (by_key(rows[f'halves/digits/{n}/{method}/{it}/{metric}']) for n, it in ((50, 407), (100, 815)))
         assert by_key(r) == pytest.approx(minus(large, small), abs=2e-6)
+
+
+def test_the_larger_size_loses_the_smaller():
+    "Method by method and pair by pair, of networks of both; nothing where there is one size."
+    p = protocol(dataset='digits')
+    there = {n: {m: {} for m in METHODS} for n in (100, 50)}
+    for (n, method, s), run in frontier_runs(p, 0.2).items():
+        if n in there and method in METHODS and s in (1, 2):
+            there[n][method][s] = run
+    told = {(50, METHODS[0]): (0.1, 0.2), (50, METHODS[1]): (0.3, 0.4)}
+    told |= {(100, METHODS[0]): (0.6, 0.8), (100, METHODS[1]): (0.7, 0.1)}
+    ends = {n: {m: dict(alike={(1, 2): told[n, m][0]}, own={1: told[n, m][1]}) for m in METHODS} for n in (100, 50)}
+    made = growing_rows(p, there, ends)
+    values = {(r.labels['method'], r.labels['metric']): r.detail['values'][0] for r in made}
+    first, second = METHODS
+    expected = {(first, 'alike'): 0.5, (first, 'own'): 0.6, (second, 'alike'): 0.4, (second, 'own'): -0.3}
+    assert values == pytest.approx(expected)
+    for r in made:
+        assert r.labels['pair'] == f'{r.labels["method"]}, n = 100 − n = 50' and r.claim.startswith('halves/growing/')
+        assert set(r.runs) == {run.key for n in (50, 100) for run in there[n][r.labels['method']].values()}
+    assert growing_rows(p, there, {50: ends[50]}) == []
 
 
 def test_committed_ends_are_where_they_must_be():

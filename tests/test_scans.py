@@ -94,6 +94,12 @@ def test_bart(tmp_path, name, kind):
     assert np.array_equal(pixels(tmp_path / 'packed.zip', tmp_path, kind=kind)[0], seen)
 
 
+def test_images_may_have_their_coils_anywhere(tmp_path):
+    "Only of frequencies a wrong order makes something else than another view."
+    source = placed(tmp_path / 'src', **{'a.cfl': both('images')['images.cfl'], 'a.hdr': b'# Dimensions\n3 10 8 1\n'})
+    assert len(pixels(source, tmp_path, kind='bart')[0]) == 8
+
+
 @pytest.mark.parametrize('name', [f'{kind}{version}' for kind in KINDS for version in '12'])
 def test_nifti(tmp_path, name):
     "What nibabel wrote, by what it was given."
@@ -124,6 +130,8 @@ def spoilt():
         'huge header': ({'a.cfl': image, 'a.hdr': b'# Dimensions\n' + b'9' * 400 + b'\n'}, bart, 'a.cfl'),
         'not finite': ({'a.cfl': np.full(240, np.nan, '<c8').tobytes(), 'a.hdr': head}, bart, 'a.cfl: slice 0.*finite'),
         'gaps': ({'a.cfl': gaps.ravel(order='F').astype('<c8').tobytes(), 'a.hdr': head}, kspace, 'measurements'),
+        'coils first': ({'a.cfl': k, 'a.hdr': b'# Dimensions\n3 10 8 1\n'}, kspace, r'\(3, 10, 8, 1\).*coils first'),
+        'coils before rows': ({'a.cfl': k, 'a.hdr': b'# Dimensions\n10 3 1 8\n'}, kspace, 'fewer rows or columns'),
         'another kind': ({'a.nii': nii}, bart, 'a folder of .cfl files'),
         'two kinds': ({'a.nii': nii, 'a.cfl': image, 'a.hdr': head}, bart, 'one kind|folder of .cfl'),
         'no nifti': ({'a.nii': b'no'}, {}, 'a.nii.*does not begin as NIfTI'),

@@ -72,8 +72,14 @@ def test_the_turns_leave_room_for_the_last_look_and_little_more(t, turn, look):
     many = len(t.arms)
     a_round = 1.1 * (many * t.every * turn + many * look + end + 1 + clock.took['end'])
     assert clock.left < a_round and len(arms[0].points) >= 1
+    assert {a.trainer.it for a in arms} == {arms[0].points[-1]['it']}, 'a turn was begun that led to no look'
     kept = [kept for what, *kept in hand.log if what == 'kept']
     assert kept == [[many * [k]] for k in range(1, len(arms[0].points) + 1)]
+
+
+def test_the_end_takes_two_looks_of_each_arm():
+    "At the best and at the last one, with more samples: 5,000 for 2,000, or 3,000."
+    assert (after_all(MethodTurns()), after_all(MaskTurns())) == (2 * 2 * 2.5, 2 * 4 * 1.5)
 
 
 def test_arms_take_turns_and_are_looked_at_together():

@@ -9,7 +9,6 @@ __all__ = ['complex_slice', 'ComplexImages', 'write_complex', 'read_complex']
 import json, os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
@@ -42,7 +41,7 @@ def complex_slice(
 class ComplexImages(Images):
     "Complex images as floats: real and imaginary channel."
 
-    dtype: ClassVar[torch.dtype] = torch.float32
+    dtype = torch.float32
 
     def __post_init__(self):
         super().__post_init__()

@@ -11,7 +11,6 @@ import hashlib, io, json, os, warnings, zipfile
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -30,13 +29,12 @@ class Images:
     ids: torch.Tensor  # (N,) int64, stable numbers: the fixed noise hangs on them
     name: str  # of the data set
     rule: str = 'first'  # how training subsets are taken from it, see `pick`
-    dtype: ClassVar[torch.dtype] = torch.uint8  # of the pixels
+    dtype = torch.uint8  # of the pixels, for all images of this class
 
     def __post_init__(self):
         N, *shape = self.pixels.shape
         if self.pixels.dtype != self.dtype or len(shape) != 3 or shape[1] != shape[2]:
-            wanted = f'{str(self.dtype)[6:]} of shape (N,C,H,H)'
-            raise BadInput('pixels', (self.pixels.dtype, (N, *shape)), wanted)
+            raise BadInput('pixels', (self.pixels.dtype, (N, *shape)), f'{str(self.dtype)[6:]} of shape (N,C,H,H)')
         for key in ('labels', 'ids'):
             v = getattr(self, key)
             if v is not None and (v.dtype != torch.int64 or v.shape != (N,)):

@@ -86,7 +86,7 @@ def data_make(
     src: Path = typer.Argument(
         ..., help='A folder, zip, tar, CIFAR batches, Tiny-ImageNet tree, parquet, .npz or .npy.'
     ),
-    out: Path = typer.Argument(..., help='The EDM zip to write.'),
+    out: Path = typer.Argument(..., help='The EDM zip to write; a .safetensors for complex images.'),
     kind: str = typer.Option(None, help='A recipe or layout; found out from SRC when not given.'),
     size: int = typer.Option(None, help='Side of the images, px.'),
     crop: str = typer.Option(None, help='"center" cuts a centred square first.'),

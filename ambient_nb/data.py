@@ -29,11 +29,12 @@ class Images:
     ids: torch.Tensor  # (N,) int64, stable numbers: the fixed noise hangs on them
     name: str  # of the data set
     rule: str = 'first'  # how training subsets are taken from it, see `pick`
+    dtype = torch.uint8  # of the pixels, for all images of this class
 
     def __post_init__(self):
         N, *shape = self.pixels.shape
-        if self.pixels.dtype != torch.uint8 or len(shape) != 3 or shape[1] != shape[2]:
-            raise BadInput('pixels', (self.pixels.dtype, (N, *shape)), 'uint8 of shape (N,C,H,H)')
+        if self.pixels.dtype != self.dtype or len(shape) != 3 or shape[1] != shape[2]:
+            raise BadInput('pixels', (self.pixels.dtype, (N, *shape)), f'{str(self.dtype)[6:]} of shape (N,C,H,H)')
         for key in ('labels', 'ids'):
             v = getattr(self, key)
             if v is not None and (v.dtype != torch.int64 or v.shape != (N,)):
@@ -73,10 +74,10 @@ class Images:
 
 # %% ../nbs/02_data.ipynb #02925ea2
 def to_float(
-    u: torch.Tensor,  # uint8, any shape
-) -> torch.Tensor:  # float32 in [-1,1]
+    u: torch.Tensor,  # uint8, any shape; floats are left as they are
+) -> torch.Tensor:  # float32, in [-1,1] where it was bytes
     "Bytes to the range that networks see."
-    return u.to(torch.float32) / 127.5 - 1
+    return u if u.is_floating_point() else u.to(torch.float32) / 127.5 - 1
 
 # %% ../nbs/02_data.ipynb #43972acb
 def to_uint8(

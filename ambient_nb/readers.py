@@ -118,7 +118,8 @@ def read_volumes(
     asked: Asked = Asked(),
 ) -> Found:  # one entry a slice
     "Slices of fastMRI's volumes."
-    return slices_of(tree, asked, H5, lambda tree, names: read_fastmri(replace(tree, names=names), '')[0])
+    read = lambda tree, names: read_fastmri(replace(tree, names=names), '', asked.phase)[0]
+    return slices_of(tree, asked, H5, read)
 
 # %% ../nbs/02a_readers.ipynb #c71940ad
 def read_arrays_of_bart(

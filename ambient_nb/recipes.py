@@ -27,6 +27,7 @@ class Recipe:
     labelled: bool = True  # sub-folders are classes
     splits: tuple = ('train', '')  # which part of a source will do, see `splits.Asked`
     kspace: bool | None = None  # does a .cfl hold frequencies, or images
+    phase: bool = False  # complex images are made, not pictures
 
 # %% ../nbs/02b_recipes.ipynb #e01f43be
 RECIPES = {
@@ -42,6 +43,7 @@ RECIPES = {
     'imagenette': Recipe(64, 'center'),
     'imagenette-val': Recipe(64, 'center', splits=('val',)),
     'fastmri': Recipe(),
+    'fastmri-complex': Recipe(384, labelled=False, phase=True),
     'bart': Recipe(kspace=False),
     'bart-kspace': Recipe(kspace=True),
 }
@@ -80,9 +82,8 @@ def wanted_of(
     check_choice('folders', more.get('folders'), (None, 'classes', 'shards'))
     if not recipe.labelled:
         more['folders'] = more.get('folders') or 'shards'
-    return Asked(
-        recipe.splits if split is None else None if split == 'none' else (split,), kspace=recipe.kspace, **more
-    )
+    splits = recipe.splits if split is None else None if split == 'none' else (split,)
+    return Asked(splits, kspace=recipe.kspace, phase=recipe.phase, **more)
 
 # %% ../nbs/02b_recipes.ipynb #9dc53a72
 def entries_of(
@@ -92,7 +93,7 @@ def entries_of(
 ) -> Found:
     "The pictures of a source that are asked for, not opened yet."
     for kinds, reader, what in (
-        (('fastmri',), read_volumes, '.h5 volumes'),
+        (('fastmri', 'fastmri-complex'), read_volumes, '.h5 volumes'),
         (('bart', 'bart-kspace'), read_arrays_of_bart, '.cfl files'),
     ):
         if kind in kinds and layout(tree) is not reader:

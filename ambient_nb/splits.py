@@ -89,6 +89,7 @@ class Asked:
     label: str | None = None  # column or array of labels, where there are several
     folders: str | None = None  # 'classes' or 'shards', where it cannot be seen which they are
     kspace: bool | None = None  # does a .cfl hold frequencies, or images; None where nobody said
+    phase: bool = False  # are frequencies of volumes wanted, not pictures
     audit: bool = False  # no classes are wanted; what does not sort itself into splits or kinds is read whole
 
 # %% ../nbs/01c_splits.ipynb #28148941

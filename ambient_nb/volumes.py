@@ -32,9 +32,10 @@ def spectra(
 def magnitude(
     volume,  # an open HDF5 file
     i: int,  # slice
+    finished: tuple = FINISHED,  # what is taken where it is there; () for the frequencies
 ) -> np.ndarray:  # (H,W) float
     "One slice of an MRI volume as a picture."
-    for key in FINISHED:
+    for key in finished:
         if key in volume:
             return np.asarray(volume[key][i], dtype=np.float64)
     x = np.fft.fftshift(np.fft.ifft2(spectra(volume, i), norm='ortho'), axes=(-2, -1))
@@ -96,6 +97,7 @@ class Volume:
     "An HDF5 file of slices."
 
     path: Path
+    finished: tuple = FINISHED  # what is taken where it is there; () for the frequencies
 
     @cached_property
     def slices(self) -> int:  # BadInput where it is no such file
@@ -105,17 +107,19 @@ class Volume:
         try:
             with h5py.File(self.path) as volume:
                 has = ', '.join(f'{key} {getattr(volume[key], "shape", "")}'.strip() for key in volume)
-                key = next(key for key in (*FINISHED, 'kspace') if key in volume)
+                key = next(key for key in (*self.finished, 'kspace') if key in volume)
                 if wrong := misfit(volume, key):
                     raise BadInput('src', where, wrong)
                 lack, n = unmeasured(volume) if key == 'kspace' else None, len(volume[key])
         except OSError as e:
             raise BadInput('src', where, f'an HDF5 volume that opens ({e})') from None
         except StopIteration:
-            wanted = 'an HDF5 volume of MRI, with kspace or reconstruction_rss; arrays of pictures are read from .npy'
+            keys = ' or '.join(('kspace', *self.finished[:1]))
+            wanted = f'an HDF5 volume of MRI, with {keys}; arrays of pictures are read from .npy'
             raise BadInput('src', where, f'{wanted}; it has {has}') from None
         if lack:
-            wanted = 'a volume with reconstruction_rss or with every frequency: these are measurements, not pictures'
+            keys = ' or with '.join((*self.finished[:1], 'every frequency'))
+            wanted = f'a volume with {keys}: these are measurements, not pictures'
             raise BadInput('src', where, f'{wanted}; {lack}')
         return n
 
@@ -126,7 +130,7 @@ class Volume:
         with h5py.File(self.path) as volume:
             tops = []
             for i in range(self.slices):
-                seen = magnitude(volume, i)
+                seen = magnitude(volume, i, self.finished)
                 if not np.isfinite(seen).all() or seen.min() < 0:
                     raise ValueError(f'slice {i} has values that are not finite, or below 0, which is black')
                 tops.append(seen.max())
@@ -137,13 +141,22 @@ class Volume:
         import h5py
 
         with h5py.File(self.path) as volume:
-            share = window(magnitude(volume, i), side) / self.white
+            share = window(magnitude(volume, i, self.finished), side) / self.white
         return picture_of((share * 255).round().astype(np.uint8))
+
+    def measured(self, i: int):  # (coils,H,W) complex64 with `white` for 1; maps of the coils, None without
+        "The frequencies of one slice, and what the file says of its coils."
+        import h5py
+
+        with h5py.File(self.path) as volume:
+            maps = np.asarray(volume['maps'][i], np.complex64) if 'maps' in volume else None
+            return (spectra(volume, i) / self.white).astype(np.complex64), maps
 
 # %% ../nbs/01b_volumes.ipynb #44a392d0
 def read_fastmri(
     tree: Tree,  # .h5 files, in a folder or alone
     split: str,  # not used: a folder is one split
+    phase: bool = False,  # whether an entry opens as `Volume.measured`, not as a picture
 ) -> tuple[list[Entry], None]:  # one entry a slice
     "Slices of fastMRI volumes."
     try:
@@ -154,6 +167,6 @@ def read_fastmri(
     if not tree.paths:
         raise BadInput('src', spelt(str(tree.src)), 'an unpacked folder of .h5 volumes, or one of them')
     names = [n for n in tree.names if n.lower().endswith(('.h5', '.hdf5'))]
-    volumes = {n: Volume(tree.paths[n]) for n in names}
-    slices = [(n, v, i) for n, v in volumes.items() for i in range(v.slices)]
-    return [Entry(f'{n}: slice {i}', None, partial(v.picture, i)) for n, v, i in slices], None
+    volumes = {n: Volume(tree.paths[n], () if phase else FINISHED) for n in names}
+    slices = [(n, v.measured if phase else v.picture, i) for n, v in volumes.items() for i in range(v.slices)]
+    return [Entry(f'{n}: slice {i}', None, partial(read, i)) for n, read, i in slices], None

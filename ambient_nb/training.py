@@ -7,6 +7,7 @@ __all__ = ['PRECISIONS', 'at_precision', 'bound_gradients', 'TrainConfig', 'chec
            'one_hot', 'Trainer', 'fit', 'stored_config', 'load_denoiser', 'fitting_sampler']
 
 # %% ../nbs/11_training.ipynb #d33050cd
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -178,50 +179,75 @@ class Trainer:
         self.net, self.ema = (make_denoiser(config, self.shape).to(self.device) for _ in range(2))
         at_precision(self.net, config.precision, config.compile)
         self.ema.eval().requires_grad_(False)
+        self.weights, self.averages = ([*D.parameters()] for D in (self.net, self.ema))
         self.loss = config.loss.formula(config.sigma_data, WEIGHTS[config.precond])
-        self.optimizer = torch.optim.Adam(
-            self.net.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
-        )
+        self.optimizer = torch.optim.Adam(self.weights, lr=config.lr, weight_decay=config.weight_decay, fused=True)
 
     def draws(self) -> dict:  # name -> (batch,…)
         "What the loss wants of the next step."
         c = self.config
         return step_draws(c.loss, self.law, self.shape, c.seed, self.it * c.batch, c.batch)
 
-    def batch(self) -> dict:  # the arguments of the loss, on the device
-        "The next step's images, and what else the loss and the network are given."
-        c, start = self.config, self.it * self.config.batch
-        rows = order(len(self.images), c.seed, start, c.batch).to(self.device)
-        mine = {name: tensor[rows] for name, tensor in self.image_data.items()}
-        mine |= {name: tensor.to(self.device) for name, tensor in self.draws().items()}
+    def inputs(self) -> dict:  # name -> (batch,…), on the device
+        "What differs from step to step: which images, and what is drawn."
+        rows = order(len(self.images), self.config.seed, self.it * self.config.batch, self.config.batch)
+        return {name: tensor.to(self.device) for name, tensor in dict(self.draws(), rows=rows).items()}
+
+    def batch(
+        self,
+        inputs: dict | None = None,  # as `inputs` gives them, None for the next step's
+    ) -> dict:  # the arguments of the loss, on the device
+        "A step's images, and what else the loss and the network are given."
+        c, mine = self.config, dict(self.inputs() if inputs is None else inputs)
+        rows = mine.pop('rows')
+        mine |= {name: tensor[rows] for name, tensor in self.image_data.items()}
         y, told, move = to_float(self.pixels[rows]), {}, lambda images: images
         if self.labels is not None:
             told['labels'] = self.labels[rows]
         if self.augment:
-            params = self.augment.params(stream((DRAWS,), c.seed, 'augment', start=start, count=c.batch), y.shape)
+            normals = stream((DRAWS,), c.seed, 'augment', start=self.it * c.batch, count=c.batch)
+            params = self.augment.params(normals, y.shape)
             told['augment_labels'] = self.augment.labels(params).to(self.device)
             move = partial(self.augment.transform, params=params)
         return c.loss.shown(y, mine, move) | told
 
+    @contextmanager
+    def dropout_seed(self):
+        "Dropout's draws are a function of the step; a network without dropout draws none."
+        if self.config.net.dropout or self.config.net.label_dropout:
+            with torch.random.fork_rng([self.device] if self.device.type == 'cuda' else []):
+                torch.manual_seed(seed_of(self.config.seed, 'dropout', self.it))
+                yield
+        else:
+            yield
+
+    def gradients(
+        self,
+        inputs: dict | None = None,  # as for `batch`
+    ) -> torch.Tensor:  # the batch's mean loss, detached
+        "Let every parameter have the gradient of a step."
+        arguments = self.batch(inputs)
+        with self.dropout_seed():
+            loss = self.loss(self.net, **arguments).mean()
+        for p in self.weights:
+            p.grad = None
+        loss.backward()
+        return loss.detach()
+
     def step(self) -> torch.Tensor:  # the batch's loss per pixel, detached
         "One optimizer step and one EMA step."
-        c, seen, arguments = self.config, self.it * self.config.batch, self.batch()
+        c, seen, loss = self.config, self.it * self.config.batch, self.gradients()
         halved = 0 < c.halve_kimg * 1000 <= seen
         for group in self.optimizer.param_groups:
             group['lr'] = c.lr * min(seen / max(c.ramp_kimg * 1000, 1e-8), 1) / (1 + halved)
-        with torch.random.fork_rng([self.device] if self.device.type == 'cuda' else []):
-            torch.manual_seed(seed_of(c.seed, 'dropout', self.it))
-            loss = self.loss(self.net, **arguments).mean()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
         if c.precision == 'fp16':
-            bound_gradients(self.net.parameters())
+            bound_gradients(self.weights)
         self.optimizer.step()
         beta = ema_beta(c.batch, seen, c.ema_kimg * 1000, c.ema_ramp)
         with torch.no_grad():
-            torch._foreach_lerp_(list(self.ema.parameters()), list(self.net.parameters()), 1 - beta)
+            torch._foreach_lerp_(self.averages, self.weights, 1 - beta)
         self.it += 1
-        return loss.detach() / self.pixels[0].numel()
+        return loss / self.pixels[0].numel()
 
     def columns(self) -> dict:
         "What stats.jsonl says besides iteration, loss and seconds."

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import ClassVar
 import torch
 from .checkpoint_curves import samples_measured
-from .data import Images, to_uint8
+from .data import Images, order, to_uint8
 from .draws import step_draws
 from .drive import claim_folder, drive, snapshots_in
 from .frontier import arm_config
 from .frontier_rows import endpoint_rows
+from .graphs import GraphedTrainer, cuda_graph
 from .networks import PRESETS
 from .protocols import Experiment, Protocol, protocol
 from .repro import Setup
@@ -28,7 +29,7 @@ from .rows import METHODS, Row
 from .runs import Run
 from .sampling import sample
 from .settings import SETTINGS
-from .training import TrainConfig, Trainer, fitting_sampler, make_law
+from .training import TrainConfig, fitting_sampler, make_law
 from .yardstick import Yardstick
 
 # %% ../nbs/18r_turns.ipynb #28b7ddfb
@@ -59,10 +60,11 @@ class Turns:
     every: int = 4  # turns between checkpoints
     most: int = 30  # checkpoints, at most
     samples: int = 2000  # at each checkpoint
-    last_samples: int = 5000  # at the best and the last one, in the end
+    last_samples: int = 5000  # at the best and the last one, in the end; 0 for no such look
     steps: int = 18  # of the sampler
     axes: int = 64  # of the encoder, in which quality is measured
     data: str | None = None  # zip or folder, None for the default
+    recorded: bool = True  # whether a GPU replays its steps, see room graphs
 
     def config(self, base: TrainConfig, arm: str) -> TrainConfig:
         "How one of `arms` is trained; the base has the seed and the length."
@@ -135,20 +137,21 @@ class MethodTurns(Turns):
 
 # %% ../nbs/18r_turns.ipynb #819c4756
 class DrawsAhead:
-    "Levels and noise of the steps to come, for all trainers of a seed."
+    "Rows, levels and noise of the steps to come, for all trainers of a seed."
 
     def __init__(
         self,
         config: TrainConfig,  # of any of them
-        shape: tuple,  # (C,H,W) of an image
+        images: Images,  # the training set
         device: torch.device | str,  # where they are kept
         steps: int,  # drawn at a time
     ):
         self.batch, self.steps, self.parts, self.thread = config.batch, steps, {}, ThreadPoolExecutor(1)
-        law, count = make_law(config), steps * config.batch
+        law, count, shape = make_law(config), steps * config.batch, tuple(images.pixels.shape[1:])
 
         def part(k):
             draws = step_draws(config.loss, law, shape, config.seed, k * count, count)
+            draws['rows'] = order(len(images), config.seed, k * count, count)
             return {name: tensor.to(device) for name, tensor in draws.items()}
 
         self.part = part
@@ -162,7 +165,7 @@ class DrawsAhead:
         return {name: x[place * self.batch :][: self.batch] for name, x in self.parts[k].result().items()}
 
 # %% ../nbs/18r_turns.ipynb #41c2b46a
-class AheadTrainer(Trainer):
+class AheadTrainer(GraphedTrainer):
     "A trainer whose draws are made ahead."
 
     def __init__(
@@ -171,11 +174,12 @@ class AheadTrainer(Trainer):
         images: Images,  # the training set
         device: torch.device | str,
         ahead: DrawsAhead,
+        **recording,  # `record` and `say`, see `GraphedTrainer`
     ):
-        super().__init__(config, images, device)
+        super().__init__(config, images, device, **recording)
         self.ahead = ahead
 
-    def draws(self):
+    def inputs(self):
         return self.ahead(self.it)
 
 # %% ../nbs/18r_turns.ipynb #e323bd71
@@ -235,7 +239,8 @@ class TurnArm:
         self.t, self.run, self.y, self.out, self.device = t, t.run(arm), y, out, device
         config, images = self.run.config, self.run.images
         folder = claim_folder(self.run.folder(out), config, images)
-        self.trainer = AheadTrainer(config, images, device, ahead)
+        record = cuda_graph if t.recorded and torch.device(device).type == 'cuda' else None
+        self.trainer = AheadTrainer(config, images, device, ahead, record=record)
         rare = dict(tick=25, save_every=math.inf)  # a state is written at the end alone
         self.events = drive(self.trainer, folder, config.iters, snapshots=self.run.snapshots, **rare)
         next(self.events)

@@ -76,6 +76,13 @@ def test_the_turns_leave_room_for_the_last_look_and_little_more(t, turn, look):
     assert kept == [[many * [k]] for k in range(1, len(arms[0].points) + 1)]
 
 
+@pytest.mark.parametrize('slower', [1.0, 1.2])
+def test_nine_minutes_hold_two_checkpoints_of_masked_arms_at_the_measured_rate(slower):
+    "2,100 images/s and 9 s a look of 2,000 samples on an H200, two methods; a look restores images, too."
+    _, _, arms, _ = play(slower * 20_000 / 2100, slower * 13.6, minutes=9.0, t=MaskTurns())
+    assert {len(arm.points) for arm in arms} == {2}
+
+
 def test_arms_take_turns_and_are_looked_at_together():
     t, _, _, hand = play(2.5, 6.5)
     names = [entry for entry in hand.log if entry and entry[0] in METHODS][:10]

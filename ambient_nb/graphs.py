@@ -51,14 +51,15 @@ def cuda_graph(
     warm: int = 3,  # calls before
 ) -> Callable:  # does the same, in one call
     "Record a piece of work on the GPU."
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
+    here, side = torch.cuda.current_stream(), torch.cuda.Stream()
+    side.wait_stream(here)
     with torch.cuda.stream(side):
         for _ in range(warm):
             work()
-    torch.cuda.current_stream().wait_stream(side)
+    here.wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode='thread_local'):  # another thread may bring draws meanwhile
+    options = dict(capture_error_mode='thread_local')  # another thread may bring draws meanwhile
+    with torch.cuda.stream(here), torch.cuda.graph(graph, **options):  # a capture that fails does not come back here
         work()
     return graph.replay
 

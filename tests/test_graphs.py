@@ -1,6 +1,6 @@
 "Steps that are recorded and replayed: the bits of plain ones; where that can't be done, a line and the same bits."
 
-from contextlib import nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from unittest.mock import Mock
@@ -41,15 +41,40 @@ class Tape(TorchDispatchMode):
                     old.copy_(new)
 
 
+class Cuda:
+    "Streams and captures, as far as `cuda_graph` asks for them."
+
+    def __init__(self):
+        self.here = self.now = Mock()
+        self.asked, self.fails = [], False
+
+    @contextmanager
+    def stream(self, wanted):
+        before, self.now = self.now, wanted
+        try:
+            yield
+        finally:
+            self.now = before
+
+    @contextmanager
+    def graph(self, tape, capture_error_mode):
+        "As torch's: where a capture fails, its stream stays the current one."
+        before, self.now = self.now, Mock()
+        self.asked.append(capture_error_mode)
+        with tape:
+            yield
+        if self.fails:
+            raise RuntimeError('capture was invalidated')
+        self.now = before
+
+
 @pytest.fixture
-def modes(monkeypatch):
-    "CUDA as far as `cuda_graph` asks for it; what captures were asked to forbid."
-    asked = []
-    parts = dict(Stream=Mock, current_stream=Mock, stream=lambda side: nullcontext(), CUDAGraph=Tape)
-    parts['graph'] = lambda tape, capture_error_mode: asked.append(capture_error_mode) or tape
+def cuda(monkeypatch):
+    fake = Cuda()
+    parts = dict(Stream=Mock, current_stream=lambda: fake.now, stream=fake.stream, graph=fake.graph, CUDAGraph=Tape)
     for name, part in parts.items():
         monkeypatch.setattr(torch.cuda, name, part)
-    return asked
+    return fake
 
 
 def same(a, b) -> bool:
@@ -59,14 +84,14 @@ def same(a, b) -> bool:
 
 
 @pytest.mark.parametrize('loss', [EDM(), TwoRegime(sigma_n=0.3), Ambient('dust', options=(('p', 0.4), ('delta', 0.1)))])
-def test_replayed_steps_are_plain_steps(loss, modes):
+def test_replayed_steps_are_plain_steps(loss, cuda):
     "Rows, draws and learning rate change at each of them; two leave a state that a plain trainer goes on from."
     config, said = replace(SMALL, loss=loss), []
     plain, recorded = Trainer(config, IMAGES), GraphedTrainer(config, IMAGES, 'cpu', cuda_graph, said.append)
     for it in range(7):
         assert plain.step().item() == recorded.step().item(), it
         assert same(plain, recorded), it
-    assert modes == ['thread_local'] and len(said) == 1 and said[0].startswith('steps are recorded: ')
+    assert cuda.asked == ['thread_local'] and len(said) == 1 and said[0].startswith('steps are recorded: ')
     later = Trainer(config, IMAGES)
     later.load({name: x.clone() for name, x in recorded.state().items()}, recorded.it)
     assert later.step().item() == recorded.step().item() and same(later, recorded)
@@ -104,15 +129,22 @@ def broken(trainer, work):
         (recorded_by, dict(augment=0.5, loss=EDM()), 'augmentation'),
     ],
 )
-def test_what_can_not_be_recorded_costs_a_line(record, change, words, modes):
+def test_what_can_not_be_recorded_costs_a_line(record, change, words, cuda):
     config, said = replace(SMALL, **change), []
     plain, other = Trainer(config, IMAGES), GraphedTrainer(config, IMAGES, say=said.append)
     other.record = partial(record, other)
     for _ in range(3):
         assert plain.step().item() == other.step().item()
-    assert same(plain, other) and not modes
+    assert same(plain, other) and not cuda.asked
     (line,) = said
     assert line.startswith('steps are not recorded (') and words in line and '\n' not in line
+
+
+def test_after_a_failed_capture_work_goes_on_in_the_stream_it_came_from(cuda):
+    cuda.fails, said = True, []
+    plain, other = Trainer(SMALL, IMAGES), GraphedTrainer(SMALL, IMAGES, 'cpu', cuda_graph, said.append)
+    assert [plain.step().item() for _ in range(2)] == [other.step().item() for _ in range(2)] and same(plain, other)
+    assert cuda.asked and cuda.now is cuda.here and 'capture was invalidated' in said[0] and len(said) == 1
 
 
 @pytest.mark.gpu

@@ -108,7 +108,7 @@ class GraphedTrainer(Trainer):
                 self.start(inputs)
             except Exception as e:  # whatever it is, the run goes on
                 self.record = None
-                self.say(f'steps are not recorded ({type(e).__name__}: {str(e).splitlines()[0]})'.replace('\n', ' '))
+                self.say(f'steps are not recorded, but sent one by one: {e!r:.300}')
         if not self.record:
             return super().gradients(inputs)
         for name, tensor in self.given.items():

@@ -79,6 +79,7 @@ class MaskTurns(Turns):
     options: ClassVar[str] = '--of ambient'
     n: int = 1000  # training images
     every: int = 3  # turns between checkpoints
+    most: int = 40  # checkpoints, at most
     last_samples: int = 0  # no last look: its time buys a checkpoint
     restored: int = 256  # held-out images that are restored
 

@@ -49,7 +49,7 @@ def turn_plan(
     kimg, count, lines = t.turn_kimg * t.every, len(t.arms), {}
 
     def look(samples):  # FLOP
-        return forward * (samples * (2 * t.steps - 1) + t.asked)
+        return forward * (samples * (2 * t.steps - 1) + t.asked * (samples > 0))
 
     for share in shares:
         rate = share * peak

@@ -15,11 +15,11 @@ import torch
 from .checkpoints import save_json
 from .core import check_choice, check_flag, check_int, check_path, out_folder, pick_device
 from .origin import provenance
+from .precisions import PRECISIONS, at_precision
 from .rival import edm_folder, edm_rival
 from .sampling import heun, start_noise
 from .schedules import edm_sigmas
 from .speed import Case, alternate, case_of, count_flops, matrix_work, peak_memory, precisions_on, trainer_of
-from .training import PRECISIONS, at_precision
 
 # %% ../nbs/11c_bench.ipynb #029a7b27
 BENCH_PARAMETERS = dict(

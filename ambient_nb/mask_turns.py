@@ -78,7 +78,9 @@ class MaskTurns(Turns):
     stated: ClassVar[Setup] = released_setup()
     options: ClassVar[str] = '--of ambient'
     n: int = 1000  # training images
-    last_samples: int = 3000  # at the best and the last one, in the end
+    every: int = 3  # turns between checkpoints
+    most: int = 40  # checkpoints, at most
+    last_samples: int = 0  # no last look: its time buys a checkpoint
     restored: int = 256  # held-out images that are restored
 
     @property

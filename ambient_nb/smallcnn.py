@@ -19,7 +19,7 @@ from .data import Images, order, shrink, to_float
 from .drive import claim_folder, drive, watched
 from .features import cifar_filters, cifar_net
 from .stats import Estimate, wilson
-from .training import PRECISIONS
+from .precisions import PRECISIONS
 
 # %% ../nbs/12b_smallcnn.ipynb #defab8af
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ import torch
 from .core import check_choice, check_int, pick_device, rng
 from .data import Images
 from .networks import PRESETS, NetConfig, make_net
-from .training import PRECISIONS, TrainConfig, Trainer
+from .precisions import PRECISIONS
+from .training import TrainConfig, Trainer
 
 # %% ../nbs/11a_speed.ipynb #ea3a6812
 def alternate(

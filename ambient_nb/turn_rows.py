@@ -49,7 +49,7 @@ def turn_plan(
     kimg, count, lines = t.turn_kimg * t.every, len(t.arms), {}
 
     def look(samples):  # FLOP
-        return forward * (samples * (2 * t.steps - 1) + t.asked)
+        return forward * (samples * (2 * t.steps - 1) + t.asked * (samples > 0))
 
     for share in shares:
         rate = share * peak
@@ -179,7 +179,7 @@ class TurnSession:
         split, run = load_split(t.dataset, t.data, None), t.run(t.arms[0])
         y = yardstick(split.heldout, encoder_of(split, 'auto', str(device)), t.axes, Path(out))
         self.points = earlier_points(t, self.files[0])
-        ahead = DrawsAhead(run.config, run.shape, device, t.ends[0])
+        ahead = DrawsAhead(run.config, run.images, device, t.ends[0])
         known = {arm: self.points.get((arm, t.seed), []) for arm in t.arms}
         self.arms = {arm: TurnArm(t, arm, y, out, device, ahead, known[arm]) for arm in t.arms}
         self.points = {name: curve for name, curve in self.points.items() if name[1] != t.seed}
@@ -221,7 +221,7 @@ class TurnSession:
 def last_look(s: TurnSession) -> None:
     "More samples of the best and of the last checkpoint of each arm, as far as time allows."
     t, times = s.t, s.t.last_samples / s.t.samples
-    read = {name: arm for name, arm in s.arms.items() if arm.points}
+    read = {name: arm for name, arm in s.arms.items() if arm.points and t.last_samples}
     s.shown, done = {}, {}
     for which in ('best', 'last'):
         for name, arm in read.items():
@@ -246,5 +246,5 @@ def spend(s: TurnSession) -> None:
         try:
             take_turns(s.t, [*s.arms.values()], s.clock, s.at_checkpoint)
         except TimeUp:
-            s.say(f'{max(s.clock.left, 0):.0f} s are left: the last look')
+            s.say(f'{max(s.clock.left, 0):.0f} s are left: {"the last look" if s.t.last_samples else "the end"}')
         last_look(s)

@@ -17,7 +17,7 @@ from ambient_nb.losses import FLOOR, EDMLoss, TwoRegimeLoss, TwoRegimeOptimum, a
 from ambient_nb.networks import PRESETS, make_net
 from ambient_nb.oracles import EmpiricalDenoiser, GaussianDenoiser
 from ambient_nb.schedules import LogNormal
-from ambient_nb.training import at_precision
+from ambient_nb.precisions import at_precision
 from ambient_nb.tweedie import (
     ConsistencyLoss,
     MixtureLoss,

@@ -15,7 +15,8 @@ from ambient_nb.drive import claim_folder, drive, snapshot_path
 from ambient_nb.losses import TwoRegimeLoss
 from ambient_nb.networks import PRESETS, make_net
 from ambient_nb.objectives import TwoRegime
-from ambient_nb.training import TrainConfig, Trainer, at_precision, bound_gradients, ema_beta, fit
+from ambient_nb.precisions import at_precision, bound_gradients
+from ambient_nb.training import TrainConfig, Trainer, ema_beta, fit
 
 TINY = replace(PRESETS['tiny'], model_channels=8, dropout=0.1)
 CONFIG = TrainConfig(net=TINY, iters=12, batch=16, loss=TwoRegime(sigma_n=0.4), weight_decay=0.01)

@@ -66,6 +66,7 @@ def asked() -> argparse.Namespace:
     parser.add_argument('--out', help='where weights are kept; else in runs/')
     parser.add_argument('--data', help="folder with CIFAR-10's zips; the bundle's own, or $AMBIENT_NB_DATA")
     parser.add_argument('--dry-run', action='store_true', help='say how far it would come, and do nothing')
+    parser.add_argument('--eager', action='store_true', help='send each step anew, in place of a CUDA graph')
     parser.add_argument('--smoke', action='store_true', help='a tiny network and few images, on any machine')
     return parser.parse_args()
 
@@ -73,7 +74,7 @@ def asked() -> argparse.Namespace:
 def turns_of(a: argparse.Namespace) -> Turns:
     "What is asked for, checked."
     own = str(HERE / 'data') if (HERE / 'data').is_dir() else None
-    given = dict(seed=check_int('seed', a.seed, 1), data=a.data or own)
+    given = dict(seed=check_int('seed', a.seed, 1), data=a.data or own, recorded=not a.eager)
     if a.sigma_n is not None:
         check_choice('of', a.of, ('main',))  # masked images have no sigma_n
         given['sigma_n'] = check_float('sigma-n', a.sigma_n, 0, open_lo=True)
@@ -81,7 +82,7 @@ def turns_of(a: argparse.Namespace) -> Turns:
     if not a.smoke:
         return t
     net = replace(PRESETS['tiny'], model_channels=8, channel_mult=(1,))
-    fewer = dict(restored=8) if a.of == 'ambient' else {}
+    fewer = dict(restored=8, last_samples=0) if a.of == 'ambient' else {}
     return replace(t, train=replace(t.train, net=net, batch=8), **SMOKE | fewer)
 
 

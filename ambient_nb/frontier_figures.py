@@ -5,16 +5,18 @@
 # %% auto #0
 __all__ = ['ARM_STYLE', 'QUALITY', 'REFERENCES', 'VERDICT_WORDS', 'copying_name', 'seed_curves', 'by_size', 'headline',
            'draw_curves', 'draw_frontier', 'frontier_figure', 'mean_shown', 'readings', 'frontier_committed',
-           'denoising_table', 'frontier_table', 'terminal_text', 'verdict_sentences']
+           'denoising_table', 'frontier_table', 'against_baseline', 'terminal_text', 'verdict_sentences']
 
 # %% ../nbs/17i_frontier_figures.ipynb #dbeaf5cf
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from .endpoints import Curve, at_copying, stopped_early, time_to_copy
+from .endpoints import ENDPOINTS, Curve, at_copying, seed_differences, stopped_early, time_to_copy
 from .figures import METHOD_STYLE, finished, seed_lines
 from .papers import claim
+from .protocols import protocol
 from .rows import METHODS, Row, committed
+from .stats import over_seeds
 from .tables import NO_ROWS, pick_rows, unless_empty
 
 # %% ../nbs/17i_frontier_figures.ipynb #0694eb15
@@ -93,7 +95,9 @@ def draw_frontier(
 ) -> None:
     "One size's curves with their reference points."
     looks = {arm: look | dict(linewidth=1.2, markersize=4) for arm, look in ARM_STYLE.items()}
-    draw_curves(ax, {arm: seed_curves(rows, arm, metric) for arm in arms}, looks, **faint)
+    curves = {arm: curves for arm in arms if (curves := seed_curves(rows, arm, metric))}
+    shared = min(map(len, curves.values()), default=0) if faint else None  # means are of the same seeds
+    draw_curves(ax, {arm: seeds[:shared] for arm, seeds in curves.items()}, looks, **faint)
     for name, marker in REFERENCES.items():
         if (name, metric) == ('held-out', 'frechet'):
             continue  # of one half to the other: of fewer images than the models' samples
@@ -188,6 +192,27 @@ def frontier_table(rows: list[Row]) -> pd.DataFrame | str:  # a line for each en
         line |= {'difference': f'{r.ours:.3f}{level}' if per_seed else '–', 'by seed': per_seed}
         lines.append(line | {'margin': f'{r.detail["margin"]:.3f}', 'verdict': r.verdict})
     return pd.DataFrame(lines) if lines else NO_ROWS
+
+# %% ../nbs/17i_frontier_figures.ipynb #4397758c
+@unless_empty
+def against_baseline(
+    rows: list[Row],
+    arms: tuple = tuple(ARM_STYLE)[1:],  # names, those that there are
+) -> pd.DataFrame:  # a line for each data set, size and arm
+    "What differs between an arm and the baseline of the same seeds; 95 % over seeds, without verdict."
+    lines = []
+    for (dataset, n), part in by_size(rows).items():
+        p, base = protocol(dataset=dataset), seed_curves(part, 'baseline')
+        for arm in arms:
+            pairs = list(zip(seed_curves(part, arm), base))
+            line = {'data': dataset, 'n': n, 'arm': arm, 'seeds': len(pairs)}
+            found = [seed_differences(*pair, p) for pair in pairs]
+            for name, said in zip(ENDPOINTS, ('KID at equal copying', 'KID stopped early', 'ln time to 10%')):
+                told = [d[name][0] for d in found if np.isfinite(d[name][0])]
+                few = f' ({len(told)} of {len(pairs)})' * (len(told) < len(pairs))
+                line[said] = f'{over_seeds(told):.3f}{few}' if told else '–'
+            lines += [line] if pairs else []
+    return pd.DataFrame(lines)
 
 # %% ../nbs/17i_frontier_figures.ipynb #995bae19
 def terminal_text(

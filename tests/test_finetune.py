@@ -194,10 +194,10 @@ def test_what_the_network_is_told(latents):
     told = Finetuner(config_of(D, rank=0), D, latents).told(rows, torch.tensor([True, False]), 0)
     assert torch.equal(told.tokens[:1], D.embed(['picture 3']).tokens) and torch.equal(told.tokens[1:], D.empty.tokens)
     D = denoiser()
-    tuner = Finetuner(config_of(D, drop=0.0), D, latents, words=words)
+    tuner = Finetuner(config_of(D, drop=0.0, at_once=2), D, latents, words=words)
     tuner.step()
     tuner.step()
-    assert [start for _, _, start in seen] == [0, 4] and seen[0][0][0] == ITEMS[seen[0][1][0]][1]
+    assert [start for _, _, start in seen] == [0, 2, 4, 6] and seen[0][0][0] == ITEMS[seen[0][1][0]][1]
 
 
 def test_ema_and_half_precision(latents, tmp_path):

@@ -117,7 +117,7 @@ def tune(
     images: str | Path,  # a folder with metadata.jsonl
     out: str | Path,  # folder of the run; continued where it stands there
     *,
-    method: str = 'two-regime',  # a name in METHODS
+    method: str = 'two-regime',  # a name in LATENT_METHODS
     t_n: int | None = None,  # threshold, as a time
     sigma_n: float | None = None,  # or as a level
     column: str = 'text',  # of captions

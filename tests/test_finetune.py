@@ -18,7 +18,7 @@ for name in ('transformers', 'peft'):
     pytest.importorskip(name, reason=WHY)
 
 from ambient_nb.finetune import Finetuner, FinetuneConfig, Team, check_lora, finetune, load_lora, save_finetuned  # noqa: E402
-from ambient_nb.latents import METHODS, frozen_latents, method_loss  # noqa: E402
+from ambient_nb.latents import LATENT_METHODS, frozen_latents, method_loss  # noqa: E402
 from ambient_nb.pipelines import PipelineDenoiser, tiny_pipeline  # noqa: E402
 
 ITEMS = [
@@ -140,7 +140,7 @@ def test_lora_of_another_model_is_refused(latents, tmp_path):
     assert torch.equal(picture(load_lora(tiny_pipeline(), file)), picture(D.pipe))
 
 
-@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('method', LATENT_METHODS)
 def test_gradients_may_be_accumulated_and_shared_out(method, latents, monkeypatch):
     "In parts, or by two processes that add theirs up: the same step, but for the order of sums."
     found = {}

@@ -11,7 +11,7 @@ WHY = "diffusers and transformers come with the extra 'sd'"
 diffusers = pytest.importorskip('diffusers', reason=WHY)
 pytest.importorskip('transformers', reason=WHY)
 
-from ambient_nb.latents import METHODS, NATURAL, frozen_latents, method_loss, time_law  # noqa: E402
+from ambient_nb.latents import LATENT_METHODS, NATURAL, frozen_latents, method_loss, time_law  # noqa: E402
 from ambient_nb.pipelines import PipelineDenoiser, tiny_pipeline  # noqa: E402
 from ambient_nb.tweedie import TweedieVPLoss, alpha_of, copy_from_vp, vp_level, vp_step  # noqa: E402
 
@@ -87,7 +87,7 @@ def test_tweedie_in_vp_is_tweedie_in_ve():
     torch.testing.assert_close(vp, alpha_n**2 * ve, rtol=1e-6, atol=1e-12)
 
 
-@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('method', LATENT_METHODS)
 def test_every_method_draws_and_learns(method):
     "Draws as a run makes them; at t_n, in float32, a step is of the ambient regime and finite."
     D = PipelineDenoiser(tiny_pipeline())

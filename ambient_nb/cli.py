@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 import typer
 from . import __version__
+from .textcommands import text_app
 
 # %% ../nbs/20_cli.ipynb #37527e8b
 app = typer.Typer(
@@ -26,6 +27,7 @@ app = typer.Typer(
 # %% ../nbs/20_cli.ipynb #55e85f8e
 data_app = typer.Typer(help='Make data sets.', no_args_is_help=True)
 app.add_typer(data_app, name='data')
+app.add_typer(text_app)  # its commands stand beside those of this page
 
 # %% ../nbs/20_cli.ipynb #2306aa51
 def print_version(

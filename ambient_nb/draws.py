@@ -43,7 +43,7 @@ LOWEST = 0.002  # EDM's lowest level of sampling: consistency reaches down to it
 # %% ../nbs/08d_draws.ipynb #8bd33756
 def step_draws(
     loss: Objective,
-    law,  # of the levels, with `.sigma(normals)`
+    law,  # of the levels, with `.sigma(normals)`; perhaps with `.lowest`, where consistency ends instead of LOWEST
     shape: tuple,  # (C,H,W) of an image
     seed: int,  # the run's
     start: int,  # images seen so far
@@ -56,7 +56,7 @@ def step_draws(
 
     def lower():
         top = law.sigma(normal((), 'sigma')).clamp(min=loss.sigma_n)
-        return top * (LOWEST / top).clamp(max=1) ** torch.special.ndtr(normal((), 'lower'))
+        return top * (getattr(law, 'lowest', LOWEST) / top).clamp(max=1) ** torch.special.ndtr(normal((), 'lower'))
 
     makers = dict(
         sigma=lambda: law.sigma(normal((), 'sigma')),

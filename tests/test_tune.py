@@ -1,0 +1,102 @@
+"From a folder of captioned pictures to a fine-tuned pipeline, its pictures and their audit."
+
+import json
+from unittest.mock import patch
+
+import pytest
+import torch
+from PIL import Image
+from test_cli import cli
+
+from ambient_nb.core import refused, rng
+from ambient_nb.tune import captioned_folder, tune
+
+WHY = "diffusers, transformers and peft come with the extra 'sd'"
+diffusers = pytest.importorskip('diffusers', reason=WHY)
+for name in ('transformers', 'peft'):
+    pytest.importorskip(name, reason=WHY)
+
+from ambient_nb.pipelines import tiny_pipeline  # noqa: E402
+
+FEW = dict(iters=2, batch=2, samples=4, steps=3)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / 'pictures'
+    folder.mkdir()
+    lines = []
+    for i in range(6):
+        pixels = torch.randint(256, (16, 16 + i, 3), dtype=torch.uint8, generator=rng(i, 'test_tune'))
+        Image.fromarray(pixels.numpy()).save(folder / f'{i}.png')
+        lines.append(json.dumps(dict(file_name=f'{i}.png', text=f'picture {i}')))
+    (folder / 'metadata.jsonl').write_text('\n'.join(lines) + '\n')
+    return folder
+
+
+@pytest.mark.parametrize('kind', ['sd', 'sdxl'])
+def test_the_command(kind, pictures, tmp_path):
+    "From files to a report; a second call continues and says the same."
+    tiny_pipeline(kind).save_pretrained(tmp_path / 'pipe')
+    out = tmp_path / 'run'
+    typed = ['finetune', tmp_path / 'pipe', pictures, '--out', out, '--method', 'two-regime', '--t-n', 500]
+    typed += ['--device', 'cpu', *(part for k, v in FEW.items() for part in (f'--{k}', v))]
+    done = cli(*typed)
+    assert done.returncode == 0, done.stderr
+    assert f'wrote {out / "audit" / "report.html"}' in done.stdout
+    assert (out / 'audit' / 'summary.json').is_file() and (out / 'lora' / 'pytorch_lora_weights.safetensors').is_file()
+    assert sorted(p.name for p in (out / 'samples').glob('*.png')) == [f'{i:05d}.png' for i in range(4)]
+    assert Image.open(out / 'samples.png').size == (32, 32)
+    first = [Image.open(out / 'samples' / f'{i:05d}.png').tobytes() for i in range(4)]
+    assert cli(*typed).stdout == done.stdout
+    assert [Image.open(out / 'samples' / f'{i:05d}.png').tobytes() for i in range(4)] == first
+    assert 'new, or that of the same run' in cli(*typed, '--lr', '0.5').stderr
+
+
+def test_what_the_command_refuses(pictures, tmp_path):
+    pipe = tmp_path / 'pipe'
+    tiny_pipeline().save_pretrained(pipe)
+    bare, odd = tmp_path / 'bare', tmp_path / 'odd'
+    bare.mkdir()
+    tiny_pipeline(prediction_type='flow_prediction').save_pretrained(odd)
+    run = ['--out', tmp_path / 'run', '--device', 'cpu']
+    asked = {
+        'metadata.jsonl': (pipe, bare),
+        '"caption": "a cat"': (pipe, pictures, '--column', 'caption'),
+        'a name on the hub': (tmp_path / 'none', pictures),
+        'epsilon, v_prediction, sample': (odd, pictures, '--t-n', 500),
+        'from 1 to 998': (pipe, pictures, '--t-n', 2000),
+        'or else sigma_n': (pipe, pictures),
+        'left out for the standard': (pipe, pictures, '--method', 'standard', '--t-n', 5),
+    }
+    for words, typed in asked.items():
+        done = cli('finetune', *typed, *run)
+        said = done.stderr.splitlines()[-1]  # above it are diffusers' bars
+        assert done.returncode == 2 and said.startswith('Error: ') and words in said, done.stderr
+    assert not (tmp_path / 'run').exists()
+
+
+def test_without_the_extra_the_command_says_which(pictures, tmp_path):
+    with patch('ambient_nb.pipelines.sd_module', side_effect=ImportError('pip install ambient_nb[sd]')):
+        done = cli('finetune', tmp_path, pictures, '--out', tmp_path / 'run')
+    assert done.returncode == 1 and done.stderr == 'Error: pip install ambient_nb[sd]\n'
+
+
+def test_noisy_copies_alone_are_sampled_down_to_their_level(pictures, tmp_path):
+    found = tune(tiny_pipeline(), pictures, tmp_path / 'run', method='tweedie', t_n=300, rank=0, device='cpu', **FEW)
+    assert (tmp_path / 'run' / 'pipeline' / 'model_index.json').is_file() and len(found.lines) == 4
+
+
+def test_captions_of_a_folder(pictures):
+    items = captioned_folder(pictures)
+    ids = [id for _, _, id in items]
+    (pictures / '0.png').unlink()
+    assert 'pictures with a caption each' in refused(captioned_folder, pictures)
+    lines = (pictures / 'metadata.jsonl').read_text().splitlines()[1:]
+    (pictures / 'metadata.jsonl').write_text('\n'.join(lines))
+    left = captioned_folder(pictures)
+    assert [id for _, _, id in left] == ids[1:] and len({*ids}) == 6
+    (pictures / '1.png').write_bytes(b'no picture')
+    assert 'a picture that opens' in refused(captioned_folder, pictures)
+    (pictures / 'metadata.jsonl').write_text('\n'.join(lines[1:]) + '\nnot json')
+    assert 'line 5' in refused(captioned_folder, pictures)

@@ -19,7 +19,7 @@ from .inverse import Masked, posterior
 from .objectives import EDM, Ambient
 from .operators import OPERATORS
 from .phantoms import phantom_images
-from .restoration import noise_of
+from .restoration import noise_for
 from .runs import Run
 from .sampling import sample
 from .schedules import edm_sigmas
@@ -98,7 +98,7 @@ def one_step(
     "A network's answer to a scan."
     check_float('sigma', sigma, 0, open_lo=True)
     mask, shape = mask.to(y), (len(y), 2, *y.shape[2:])
-    noise = zero_filled(operator, noise_of(torch.empty(shape).to(y), 'one step'), mask)
+    noise = zero_filled(operator, noise_for(torch.empty(shape).to(y), 'one step'), mask)
     shown = operator.transform_adjoint(mask * y) + sigma * noise
     return D(shown, torch.full((len(y),), sigma).to(y), None, mask=mask_channel(mask, shown))
 

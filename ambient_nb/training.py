@@ -175,13 +175,28 @@ class Trainer:
         self.image_data = {name: tensor.to(self.device) for name, tensor in data.items()}
         self.labels = one_hot(images, config.label_dim).to(self.device) if config.label_dim else None
         self.augment = AugmentPipe(p=config.augment) if config.augment else None
-        self.net, self.ema = (make_denoiser(config, self.shape).to(self.device) for _ in range(2))
+        self.net, self.ema = (self.fresh().to(self.device) for _ in range(2))
         at_precision(self.net, config.precision, config.compile)
         self.ema.eval().requires_grad_(False)
         self.loss = config.loss.formula(config.sigma_data, WEIGHTS[config.precond])
         self.optimizer = torch.optim.Adam(
             self.net.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
         )
+
+    def fresh(self) -> Precond:
+        "The denoiser that a run begins with; a subclass may have another."
+        return make_denoiser(self.config, self.shape)
+
+    def rows(self) -> torch.Tensor:  # (batch,) positions in the set
+        "The next step's images."
+        return order(len(self.images), self.config.seed, self.it * self.config.batch, self.config.batch)
+
+    def told(
+        self,
+        rows: torch.Tensor,  # from `rows`, on the device
+    ) -> dict:
+        "What the network is told of some images besides their noise level."
+        return {} if self.labels is None else dict(labels=self.labels[rows])
 
     def draws(self) -> dict:  # name -> (batch,…)
         "What the loss wants of the next step."
@@ -191,12 +206,10 @@ class Trainer:
     def batch(self) -> dict:  # the arguments of the loss, on the device
         "The next step's images, and what else the loss and the network are given."
         c, start = self.config, self.it * self.config.batch
-        rows = order(len(self.images), c.seed, start, c.batch).to(self.device)
+        rows = self.rows().to(self.device)
         mine = {name: tensor[rows] for name, tensor in self.image_data.items()}
         mine |= {name: tensor.to(self.device) for name, tensor in self.draws().items()}
-        y, told, move = to_float(self.pixels[rows]), {}, lambda images: images
-        if self.labels is not None:
-            told['labels'] = self.labels[rows]
+        y, told, move = to_float(self.pixels[rows]), self.told(rows), lambda images: images
         if self.augment:
             params = self.augment.params(stream((DRAWS,), c.seed, 'augment', start=start, count=c.batch), y.shape)
             told['augment_labels'] = self.augment.labels(params).to(self.device)
@@ -267,12 +280,13 @@ def fit(
     tick: int = 50,  # steps between lines of stats.jsonl
     save_every: float = 20.0,  # seconds between states, at least
     desc: str = 'training',  # for the progress bar
+    trainer: type = Trainer,  # or a subclass, such as one that is told captions
 ) -> Path:  # the folder
     "Train, from scratch or from where the folder stands."
     folder, snapshots = claim_folder(folder, config, images), {*snapshots, config.iters}
     if not snapshots <= {*snapshots_in(folder)}:
-        trainer, options = Trainer(config, images, pick_device(device)), dict(tick=tick, save_every=save_every)
-        for _ in watched(drive(trainer, folder, config.iters, snapshots=snapshots, **options), config.iters, desc):
+        moving, options = trainer(config, images, pick_device(device)), dict(tick=tick, save_every=save_every)
+        for _ in watched(drive(moving, folder, config.iters, snapshots=snapshots, **options), config.iters, desc):
             pass
         log_line(folder, f'when does it begin to copy? ambient-nb when-to-stop {folder}')
     return folder

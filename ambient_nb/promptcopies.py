@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Asking', 'prompts_by_kind', 'copies_of', 'copy_curve']
 
-# %% ../nbs/15g_promptcopies.ipynb #2529ccca
+# %% ../nbs/15g_promptcopies.ipynb #41204600
 from pathlib import Path
 from typing import NamedTuple
 import torch
@@ -19,14 +19,14 @@ from .stats import Estimate, wilson
 from .text import TextDenoiser, sample_text
 from .textmodel import PixelText
 
-# %% ../nbs/15g_promptcopies.ipynb #9d60a0cd
+# %% ../nbs/15g_promptcopies.ipynb #629a34d6
 class Asking(NamedTuple):
     "Prompts of one kind."
 
     prompts: list[str]
     own: list[int]  # position of the image that each is the caption of, -1 where there is none
 
-# %% ../nbs/15g_promptcopies.ipynb #e8a816b9
+# %% ../nbs/15g_promptcopies.ipynb #6677d181
 def prompts_by_kind(
     images: Captioned,  # the training set
     others: Captioned,  # held out, captioned in the same style
@@ -43,7 +43,7 @@ def prompts_by_kind(
     new = [others.captions[k % len(others)][0] for k in range(each)]
     return found | dict(new=Asking(new, [-1] * each), empty=Asking([''] * each, [-1] * each))
 
-# %% ../nbs/15g_promptcopies.ipynb #eef7d916
+# %% ../nbs/15g_promptcopies.ipynb #1343f5c7
 def copies_of(
     D: TextDenoiser,
     asking: Asking,
@@ -61,7 +61,7 @@ def copies_of(
     own = is_copy & (places[:, 0] == torch.tensor(asking.own))
     return wilson(int(is_copy.sum()), len(is_copy)), wilson(int(own.sum()), len(own))
 
-# %% ../nbs/15g_promptcopies.ipynb #49e881b9
+# %% ../nbs/15g_promptcopies.ipynb #0c45e7dd
 def copy_curve(
     folder: Path,  # of a run of `TextTrainer`
     images: Captioned,  # its training set

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ReadingNet', 'TextConfig', 'make_text_denoiser', 'TextTrainer', 'PixelText', 'text_config']
 
-# %% ../nbs/15f_textmodel.ipynb #a601a046
+# %% ../nbs/15f_textmodel.ipynb #5a716360
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 import torch
@@ -22,7 +22,7 @@ from .objectives import from_json, objective
 from .text import Words, words_for
 from .training import TrainConfig, Trainer, make_denoiser
 
-# %% ../nbs/15f_textmodel.ipynb #bb11f7bb
+# %% ../nbs/15f_textmodel.ipynb #e45e4ef3
 class ReadingNet(nn.Module):
     "A U-Net whose label is made of tokens."
 
@@ -39,6 +39,14 @@ class ReadingNet(nn.Module):
             nn.init.zeros_(p)
         self.register_buffer('nothing', encoder.embed(['']).tokens, persistent=False)
 
+    @property
+    def compute_dtype(self):  # of the U-Net, which alone may compute in 16 bits
+        return self.net.compute_dtype
+
+    @compute_dtype.setter
+    def compute_dtype(self, dtype):
+        self.net.compute_dtype = dtype
+
     def read(self, tokens: torch.Tensor) -> torch.Tensor:  # (B,L,d) -> (B,heads*d)
         "What is attended to."
         weights = self.queries(tokens).softmax(1)
@@ -48,7 +56,7 @@ class ReadingNet(nn.Module):
         label = None if class_labels is None else self.read(class_labels) - self.read(self.nothing)
         return self.net(x, noise_labels, label, augment_labels)
 
-# %% ../nbs/15f_textmodel.ipynb #93fa1247
+# %% ../nbs/15f_textmodel.ipynb #b32ce547
 @dataclass(frozen=True)
 class TextConfig(TrainConfig):
     "All settings of a training run on captioned images."
@@ -72,7 +80,7 @@ class TextConfig(TrainConfig):
         mine = {f.name: getattr(self, f.name) for f in fields(TrainConfig)}
         return TrainConfig(**mine | dict(label_dim=self.heads * self.encoder.dim))
 
-# %% ../nbs/15f_textmodel.ipynb #1847c061
+# %% ../nbs/15f_textmodel.ipynb #ede16443
 def make_text_denoiser(
     config: TextConfig,
     shape: tuple,  # (C,H,W) of an image
@@ -82,9 +90,11 @@ def make_text_denoiser(
     D.model = ReadingNet(D.model, config.encoder, config.heads)
     return D
 
-# %% ../nbs/15f_textmodel.ipynb #4bad1ba2
+# %% ../nbs/15f_textmodel.ipynb #c32ffbcd
 class TextTrainer(Trainer):
     "The moving parts of a run on captioned images."
+
+    fresh = staticmethod(make_text_denoiser)
 
     def __init__(
         self,
@@ -97,23 +107,27 @@ class TextTrainer(Trainer):
         super().__init__(config, images, device)
         self.copied, self.weights = config.duplication.copied(images.ids), config.duplication.weights(images.ids)
 
-    def fresh(self):
-        return make_text_denoiser(self.config, self.shape)
-
     def rows(self):
         c = self.config
         if c.duplication.kind == 'nodup':
             return super().rows()
         return weighted_order(self.weights, c.seed, self.it * c.batch, c.batch)
 
-    def told(self, rows):
-        c, rows = self.config, rows.cpu()
+    def prompts(
+        self,
+        rows: torch.Tensor,  # (batch,) positions in the set
+    ) -> torch.Tensor:  # (batch,L,d) on the device
+        "The tokens of the next step's captions."
+        c = self.config
         captions, ids = [self.images.captions[i] for i in rows.tolist()], self.images.ids[rows].tolist()
         vary = self.copied[rows].tolist() if c.duplication.kind == 'dup_image' else None
         place = dict(ids=ids, seed=c.seed, start=self.it * c.batch, vary=vary)
-        return dict(labels=randomised(c.encoder.embed, captions, c.mitigation, **place).tokens.to(self.device))
+        return randomised(c.encoder.embed, captions, c.mitigation, **place).tokens.to(self.device)
 
-# %% ../nbs/15f_textmodel.ipynb #ee5a7f91
+    def batch(self):
+        return super().batch() | dict(labels=self.prompts(self.rows()))
+
+# %% ../nbs/15f_textmodel.ipynb #769b6dc0
 class PixelText:
     "A trained pixel model that reads, as a text denoiser."
 
@@ -143,7 +157,7 @@ class PixelText:
         words = words_for(labels, x)
         return self.D(x, sigma, None if words is None else words.tokens)
 
-# %% ../nbs/15f_textmodel.ipynb #8d2df4b0
+# %% ../nbs/15f_textmodel.ipynb #e03fb7c9
 def text_config(
     stored: dict,  # under "config" in a run's config.json
 ) -> TextConfig:  # BadInput where a field is not known

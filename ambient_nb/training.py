@@ -28,8 +28,7 @@ from .schedules import LAWS, LogNormal
 from .vocabulary import Objective
 
 # %% ../nbs/11_training.ipynb #b2b2dc6c
-# name -> what the network computes in, None for its input's dtype
-PRECISIONS = dict(fp32=None, bf16=torch.bfloat16, fp16=torch.float16)
+PRECISIONS = dict(fp32=None, bf16=torch.bfloat16, fp16=torch.float16)  # what a network computes in; None: as its input
 
 # %% ../nbs/11_training.ipynb #8ab00490
 def at_precision(
@@ -108,9 +107,8 @@ def check_loss(
     if not isinstance(loss, Objective):
         raise BadInput('loss', loss, 'an objective, such as EDM() or TwoRegime(sigma_n=.4)')
     if loss.sigma_n and loss.sigma_n >= (top := PRECONDS[precond](nn.Identity()).sigma_max):
-        raise BadInput(
-            'sigma_n', loss.sigma_n, f'below {top:g}, the largest level of {precond}: none is left for copies'
-        )
+        allowed = f'below {top:g}, the largest level of {precond}: none is left for copies'
+        raise BadInput('sigma_n', loss.sigma_n, allowed)
     if augment and not loss.augments:
         why = 'its images are corrupted once and for ever, and another view of one would show more of it'
         raise BadInput('augment', augment, f'0 for the loss {loss.kind!r}: {why}')
@@ -139,8 +137,7 @@ def ema_beta(
     ramp: float | None = 0.05,  # the half-life is at most `ramp * seen`
 ) -> float:  # in [0,1)
     "The EMA's weight on its past, as EDM defines it."
-    if ramp is not None:
-        half_life = min(half_life, seen * ramp)
+    half_life = half_life if ramp is None else min(half_life, seen * ramp)
     return 0.5 ** (batch / max(half_life, 1e-8))
 
 # %% ../nbs/11_training.ipynb #4b214b07
@@ -151,14 +148,15 @@ def one_hot(
     "The labels of images as a network takes them."
     if images.labels is None:
         raise BadInput('label_dim', label_dim, f'0: {images.name} has no labels')
-    classes = int(images.labels.max()) + 1
-    if classes > label_dim:
+    if (classes := int(images.labels.max()) + 1) > label_dim:
         raise BadInput('label_dim', label_dim, f'at least {classes}, the classes of {images.name}')
     return nn.functional.one_hot(images.labels.long(), label_dim).float()
 
 # %% ../nbs/11_training.ipynb #304b9d7a
 class Trainer:
     "The moving parts of one run, as `drive` takes them."
+
+    fresh = staticmethod(make_denoiser)  # (config, shape) -> the denoiser that it begins with
 
     def __init__(
         self,
@@ -175,28 +173,16 @@ class Trainer:
         self.image_data = {name: tensor.to(self.device) for name, tensor in data.items()}
         self.labels = one_hot(images, config.label_dim).to(self.device) if config.label_dim else None
         self.augment = AugmentPipe(p=config.augment) if config.augment else None
-        self.net, self.ema = (self.fresh().to(self.device) for _ in range(2))
+        self.net, self.ema = (self.fresh(config, self.shape).to(self.device) for _ in range(2))
         at_precision(self.net, config.precision, config.compile)
         self.ema.eval().requires_grad_(False)
         self.loss = config.loss.formula(config.sigma_data, WEIGHTS[config.precond])
-        self.optimizer = torch.optim.Adam(
-            self.net.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
-        )
-
-    def fresh(self) -> Precond:
-        "The denoiser that a run begins with; a subclass may have another."
-        return make_denoiser(self.config, self.shape)
+        options = dict(lr=config.lr, weight_decay=config.weight_decay, fused=True)
+        self.optimizer = torch.optim.Adam(self.net.parameters(), **options)
 
     def rows(self) -> torch.Tensor:  # (batch,) positions in the set
         "The next step's images."
         return order(len(self.images), self.config.seed, self.it * self.config.batch, self.config.batch)
-
-    def told(
-        self,
-        rows: torch.Tensor,  # from `rows`, on the device
-    ) -> dict:
-        "What the network is told of some images besides their noise level."
-        return {} if self.labels is None else dict(labels=self.labels[rows])
 
     def draws(self) -> dict:  # name -> (batch,…)
         "What the loss wants of the next step."
@@ -205,13 +191,14 @@ class Trainer:
 
     def batch(self) -> dict:  # the arguments of the loss, on the device
         "The next step's images, and what else the loss and the network are given."
-        c, start = self.config, self.it * self.config.batch
-        rows = self.rows().to(self.device)
+        c, rows = self.config, self.rows().to(self.device)
         mine = {name: tensor[rows] for name, tensor in self.image_data.items()}
         mine |= {name: tensor.to(self.device) for name, tensor in self.draws().items()}
-        y, told, move = to_float(self.pixels[rows]), self.told(rows), lambda images: images
+        y, move = to_float(self.pixels[rows]), lambda images: images
+        told = {} if self.labels is None else dict(labels=self.labels[rows])
         if self.augment:
-            params = self.augment.params(stream((DRAWS,), c.seed, 'augment', start=start, count=c.batch), y.shape)
+            start, count = self.it * c.batch, c.batch
+            params = self.augment.params(stream((DRAWS,), c.seed, 'augment', start=start, count=count), y.shape)
             told['augment_labels'] = self.augment.labels(params).to(self.device)
             move = partial(self.augment.transform, params=params)
         return c.loss.shown(y, mine, move) | told

@@ -7,7 +7,7 @@ __all__ = ['DUPLICATIONS', 'texts_of', 'numbered_rows', 'listed_captions', 'capt
            'table_captions', 'CaptionedSource', 'read_captions', 'Captioned', 'captioned_images', 'Duplication',
            'weighted_order']
 
-# %% ../nbs/15d_captions.ipynb #e62f0e42
+# %% ../nbs/15d_captions.ipynb #21647309
 import csv, io, json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ from .readers import layout, open_source, read_source
 from .recipes import RECIPES, to_square, wanted_of
 from .trees import Entry, Tree, plain_name
 
-# %% ../nbs/15d_captions.ipynb #017b3696
+# %% ../nbs/15d_captions.ipynb #bef401e1
 def texts_of(
     value,  # text, a list of texts, or None
     where: str,  # for the errors
@@ -35,7 +35,7 @@ def texts_of(
         raise BadInput('src', where, f'a caption as text, or a list of texts, not {value!r:.60}')
     return tuple(text.strip() for text in each if text and text.strip())
 
-# %% ../nbs/15d_captions.ipynb #42ca2f6f
+# %% ../nbs/15d_captions.ipynb #1eb389b1
 def numbered_rows(
     tree: Tree,
     name: str,  # of a metadata.csv or .jsonl
@@ -56,7 +56,7 @@ def numbered_rows(
             except ValueError as e:
                 raise BadInput('src', f'{tree.where(name)}: line {line}', f'JSON ({e})') from None
 
-# %% ../nbs/15d_captions.ipynb #8c3f0d7e
+# %% ../nbs/15d_captions.ipynb #bdc8b41b
 def listed_captions(
     tree: Tree,
     column: str,  # of texts
@@ -74,7 +74,7 @@ def listed_captions(
             found[picture] = found.get(picture, ()) + texts_of(row.get(column), where)
     return found, columns
 
-# %% ../nbs/15d_captions.ipynb #6f8b9b78
+# %% ../nbs/15d_captions.ipynb #98d4ce69
 def captions_beside(
     tree: Tree,
     names: list[str],  # of pictures
@@ -90,7 +90,7 @@ def captions_beside(
                 raise BadInput('src', tree.where(file), f'text in UTF-8 ({e})') from None
     return found
 
-# %% ../nbs/15d_captions.ipynb #4a039fa1
+# %% ../nbs/15d_captions.ipynb #a113ca09
 def picture_captions(
     tree: Tree,
     names: list[str],  # of pictures
@@ -107,7 +107,7 @@ def picture_captions(
         raise BadInput('column', column, f'a column of {tree.where("")}; its lists have {others}')
     raise BadInput('src', tree.where(''), 'pictures with a metadata.jsonl or metadata.csv, or with .txt files beside')
 
-# %% ../nbs/15d_captions.ipynb #6a120f3c
+# %% ../nbs/15d_captions.ipynb #1b2f9a16
 def table_captions(
     tree: Tree,
     entries: list[Entry],  # rows of its tables, as `read_parquet` names them
@@ -123,7 +123,7 @@ def table_captions(
             found[f'{name}: row {i}'] = texts_of(value, f'{table.where}: {column}, row {i}')
     return found
 
-# %% ../nbs/15d_captions.ipynb #7783391a
+# %% ../nbs/15d_captions.ipynb #8f955fb2
 class CaptionedSource(NamedTuple):
     "Pictures of a source, not opened yet, and what is said of each."
 
@@ -139,7 +139,7 @@ class CaptionedSource(NamedTuple):
         without = sum(not texts for texts in self.captions)
         return dict(pictures=len(self.entries), captions=len(every), different=len({*every}), without=without)
 
-# %% ../nbs/15d_captions.ipynb #f7d80043
+# %% ../nbs/15d_captions.ipynb #01bc23d8
 def read_captions(
     src: str | Path,  # folder, zip, tar or table
     column: str = 'text',  # of captions
@@ -158,7 +158,7 @@ def read_captions(
     unread = {what: n for what, n in found.left.items() if what not in (f'column {column}', 'files ending in .txt')}
     return CaptionedSource(found.entries, [said.get(name, ()) for name in names], found.split, unread)
 
-# %% ../nbs/15d_captions.ipynb #96d424ef
+# %% ../nbs/15d_captions.ipynb #7ae3019f
 @dataclass(frozen=True, eq=False, repr=False)
 class Captioned(Images):
     "Images with what is said of each."
@@ -179,7 +179,7 @@ class Captioned(Images):
         labels, captions = None if self.labels is None else self.labels[i], tuple(self.captions[k] for k in i.tolist())
         return replace(self, pixels=self.pixels[i], labels=labels, ids=self.ids[i], captions=captions)
 
-# %% ../nbs/15d_captions.ipynb #dd668510
+# %% ../nbs/15d_captions.ipynb #ea744adf
 def captioned_images(
     source: CaptionedSource,
     size: int | None = None,  # side in pixels, None to keep it
@@ -200,7 +200,7 @@ def captioned_images(
     pixels, _ = stack(map(opened, source.entries), len(source.entries), name)
     return Captioned(pixels, None, torch.arange(len(pixels)), name, captions=tuple(source.captions))
 
-# %% ../nbs/15d_captions.ipynb #8ad14263
+# %% ../nbs/15d_captions.ipynb #6a269db4
 DUPLICATIONS = ('nodup', 'dup_both', 'dup_image')
 
 
@@ -232,7 +232,7 @@ class Duplication:
         "How often each is drawn, against 1."
         return torch.where(self.copied(ids), float(self.dup_weight), 1.0).double()
 
-# %% ../nbs/15d_captions.ipynb #3be9efe4
+# %% ../nbs/15d_captions.ipynb #4a6629f0
 def weighted_order(
     weights: torch.Tensor,  # (N,) >= 0, not all 0
     seed: int,  # the run's

@@ -3,8 +3,8 @@
 #   has no caption (None), as one whose line has no text does, or is refused.
 # Happens: it is not there. Of 5 pictures, 3 named by a line, `load_dataset('imagefolder')` gives these 3 and says
 #   nothing. A picture with two lines is two examples.
-# Matters to: whoever captions part of a folder and trains on it: some of the pictures may be missing, and a picture with
-#   two captions weighs twice.
+# Matters to: whoever captions part of a folder and trains on it: the rest is missing, and a picture with two captions
+#   weighs twice.
 # ambient_nb: `read_captions` reads every picture, counts those without a caption, and joins the captions of a picture.
 set -euo pipefail
 work=$(mktemp -d)

@@ -24,8 +24,9 @@ from .drive import claim_folder, drive, newest_state, snapshot_path, snapshots_i
 from .latents import NATURAL, Latents, time_law
 from .objectives import EDM
 from .pipelines import PipelineDenoiser, sd_module
+from .precisions import bound_gradients
 from .text import Words
-from .training import Trainer, bound_gradients, ema_beta
+from .training import Trainer, ema_beta
 from .vocabulary import Objective
 
 # %% ../nbs/15c_finetune.ipynb #0cc4ac38

@@ -132,6 +132,8 @@ def one_hot(
 class Trainer:
     "The moving parts of one run, as `drive` takes them."
 
+    fresh = staticmethod(make_denoiser)  # (config, shape) -> the denoiser that it begins with
+
     def __init__(
         self,
         config: TrainConfig,
@@ -147,12 +149,16 @@ class Trainer:
         self.image_data = {name: tensor.to(self.device) for name, tensor in data.items()}
         self.labels = one_hot(images, config.label_dim).to(self.device) if config.label_dim else None
         self.augment = AugmentPipe(p=config.augment) if config.augment else None
-        self.net, self.ema = (make_denoiser(config, self.shape).to(self.device) for _ in range(2))
+        self.net, self.ema = (self.fresh(config, self.shape).to(self.device) for _ in range(2))
         at_precision(self.net, config.precision, config.compile)
         self.ema.eval().requires_grad_(False)
         self.weights, self.averages = ([*D.parameters()] for D in (self.net, self.ema))
         self.loss = config.loss.formula(config.sigma_data, WEIGHTS[config.precond])
         self.optimizer = torch.optim.Adam(self.weights, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+
+    def rows(self) -> torch.Tensor:  # (batch,) positions in the set
+        "The next step's images."
+        return order(len(self.images), self.config.seed, self.it * self.config.batch, self.config.batch)
 
     def draws(self) -> dict:  # name -> (batch,…)
         "What the loss wants of the next step."
@@ -161,8 +167,7 @@ class Trainer:
 
     def inputs(self) -> dict:  # name -> (batch,…), on the device
         "What differs from step to step: which images, and what is drawn."
-        rows = order(len(self.images), self.config.seed, self.it * self.config.batch, self.config.batch)
-        return {name: tensor.to(self.device) for name, tensor in dict(self.draws(), rows=rows).items()}
+        return {name: tensor.to(self.device) for name, tensor in dict(self.draws(), rows=self.rows()).items()}
 
     def batch(
         self,
@@ -257,13 +262,14 @@ def fit(
     tick: int = 50,  # steps between lines of stats.jsonl
     save_every: float = 20.0,  # seconds between states, at least
     desc: str = 'training',  # for the progress bar
+    trainer: type = Trainer,  # or a subclass, such as one that is told captions
 ) -> Path:  # the folder
     "Train, from scratch or from where the folder stands."
     folder, snapshots = claim_folder(folder, config, images), {*snapshots, config.iters}
     if missing := snapshots - {*snapshots_in(folder)}:
         drop_past(folder, min(missing))
-        trainer, options = Trainer(config, images, pick_device(device)), dict(tick=tick, save_every=save_every)
-        for _ in watched(drive(trainer, folder, config.iters, snapshots=snapshots, **options), config.iters, desc):
+        moving, options = trainer(config, images, pick_device(device)), dict(tick=tick, save_every=save_every)
+        for _ in watched(drive(moving, folder, config.iters, snapshots=snapshots, **options), config.iters, desc):
             pass
         log_line(folder, f'when does it begin to copy? ambient-nb when-to-stop {folder}')
     return folder

@@ -12,6 +12,12 @@ from .core import BadInput, check_choice, check_float, check_int
 from .text import TextDenoiser, Words
 from .textdifference import text_difference
 
+# %% ../nbs/16b_textmitigation.ipynb #4f665cb8
+NORMS = dict(
+    sample=lambda differences: differences.mean(),  # of images, each with its own norm
+    batch=lambda differences: differences.norm(),  # one norm over all images, as released
+)  # name -> what is made small, of the (n,) differences
+
 # %% ../nbs/16b_textmitigation.ipynb #1a857899
 def one_prompt(
     words: Words,  # of one prompt
@@ -28,18 +34,15 @@ def token_significance(
     words: Words,  # of one prompt
     x: torch.Tensor,  # (n,C,H,W) noisy images, such as the noise that generations begin with
     sigma: float,  # their level, > 0
+    *,
+    norm: str = 'sample',  # a key of NORMS: 'batch' as released, whose numbers are this over 2n
 ) -> torch.Tensor:  # (L,) >= 0, one number a token, padding included
     "How much each token of a prompt has to do with the difference it makes."
+    of, sigma = NORMS[check_choice('norm', norm, NORMS)], check_float('sigma', sigma, 0, open_lo=True)
     tokens = one_prompt(words).tokens.detach().requires_grad_()
     with torch.enable_grad():
-        m = text_difference(D, x, check_float('sigma', sigma, 0, open_lo=True), words._replace(tokens=tokens)).mean()
+        m = of(text_difference(D, x, sigma, words._replace(tokens=tokens)))
     return torch.autograd.grad(m, tokens)[0][0].norm(dim=1)
-
-# %% ../nbs/16b_textmitigation.ipynb #4f665cb8
-NORMS = dict(
-    sample=lambda differences: differences.mean(),  # of images, each with its own norm
-    batch=lambda differences: differences.norm(),  # one norm over all images, as released
-)  # name -> what is made small, of the (n,) differences
 
 # %% ../nbs/16b_textmitigation.ipynb #e321048a
 @dataclass(frozen=True, eq=False)

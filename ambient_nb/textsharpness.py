@@ -10,7 +10,7 @@ import torch
 from .core import BadInput, bcast, check_choice, check_float, check_int, progress
 from .sampling import noise_levels, start_noise
 from .text import TextDenoiser, Words
-from .textdifference import Differences, check_prompts
+from .textdifference import Differences, prompt_list
 
 # %% ../nbs/16c_textsharpness.ipynb #6f89b274
 def score_difference(
@@ -64,7 +64,7 @@ def sharpness_differences(
     block: int = 8,  # noises at a time
 ) -> Differences:  # values (P,n,1)
     "The sharpness that prompts add, at the start of a generation."
-    prompts, n = check_prompts(prompts), check_int('n', n, 1)
+    prompts, n = prompt_list(prompts), check_int('n', n, 1)
     sigma = noise_levels(D, 50)[0].item() if sigma is None else check_float('sigma', sigma, 0, open_lo=True)
     noise = start_noise(range(n), D.shape) if noise is None else noise
     if tuple(noise.shape) != (n, *D.shape):

@@ -16,13 +16,14 @@ SETTINGS = configparser.ConfigParser()
 SETTINGS.read(ROOT / 'settings.ini', encoding='utf-8')
 S = SETTINGS['DEFAULT']
 GIT, DOCS = S['git_url'], S['doc_host'] + S['doc_baseurl']
-CHAPTERS = {  # title -> the numbers of its rooms, first to last
-    'Numbers and data': '00-03 16',
+CHAPTERS = {  # title -> the numbers of its rooms, first to last; 16_ ends before 16a
+    'Numbers and data': '00-03 16-16_',
     'Corruptions': '04',
     'Networks, losses, sampling': '05-09',
     'Runs': '10-11',
     'Measuring': '12-14b',
     'Auditing': '14c-14z 19',
+    'Text to image': '15 16a-16z',
     'Reproducing': '17-18',
     'Shell': '20',
 }

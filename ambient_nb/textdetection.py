@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from html import escape
 import numpy as np
 import pandas as pd
-import torch
 from .core import BadInput, check_choice
 from .membership import auc, caught
 from .report import Section, html_table

@@ -1,4 +1,4 @@
-"Detection and attacks through pipelines of diffusers, random and tiny: what the rooms show with formulas runs there too."
+"Detection and attacks through pipelines of diffusers, random and tiny: what the rooms show holds there too."
 
 import numpy as np
 import pytest

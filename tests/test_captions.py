@@ -112,7 +112,7 @@ def test_a_mistake_in_a_table_has_a_place(tmp_path):
 
 def test_as_imagefolder_but_for_what_it_drops(tmp_path):
     "datasets 5.2.0 leaves out the picture that no line names, and makes an example of each line."
-    datasets = pytest.importorskip('datasets', reason='the extra sd brings it')
+    datasets = pytest.importorskip('datasets', reason="Hugging Face's datasets is not installed")
     folder = written(tmp_path / 'set', files())
     theirs = datasets.load_dataset(
         'imagefolder', data_dir=str(folder), split='train', cache_dir=str(tmp_path / 'cache')

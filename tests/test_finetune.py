@@ -11,7 +11,9 @@ from tree import BIN, ROOT
 from ambient_nb.checkpoints import load_checkpoint
 from ambient_nb.core import refused, rng
 from ambient_nb.drive import claim_folder, drive, snapshot_path
+from ambient_nb.torchfidelity import mend_torchvision
 
+mend_torchvision()  # peft imports torchvision
 WHY = "diffusers, transformers and peft come with the extra 'sd'"
 diffusers = pytest.importorskip('diffusers', reason=WHY)
 for name in ('transformers', 'peft'):

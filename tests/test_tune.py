@@ -9,8 +9,10 @@ from PIL import Image
 from test_cli import cli
 
 from ambient_nb.core import refused, rng
+from ambient_nb.torchfidelity import mend_torchvision
 from ambient_nb.tune import captioned_folder, tune
 
+mend_torchvision()  # peft imports torchvision
 WHY = "diffusers, transformers and peft come with the extra 'sd'"
 diffusers = pytest.importorskip('diffusers', reason=WHY)
 for name in ('transformers', 'peft'):

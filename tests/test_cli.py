@@ -53,6 +53,11 @@ def test_help(command):
     assert done.returncode == 0 and 'Usage' in done.stdout
 
 
+@pytest.mark.filterwarnings('error')
+def test_the_commands_of_other_rooms_are_taken_over_without_a_warning():
+    assert 'finetune' in cli('--help').stdout
+
+
 @pytest.mark.parametrize('asked', ['version', '--version'])
 def test_version(asked):
     assert cli(asked).stdout == f'{__version__}\n'

@@ -122,7 +122,9 @@ def frontier_figure(
 ) -> plt.Figure:
     "Quality against copying along training, a panel for each data set and size."
     parts = by_size(rows)
-    fig, axes = plt.subplots(1, len(parts), figsize=(4.6 * len(parts) + 0.6, 3.8), squeeze=False)
+    width = 4.6 * len(parts) + 0.6
+    dpi = min(100, 1200 / width)  # a page is hardly wider
+    fig, axes = plt.subplots(1, len(parts), figsize=(width, 3.8), squeeze=False, dpi=dpi)
     for ((dataset, n), part), ax in zip(parts.items(), axes[0]):
         draw_frontier(ax, part, levels, metric, arms, **faint)
         ax.set_title(f'{dataset}, n = {n}')

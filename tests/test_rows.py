@@ -12,6 +12,7 @@ import pytest
 from tree import NBS, cells
 
 from ambient_nb import core, rows as rowing
+from ambient_nb.captionarms import TextRun, caption_arms
 from ambient_nb.core import BadInput, content_hash
 from ambient_nb.corrupted import corrupted_runs
 from ambient_nb.drive import identity
@@ -90,6 +91,16 @@ def scanning_keys(made_by: str) -> set:
     return {run.key for run in scan_runs(asked['profile'], losses, **budget).values()}
 
 
+@lru_cache(maxsize=None)
+def captioned_keys(made_by: str) -> set:
+    "The runs of the page about captions."
+    asked = json.loads(made_by)
+    styles, weights = (() if asked[k] == 'none' else asked[k].split(',') for k in ('styles', 'weights'))
+    arms = caption_arms(styles, tuple(map(float, weights)), float(asked['sigma_n']))
+    budget = {name: int(asked[name]) for name in ('n', 'iters', 'batch', 'looks')}
+    return {TextRun(arm, int(s) + 1, **budget).key for arm in arms.values() for s in asked['seeds'].split(',')}
+
+
 CORRUPTED = ('ambient_fig5', 'ambient_table2')
 
 
@@ -132,6 +143,9 @@ def test_every_committed_row_leads_to_runs_of_its_plan(name):
             continue
         if r.made_by['item'] == 'ambient_mri' and r.runs:
             assert set(r.runs) <= scanning_keys(json.dumps(r.made_by)), r.id
+            continue
+        if r.made_by['item'] == 'dcr_train':
+            assert r.runs and set(r.runs) <= captioned_keys(json.dumps(r.made_by)), r.id
             continue
         if r.made_by['item'] in CORRUPTED:
             assert set(r.runs) <= corrupted_keys(json.dumps(r.made_by)) and bool(r.runs) == (r.kind != 'null'), r.id

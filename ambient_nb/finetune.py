@@ -265,7 +265,9 @@ def finetune(
     trainer = Finetuner(config, D, latents, mates, words)
     if mates.rank == 0:
         claim_folder(folder, config, latents)
-    if config.iters not in snapshots_in(folder):
+    if config.iters in (had := snapshots_in(folder)) and (missing := snapshots - {*had}):
+        raise BadInput('snapshots', sorted(missing), f'among those that a finished run has: {had}')
+    if config.iters not in had:
         if mates.rank:
             if stored := newest_state(folder):
                 trainer.load(stored[0], stored[1]['it'])

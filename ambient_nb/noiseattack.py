@@ -9,7 +9,7 @@ __all__ = ['REDRAWING', 'redrawn', 'noise_attack']
 from functools import partial
 import torch
 from .attackscores import Attacked, closeness, ranked_attack
-from .core import check_choice, check_float, check_int, progress, seed_of
+from .core import BadInput, check_choice, check_float, check_int, progress, seed_of
 from .data import to_float, to_uint8
 from .features import Encoder
 from .maskattack import check_attacked
@@ -69,6 +69,8 @@ def noise_attack(
     "Noise images, have them drawn again, rank them by how close that came."
     encode, decode = getattr(D, 'encode', lambda x: x), getattr(D, 'decode', lambda x: x)
     restore = partial(redrawn, D, sigma=sigma, **how)
+    if null is not None and (prompts is None) != (null_prompts is None):
+        raise BadInput('null_prompts', null_prompts, 'given with prompts, and only then')
 
     def attacked(u, words):  # closeness, and what was shown and drawn
         found, looks = [], []

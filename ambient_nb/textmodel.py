@@ -118,7 +118,7 @@ class TextTrainer(Trainer):
         rows: torch.Tensor,  # (batch,) positions in the set
     ) -> torch.Tensor:  # (batch,L,d) on the device
         "The tokens of the next step's captions."
-        c = self.config
+        c, rows = self.config, rows.cpu()  # captions do not live on the device
         captions, ids = [self.images.captions[i] for i in rows.tolist()], self.images.ids[rows].tolist()
         vary = self.copied[rows].tolist() if c.duplication.kind == 'dup_image' else None
         place = dict(ids=ids, seed=c.seed, start=self.it * c.batch, vary=vary)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from ambient_nb.core import rng
+from ambient_nb.core import refused, rng
 from ambient_nb.maskattack import box_mask, inpainted, mask_attack
 from ambient_nb.noiseattack import noise_attack
 from ambient_nb.sampling import noise_levels, start_noise
@@ -91,3 +91,5 @@ def test_the_noise_attack_works_on_latents(D):
     low, high = (noise_attack(D, IMAGES, sigma, n=1, steps=2, prompts=['a', 'b', 'c']) for sigma in (0.05, 10.0))
     assert len(low.pictures) == 3 and np.isfinite(low.table.score).all() and np.isfinite(high.table.score).all()
     assert low.table.score.max() > high.table.score.max()
+    asked = dict(n=1, steps=2, prompts=['a', 'b', 'c'], null=IMAGES)
+    assert 'null_prompts' in refused(noise_attack, D, IMAGES, 0.05, **asked)

@@ -10,7 +10,7 @@ from test_cli import cli
 
 from ambient_nb.core import refused, rng
 from ambient_nb.torchfidelity import mend_torchvision
-from ambient_nb.tune import captioned_folder, tune
+from ambient_nb.tune import captioned_folder, drawing_levels, tune, write_pictures
 
 mend_torchvision()  # peft imports torchvision
 WHY = "diffusers, transformers and peft come with the extra 'sd'"
@@ -18,7 +18,7 @@ diffusers = pytest.importorskip('diffusers', reason=WHY)
 for name in ('transformers', 'peft'):
     pytest.importorskip(name, reason=WHY)
 
-from ambient_nb.pipelines import tiny_pipeline  # noqa: E402
+from ambient_nb.pipelines import PipelineDenoiser, tiny_pipeline  # noqa: E402
 
 FEW = dict(iters=2, batch=2, samples=4, steps=3)
 
@@ -55,6 +55,29 @@ def test_the_command(kind, pictures, tmp_path):
     assert 'new, or that of the same run' in cli(*typed, '--lr', '0.5').stderr
 
 
+def test_a_pipeline_is_drawn_from_at_all_levels_of_the_stock_scheduler():
+    "The first one is above the network's last by a rounding of float32."
+    for spacing in ('linspace', 'trailing', 'leading'):
+        pipe = tiny_pipeline()
+        pipe.scheduler = diffusers.EulerDiscreteScheduler.from_config(pipe.scheduler.config, timestep_spacing=spacing)
+        levels = drawing_levels(PipelineDenoiser(pipe), 25)
+        assert len(levels) == 26 and levels[-1] == 0 and (levels.diff() < 0).all()
+
+
+def test_a_call_that_draws_fewer_leaves_no_picture_of_an_earlier_one(tmp_path):
+    for n in (3, 2):
+        write_pictures(torch.zeros(n, 3, 4, 4, dtype=torch.uint8), tmp_path / 'samples', ['a'] * n)
+    assert sorted(p.name for p in (tmp_path / 'samples').glob('*.png')) == ['00000.png', '00001.png']
+
+
+def test_what_would_fail_in_the_end_is_refused_before_a_picture_is_read(tmp_path):
+    given = dict(method='standard')
+    for more, name in ((dict(encoder='nonsense'), 'encoder'), (dict(steps=0), 'steps'), (dict(scale=-1), 'scale')):
+        assert name in refused(tune, 'nothing', tmp_path, tmp_path / 'run', **given | more)
+    assert 't_n' in refused(tune, 'nothing', tmp_path, tmp_path / 'run')
+    assert not (tmp_path / 'run').exists()
+
+
 def test_what_the_command_refuses(pictures, tmp_path):
     pipe = tmp_path / 'pipe'
     tiny_pipeline().save_pretrained(pipe)
@@ -63,9 +86,9 @@ def test_what_the_command_refuses(pictures, tmp_path):
     tiny_pipeline(prediction_type='flow_prediction').save_pretrained(odd)
     run = ['--out', tmp_path / 'run', '--device', 'cpu']
     asked = {
-        'metadata.jsonl': (pipe, bare),
-        '"caption": "a cat"': (pipe, pictures, '--column', 'caption'),
-        'a name on the hub': (tmp_path / 'none', pictures),
+        'metadata.jsonl': (pipe, bare, '--t-n', 500),
+        '"caption": "a cat"': (pipe, pictures, '--t-n', 500, '--column', 'caption'),
+        'a name on the hub': (tmp_path / 'none', pictures, '--t-n', 500),
         'epsilon, v_prediction, sample': (odd, pictures, '--t-n', 500),
         'from 1 to 998': (pipe, pictures, '--t-n', 2000),
         'or else sigma_n': (pipe, pictures),
@@ -79,7 +102,7 @@ def test_what_the_command_refuses(pictures, tmp_path):
 
 
 def test_without_the_extra_the_command_says_which(pictures, tmp_path):
-    with patch('ambient_nb.pipelines.sd_module', side_effect=ImportError('pip install ambient_nb[sd]')):
+    with patch('ambient_nb.tune.sd_module', side_effect=ImportError('pip install ambient_nb[sd]')):
         done = cli('finetune', tmp_path, pictures, '--out', tmp_path / 'run')
     assert done.returncode == 1 and done.stderr == 'Error: pip install ambient_nb[sd]\n'
 

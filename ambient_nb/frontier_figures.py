@@ -241,6 +241,6 @@ def verdict_sentences(rows: list[Row]) -> str:  # empty where no training is jud
         where = f'On {r.labels["n"]} images of {r.labels["dataset"]}'
         seeds = f'{len(r.detail["values"])} seed{"s" * (len(r.detail["values"]) != 1)}'
         gap = f'KID difference {r.ours:.3f}' + (f' at {100 * r.ours.level:.1f}%' if r.ours.lo is not None else '')
-        says = f', the two-regime model {does}' if does else f': {r.verdict}'
+        says = f', the two-regime model {does}' if does else ': no verdict'
         told.append(f'{where}, {seeds}{says} ({gap}).')
     return ' '.join(told)

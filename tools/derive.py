@@ -22,8 +22,8 @@ CHAPTERS = {  # title -> the numbers of its rooms, first to last; 16_ ends befor
     'Networks, losses, sampling': '05-09',
     'Runs': '10-11',
     'Measuring': '12-14b',
-    'Auditing': '14c-14z 19',
-    'Text to image': '15 16a-16z',
+    'Auditing': '14c-14z 19-19a',
+    'Text to image': '15 16a-16z 19b',
     'Reproducing': '17-18',
     'Shell': '20',
 }

@@ -129,7 +129,7 @@ def said_of(
     value,  # a text, several, or None
 ) -> tuple:  # of texts, empty where it says nothing
     "Captions as a tuple."
-    texts = (value,) if isinstance(value, str) else tuple(value or ())
+    texts = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, (list, tuple)) else ()
     return texts if all(isinstance(text, str) for text in texts) else ()
 
 # %% ../nbs/15b_latents.ipynb #89065cce

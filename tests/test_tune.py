@@ -83,11 +83,12 @@ def test_what_the_command_refuses(pictures, tmp_path):
     tiny_pipeline().save_pretrained(pipe)
     bare, odd = tmp_path / 'bare', tmp_path / 'odd'
     bare.mkdir()
+    Image.new('RGB', (8, 8)).save(bare / 'a.png')
     tiny_pipeline(prediction_type='flow_prediction').save_pretrained(odd)
     run = ['--out', tmp_path / 'run', '--device', 'cpu']
     asked = {
         'metadata.jsonl': (pipe, bare, '--t-n', 500),
-        '"caption": "a cat"': (pipe, pictures, '--t-n', 500, '--column', 'caption'),
+        'its lists have text': (pipe, pictures, '--t-n', 500, '--column', 'caption'),
         'a name on the hub': (tmp_path / 'none', pictures, '--t-n', 500),
         'epsilon, v_prediction, sample': (odd, pictures, '--t-n', 500),
         'from 1 to 998': (pipe, pictures, '--t-n', 2000),
@@ -116,11 +117,14 @@ def test_captions_of_a_folder(pictures):
     items = captioned_folder(pictures)
     ids = [id for _, _, id in items]
     (pictures / '0.png').unlink()
-    assert 'pictures with a caption each' in refused(captioned_folder, pictures)
+    assert '0.png is not' in refused(captioned_folder, pictures)
     lines = (pictures / 'metadata.jsonl').read_text().splitlines()[1:]
     (pictures / 'metadata.jsonl').write_text('\n'.join(lines))
     left = captioned_folder(pictures)
     assert [id for _, _, id in left] == ids[1:] and len({*ids}) == 6
+    Image.new('RGB', (8, 8)).save(pictures / 'bare.png')
+    assert 'pictures with a caption each' in refused(captioned_folder, pictures)
+    (pictures / 'bare.png').unlink()
     (pictures / '1.png').write_bytes(b'no picture')
     assert 'a picture that opens' in refused(captioned_folder, pictures)
     (pictures / 'metadata.jsonl').write_text('\n'.join(lines[1:]) + '\nnot json')

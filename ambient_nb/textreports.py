@@ -13,6 +13,7 @@ from . import __version__
 from .attackscores import Attacked
 from .audit import FILES, report_dir
 from .core import NUMERICS, BadInput, check_path, write_atomic
+from .latents import said_of
 from .origin import provenance
 from .report import page
 from .textdetection import Detected
@@ -28,21 +29,23 @@ def read_prompts(
     "The prompts in a file."
     path = check_path(name, file)
     try:
-        lines = [line.strip() for line in path.read_text(encoding='utf-8').splitlines() if line.strip()]
+        lines = enumerate(path.read_text(encoding='utf-8-sig').split('\n'), 1)  # JSON may hold other line ends
     except (OSError, UnicodeDecodeError) as e:
         raise BadInput(name, str(path), f'a text file of prompts ({type(e).__name__})') from None
+    lines = [(i, line.strip()) for i, line in lines if line.strip()]
     if path.suffix != '.jsonl':
-        found, truth = lines, None
+        found, truth = [line for _, line in lines], None
     else:
         found, told = [], []
-        for i, line in enumerate(lines, 1):
+        for i, line in lines:
             try:
                 entry = json.loads(line)
-                found.append(next(entry[key] for key in KEYS if isinstance(entry.get(key), str)))
+                texts = next(texts for key in KEYS if (texts := said_of(entry.get(key))))
             except (json.JSONDecodeError, AttributeError, StopIteration):
-                wanted = f'JSON objects with a text under one of {", ".join(KEYS)}'
+                wanted = f'JSON objects with a text, or several, under one of {", ".join(KEYS)}'
                 raise BadInput(name, f'{path.name}, line {i}: {line[:60]}', wanted) from None
-            told.append(entry.get('memorized'))
+            found += texts
+            told += [entry.get('memorized')] * len(texts)
         truth = told if all(isinstance(t, bool) for t in told) else None
     if not found:
         raise BadInput(name, str(path), 'a file with at least one prompt')

@@ -29,7 +29,7 @@ def complex_slice(
     if maps is not None:
         maps = torch.from_numpy(np.ascontiguousarray(maps, np.complex64))
         size = maps.abs().square().sum(0)
-        if ((size - 1).abs().minimum(size) > 0.01).any():
+        if not ((size - 1).abs().minimum(size) <= 0.01).all():  # NaN, too
             raise BadInput('maps', f'squares that sum to {size.min():.2g} up to {size.max():.2g}', 'of sum 1, or 0')
     elif len(k) == 1:
         maps = torch.ones_like(k)
@@ -76,7 +76,7 @@ def read_complex(
     try:
         with safe_open(path, 'pt') as f:
             notes, pixels = json.loads((f.metadata() or {})['notes']), f.get_tensor('pixels')
-    except (OSError, SafetensorError, KeyError) as e:
+    except (OSError, SafetensorError, KeyError, ValueError) as e:
         wanted = f'a file of complex images, as {make} makes it ({type(e).__name__})'
         raise BadInput('data', str(path), wanted) from None
     return ComplexImages(pixels, None, torch.arange(len(pixels)), path.stem), notes

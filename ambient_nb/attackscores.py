@@ -14,7 +14,7 @@ import torch
 from .core import BadInput
 from .features import Encoder
 from .report import Section, card, html_table, picture
-from .textdetection import Separation, chance_of, check_truth, separation
+from .textdetection import Separation, chance_of, check_truth, options_said, p_floor, separation
 
 # %% ../nbs/16e_attackscores.ipynb #5bc0f6f9
 def closeness(
@@ -89,8 +89,8 @@ def attack_words(found: Attacked) -> tuple[str, ...]:  # sentences
     N, m = len(found.table), len(found.null)
     if m:
         low = int((found.table.p <= 0.01).sum())
-        smallest = '' if m >= 99 else f'; {m} images of a null allow no p below {1 / (1 + m):.2g}'
-        out = [f'{low} of {N} images were given back as at most 1 % of {m} images of the null would be{smallest}.']
+        floor = p_floor(m, 'images')
+        out = [f'{low} of {N} images were given back as at most 1 % of {m} images of the null would be{floor}.']
     else:
         out = [f'{N} images are ranked; without a null nothing tells easy images from known ones.']
     if found.judged is not None:
@@ -111,8 +111,10 @@ def attack_section(
         + ([('yes' if line.member else 'no')] if 'member' in shown else [])
         for line in shown.itertuples()
     ]
-    of = ', '.join(f'{name} {value}' for name, value in found.how.items())
-    said = (*notes, f'Options: {of}. Score: mean closeness of the restorations, best: the closest one.')
+    said = (
+        *notes,
+        f'Options: {options_said(found.how)}. Score: mean closeness of the restorations, best: the closest one.',
+    )
     captions = ('the image', 'what was shown', 'closest restoration')
     gallery = ''.join(
         card([picture(u, c) for u, c in zip(found.pictures[line.image], captions)], f'{line.image}: {line.score:.3g}')

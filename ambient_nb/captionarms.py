@@ -11,12 +11,10 @@ from functools import cached_property
 from pathlib import Path
 import numpy as np
 import torch
-from . import core
 from .captions import Captioned, Duplication
-from .core import content_hash, rng
+from .core import rng
 from .data import digits
 from .digitwords import MOST_CAPTIONS, captioned_digits
-from .drive import identity
 from .execute import cores, workers_of
 from .local_runs import over_networks
 from .mitigations import TRAIN_TIME, Mitigation
@@ -24,6 +22,7 @@ from .networks import PRESETS
 from .objectives import EDM, TwoRegime
 from .promptcopies import copy_curve, prompts_by_kind
 from .rows import Row
+from .runs import Run
 from .textmodel import TextConfig, TextTrainer
 from .theory import TheoryPlan, fact
 from .training import fit
@@ -83,15 +82,7 @@ class TextRun:
         more = dict(loss=self.arm.loss, duplication=often, mitigation=self.arm.mitigation, seed=self.seed)
         return TextConfig(net, iters=self.iters, batch=self.batch, lr=3e-3, **more)
 
-    @property
-    def settings(self) -> dict:  # JSON-able
-        "What its key is the hash of, beside the version of the numbers."
-        return dict(config=identity(self.config), data=self.images.sha)
-
-    @property
-    def key(self) -> str:  # 16 hex digits
-        "What names its folder."
-        return content_hash(dict(self.settings, numerics=core.NUMERICS))
+    settings, key, folder = Run.settings, Run.key, Run.folder  # as any run has them
 
     def curve(
         self,
@@ -101,7 +92,7 @@ class TextRun:
         "Train where it is missing, and ask."
         torch.set_num_threads(1)
         looks = [round(self.iters * (k + 1) / self.looks) for k in range(self.looks)]
-        folder = Path(out) / 'train' / self.key
+        folder = self.folder(out)
         fit(self.config, self.images, folder, snapshots=looks, device='cpu', trainer=TextTrainer)
         others = captioned_digits(digits()[1].take(range(each)), self.arm.style)
         return copy_curve(folder, self.images, prompts_by_kind(self.images, others, self.config.duplication, each))

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DUPLICATIONS', 'texts_of', 'numbered_rows', 'listed_captions', 'captions_beside', 'picture_captions',
-           'table_captions', 'CaptionedSource', 'read_captions', 'Captioned', 'captioned_images', 'Duplication',
-           'weighted_order']
+           'table_captions', 'CaptionedSource', 'read_captions', 'Captioned', 'opened_picture', 'captioned_images',
+           'Duplication', 'weighted_order']
 
 # %% ../nbs/15d_captions.ipynb #21647309
 import csv, io, json
@@ -179,6 +179,16 @@ class Captioned(Images):
         labels, captions = None if self.labels is None else self.labels[i], tuple(self.captions[k] for k in i.tolist())
         return replace(self, pixels=self.pixels[i], labels=labels, ids=self.ids[i], captions=captions)
 
+# %% ../nbs/15d_captions.ipynb #30831468
+def opened_picture(
+    entry: Entry,
+):  # a PIL image; BadInput where it does not open
+    "The picture of an entry."
+    try:
+        return entry.open()
+    except Exception as e:  # Pillow raises many kinds
+        raise BadInput('src', entry.name, f'a picture that opens ({type(e).__name__})') from None
+
 # %% ../nbs/15d_captions.ipynb #ea744adf
 def captioned_images(
     source: CaptionedSource,
@@ -191,11 +201,7 @@ def captioned_images(
     check_choice('crop', crop, (None, 'center'))
 
     def opened(entry):
-        try:
-            image = entry.open()
-        except Exception as e:  # Pillow raises many kinds
-            raise BadInput('src', entry.name, f'a picture that opens ({type(e).__name__})') from None
-        return entry.name, to_square(image, entry.name, crop, size)
+        return entry.name, to_square(opened_picture(entry), entry.name, crop, size)
 
     pixels, _ = stack(map(opened, source.entries), len(source.entries), name)
     return Captioned(pixels, None, torch.arange(len(pixels)), name, captions=tuple(source.captions))

@@ -15,6 +15,7 @@ from .features import Encoder
 from .maskattack import check_attacked
 from .sampling import heun, noise_levels, start_noise
 from .schedules import edm_sigmas
+from .textdetection import plain_options
 
 # %% ../nbs/16g_noiseattack.ipynb #60823345
 REDRAWING = ('draw', 'once')  # of restoring: by a sampler from the level downwards, or by one answer
@@ -91,5 +92,5 @@ def noise_attack(
     of_null = None if null is None else attacked(check_attacked(null, 'null'), null_prompts)[0]
     names = list(names or (f'image {i}' for i in range(len(images))))
     by = 'pixels' if encoder is None else encoder.name
-    kept = {k: v for k, v in how.items() if isinstance(v, (int, float, str))}
-    return ranked_attack(names, scores, looks, dict(attack='noise', sigma=sigma, compared=by) | kept, of_null, truth)
+    said = dict(attack='noise', sigma=sigma, compared=by) | plain_options(how)
+    return ranked_attack(names, scores, looks, said, of_null, truth)

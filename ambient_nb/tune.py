@@ -12,10 +12,9 @@ from pathlib import Path
 import torch
 from .audit import Audit, audit
 from .backbones import encoder_named
-from .captions import read_captions
+from .captions import opened_picture, read_captions
 from ambient_nb.core import (
     BadInput,
-    check_choice,
     check_float,
     check_int,
     progress,
@@ -25,7 +24,7 @@ from ambient_nb.core import (
 )
 from .data import to_uint8
 from .finetune import FinetuneConfig, finetune, team
-from .latents import LATENT_METHODS, frozen_latents, method_loss
+from .latents import check_method, frozen_latents, method_loss
 from .pipelines import PipelineDenoiser, open_pipeline, sd_module
 from .sampling import euler
 from .text import sample_text
@@ -43,10 +42,7 @@ def captioned_folder(
     if bare := [entry.name for entry, said in pairs if not said]:
         raise BadInput('images', f'{folder}: {bare[0]}', f'pictures with a caption each; {len(bare)} have none')
     for entry, said in progress(pairs, desc='reading'):
-        try:
-            image = entry.open().convert('RGB')
-        except Exception as e:  # Pillow raises many kinds
-            raise BadInput('images', f'{folder}: {entry.name}', f'a picture that opens ({e})') from None
+        image = opened_picture(entry).convert('RGB')
         pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
         out.append((pixels.view(image.height, image.width, 3).movedim(2, 0), said, seed_of(0, entry.name)))
     return out
@@ -128,16 +124,13 @@ def tune(
     "Fine-tune a pipeline, draw from it, and see whether it copies."
     name = pipeline if isinstance(pipeline, (str, Path)) else type(pipeline).__name__
     sd_module('diffusers')  # or the extra is named
-    check_choice('method', method, LATENT_METHODS)
-    if method != 'standard' and t_n is None and sigma_n is None:
-        raise BadInput('t_n', t_n, f'given, or else sigma_n, for the method {method}')
+    check_method(method, t_n, sigma_n)
     samples, steps, scale = (
         check_int('samples', samples, 2),
         check_int('steps', steps, 1),
         check_float('scale', scale, 0),
     )
-    if encoder != 'pixels':
-        encoder_named(encoder)
+    judge = encoder if encoder == 'pixels' else encoder_named(encoder)
     items = captioned_folder(images, column)
     mates, out = team(device), Path(out).expanduser()
     D = PipelineDenoiser(open_pipeline(pipeline) if isinstance(pipeline, (str, Path)) else pipeline, side)
@@ -153,4 +146,4 @@ def tune(
     captions = [latents.captions[i % len(latents)][0] for i in range(samples)]
     drawn = draw_captions(D, captions, config, steps=steps, scale=scale, device=mates.device)
     write_pictures(drawn, out / 'samples', captions)
-    return audit(out / 'samples', images, encoder=encoder, out=out / 'audit', size=D.side, cache=out / 'features')
+    return audit(out / 'samples', images, encoder=judge, out=out / 'audit', size=D.side, cache=out / 'features')

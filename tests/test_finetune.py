@@ -6,18 +6,14 @@ import sys
 
 import pytest
 import torch
+from sd import needs_sd
 from tree import BIN, ROOT
 
 from ambient_nb.checkpoints import load_checkpoint
 from ambient_nb.core import refused, rng
 from ambient_nb.drive import claim_folder, drive, snapshot_path
-from ambient_nb.torchfidelity import mend_torchvision
 
-mend_torchvision()  # peft imports torchvision
-WHY = "diffusers, transformers and peft come with the extra 'sd'"
-diffusers = pytest.importorskip('diffusers', reason=WHY)
-for name in ('transformers', 'peft'):
-    pytest.importorskip(name, reason=WHY)
+diffusers = needs_sd('peft')
 
 from ambient_nb.finetune import Finetuner, FinetuneConfig, Team, check_lora, finetune, load_lora, save_finetuned  # noqa: E402
 from ambient_nb.latents import LATENT_METHODS, frozen_latents, method_loss  # noqa: E402
@@ -236,7 +232,7 @@ finetune(FinetuneConfig(loss, iters=2, batch=4, lr=0.01, rank=2, alpha=8.0), D, 
 
 @pytest.mark.slow
 def test_accelerate_launches_two_processes(tmp_path):
-    pytest.importorskip('accelerate', reason=WHY)
+    pytest.importorskip('accelerate', reason="accelerate comes with the extra 'sd'")
     (tmp_path / 'train.py').write_text(SCRIPT)
     env = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1')
     launch = [BIN / 'accelerate', 'launch', '--cpu', '--num_processes', '2', '--num_machines', '1']

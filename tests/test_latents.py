@@ -3,13 +3,12 @@
 import pytest
 import torch
 from torch.nn.functional import mse_loss
+from sd import needs_sd
 
 from ambient_nb.core import bcast, refused, rng
 from ambient_nb.draws import image_data, step_draws
 
-WHY = "diffusers and transformers come with the extra 'sd'"
-diffusers = pytest.importorskip('diffusers', reason=WHY)
-pytest.importorskip('transformers', reason=WHY)
+diffusers = needs_sd()
 
 from ambient_nb.latents import LATENT_METHODS, NATURAL, frozen_latents, method_loss, time_law  # noqa: E402
 from ambient_nb.pipelines import PipelineDenoiser, tiny_pipeline  # noqa: E402

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from sd import needs_sd
+
 from ambient_nb.core import refused, rng
 from ambient_nb.maskattack import box_mask, inpainted, mask_attack
 from ambient_nb.noiseattack import noise_attack
@@ -12,8 +14,7 @@ from ambient_nb.textdifference import text_difference, text_differences
 from ambient_nb.textmitigation import token_significance
 from ambient_nb.textsharpness import sharpness_difference
 
-pytest.importorskip('diffusers', reason='pipelines come with the extra sd')
-pytest.importorskip('transformers', reason='pipelines come with the extra sd')
+needs_sd()
 
 IMAGES = torch.randint(256, (3, 3, 16, 16), generator=rng(0, 'test', 'images')).to(torch.uint8)
 

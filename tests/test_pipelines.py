@@ -2,15 +2,14 @@
 
 import pytest
 import torch
+from sd import needs_sd
 
 from ambient_nb.core import refused, rng
 from ambient_nb.sampling import euler
 from ambient_nb.text import guided, noise_of
 from ambient_nb.times import scheduler_levels, time_levels
 
-WHY = "diffusers and transformers come with the extra 'sd'"
-diffusers = pytest.importorskip('diffusers', reason=WHY)
-pytest.importorskip('transformers', reason=WHY)
+diffusers = needs_sd()
 
 from ambient_nb.pipelines import PipelineDenoiser, open_pipeline, tiny_pipeline  # noqa: E402
 

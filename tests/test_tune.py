@@ -6,17 +6,13 @@ from unittest.mock import patch
 import pytest
 import torch
 from PIL import Image
+from sd import needs_sd
 from test_cli import cli
 
 from ambient_nb.core import refused, rng
-from ambient_nb.torchfidelity import mend_torchvision
 from ambient_nb.tune import captioned_folder, drawing_levels, tune, write_pictures
 
-mend_torchvision()  # peft imports torchvision
-WHY = "diffusers, transformers and peft come with the extra 'sd'"
-diffusers = pytest.importorskip('diffusers', reason=WHY)
-for name in ('transformers', 'peft'):
-    pytest.importorskip(name, reason=WHY)
+diffusers = needs_sd('peft')
 
 from ambient_nb.pipelines import PipelineDenoiser, tiny_pipeline  # noqa: E402
 

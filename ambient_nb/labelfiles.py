@@ -52,7 +52,7 @@ def metadata_rows(
         text = tree.read(name).decode('utf-8-sig')
         if name.endswith('.csv'):
             return list(csv.DictReader(io.StringIO(text)))
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
+        return [json.loads(line) for line in text.split('\n') if line.strip()]  # texts may hold other line ends
     except ValueError as e:
         raise BadInput('src', f'{tree.src}: {name}', f'a list that can be read ({e})') from None
 

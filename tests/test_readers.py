@@ -238,7 +238,8 @@ def test_nested_edm_zip_keeps_its_labels_and_shards_are_no_classes(tmp_path):
 def test_metadata_of_both_splits_numbers_classes_once(tmp_path):
     src = fill(tmp_path / 'm', 'train/0.png', 'train/1.png', 'test/0.png')
     put(src / 'train/metadata.csv', b'file_name,label,text\n0.png,dog,a\n1.png,cat,b\n')
-    put(src / 'test/metadata.jsonl', b'{"file_name": "0.png", "label": "ant"}\n')
+    line = '{"file_name": "0.png", "label": "ant", "text": "one\u2028two"}\n'  # a line end in text is none of JSON's
+    put(src / 'test/metadata.jsonl', line.encode())
     assert made_of(src, tmp_path) == {'train/0.png': 'dog', 'train/1.png': 'cat'}
     made = make_zip(src, tmp_path / 'o.zip', split='test')
     assert sources(tmp_path / 'o.zip') == {'test/0.png': 'ant'} and made['left'] == {'column text': 2}

@@ -242,7 +242,7 @@ def test_metadata_of_both_splits_numbers_classes_once(tmp_path):
     put(src / 'test/metadata.jsonl', line.encode())
     assert made_of(src, tmp_path) == {'train/0.png': 'dog', 'train/1.png': 'cat'}
     made = make_zip(src, tmp_path / 'o.zip', split='test')
-    assert sources(tmp_path / 'o.zip') == {'test/0.png': 'ant'} and made['left'] == {'column text': 2}
+    assert sources(tmp_path / 'o.zip') == {'test/0.png': 'ant'} and made['left'] == {'column text': 3}
     put(src / 'train/metadata.csv', b'file_name,label\n0.png,dog\n')
     with pytest.raises(BadInput, match='every picture once.*train/1.png'):
         make_zip(src, tmp_path / 'x.zip')

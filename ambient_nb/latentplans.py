@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['UNETS', 'LABEL_STYLES', 'unet_facts', 'tuning_hours', 'finetune_line', 'label_captions', 'write_label_captions']
 
-# %% ../nbs/18zg_latentplans.ipynb #c549bcff
+# %% ../nbs/18zg_latentplans.ipynb #3371f4c2
 import json, shlex
 from collections.abc import Sequence
 from functools import lru_cache
@@ -16,7 +16,7 @@ from .mitigations import drawn_number, made_word
 from .pipelines import sd_module
 from .plans import H200_FLOPS
 
-# %% ../nbs/18zg_latentplans.ipynb #8e696aa6
+# %% ../nbs/18zg_latentplans.ipynb #f135c8b0
 UNETS = {
     'SD 1.x': dict(cross_attention_dim=768, attention_head_dim=8, sample_size=64),
     'SD 2.1': dict(
@@ -37,7 +37,7 @@ UNETS = {
     ),
 }  # name -> what differs from the defaults of diffusers' UNet2DConditionModel
 
-# %% ../nbs/18zg_latentplans.ipynb #8eb04e37
+# %% ../nbs/18zg_latentplans.ipynb #8aa81671
 @lru_cache(maxsize=8)
 def unet_facts(
     name: str,  # in UNETS
@@ -57,7 +57,7 @@ def unet_facts(
     count = sum(p.numel() for p in unet.parameters())
     return dict(parameters=count, side=side, gflop=counter.get_total_flops() / 1e9)
 
-# %% ../nbs/18zg_latentplans.ipynb #69613248
+# %% ../nbs/18zg_latentplans.ipynb #490ac1bf
 def tuning_hours(
     name: str,  # in UNETS
     images: int,  # pictures shown, repeated ones too
@@ -73,7 +73,7 @@ def tuning_hours(
     training = (2 if rank else 3) * evaluations * images
     return flop * (training + 2 * steps * sampled) / H200_FLOPS / 3600
 
-# %% ../nbs/18zg_latentplans.ipynb #f4132472
+# %% ../nbs/18zg_latentplans.ipynb #09fd8f0d
 def finetune_line(
     pipeline: str,  # a folder, or a name on the hub
     images: str,  # folder with metadata.jsonl
@@ -90,7 +90,7 @@ def finetune_line(
             words += [option, f'{value}']
     return shlex.join(words)
 
-# %% ../nbs/18zg_latentplans.ipynb #bce4e3e5
+# %% ../nbs/18zg_latentplans.ipynb #7180929a
 LABEL_STYLES = ('none', 'class', 'random', 'unique')
 
 
@@ -112,7 +112,7 @@ def label_captions(
     pairs = zip(labels, ids, strict=True)
     return ['' if style == 'none' else f'a photo of {subject(label, id)}' for label, id in pairs]
 
-# %% ../nbs/18zg_latentplans.ipynb #331bb20f
+# %% ../nbs/18zg_latentplans.ipynb #eea4a32b
 def write_label_captions(
     folder: Path,  # with a folder of pictures for each class
     names: dict[str, str],  # name of a folder -> what its class is called

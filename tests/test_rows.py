@@ -12,6 +12,7 @@ import pytest
 from tree import NBS, cells
 
 from ambient_nb import core, rows as rowing
+from ambient_nb.attackarms import attack_runs
 from ambient_nb.captionarms import TextRun, caption_arms
 from ambient_nb.core import BadInput, content_hash
 from ambient_nb.corrupted import corrupted_runs
@@ -101,6 +102,16 @@ def captioned_keys(made_by: str) -> set:
     return {TextRun(arm, int(s) + 1, **budget).key for arm in arms.values() for s in asked['seeds'].split(',')}
 
 
+@lru_cache(maxsize=None)
+def attacked_keys(made_by: str) -> set:
+    "The runs of the page about attacks."
+    asked = json.loads(made_by)
+    budget = {name: int(asked[name]) for name in ('n', 'iters', 'batch', 'tuned')}
+    sigma_ns = tuple(map(float, asked['sigma_ns'].split(',')))
+    bases, tuned = attack_runs([int(s) + 1 for s in asked['seeds'].split(',')], **budget, sigma_ns=sigma_ns)
+    return {run.key for runs in (bases, *tuned.values()) for run in runs}
+
+
 CORRUPTED = ('ambient_fig5', 'ambient_table2')
 
 
@@ -146,6 +157,9 @@ def test_every_committed_row_leads_to_runs_of_its_plan(name):
             continue
         if r.made_by['item'] == 'dcr_train':
             assert r.runs and set(r.runs) <= captioned_keys(json.dumps(r.made_by)), r.id
+            continue
+        if r.made_by['item'] == 'tweedie_attacks':
+            assert r.runs and set(r.runs) <= attacked_keys(json.dumps(r.made_by)), r.id
             continue
         if r.made_by['item'] in CORRUPTED:
             assert set(r.runs) <= corrupted_keys(json.dumps(r.made_by)) and bool(r.runs) == (r.kind != 'null'), r.id

@@ -61,8 +61,9 @@ def test_no_path_of_a_machine(nb):
 
 @pytest.mark.parametrize('nb', ALL, ids=str)
 def test_page_shape(nb):
-    "A title, a one-sentence claim, what the reader gains; one heading a cell; no star imports."
+    "A title, a one-sentence claim, what the reader gains; one heading a cell; no star imports, no escape gone wrong."
     page = cells(nb)
+    assert not any(re.search(r'[^\n\t\x20-\x7e\x80-\U0010ffff]', c['source']) for c in page)
     assert re.fullmatch(r'# \S.*\n\n> \S.*', page[0]['source']) and page[1]['cell_type'] == 'markdown'
     for c in page:
         if c['cell_type'] == 'markdown':

@@ -1,0 +1,68 @@
+"The text table: what is asked, how prompts are moved, and that every claim has an arm."
+
+import torch
+
+from ambient_nb.captionarms import TextRun, caption_arms
+from ambient_nb.mitigations import TRAIN_TIME
+from ambient_nb.papers import papers
+from ambient_nb.sampling import start_noise
+from ambient_nb.text import Words
+from ambient_nb.textdifference import text_difference
+from ambient_nb.textlooks import ASKED, Moving, asked_words, moved_prompts, training_question
+from ambient_nb.textmitigation import moved_prompt
+
+
+class Hears:
+    "A denoiser of which every token moves the picture in a direction of its own."
+
+    shape, sigmas, sigma_min, sigma_max = (1, 4, 4), None, 0.002, 80.0
+
+    def embed(self, prompts):
+        return Words(torch.stack([torch.full((3, 2), float(len(p))) for p in prompts]))
+
+    def __call__(self, x, sigma, labels=None):
+        if labels is None:
+            return 0.5 * x
+        pull = labels.tokens.flatten(1) @ torch.linspace(-1, 1, 6 * 16).reshape(6, 16).to(labels.tokens)
+        return 0.5 * x + pull.tanh().reshape(-1, 1, 4, 4).to(x)
+
+
+def test_prompts_moved_together_are_prompts_moved_one_by_one():
+    D, x = Hears(), 3.0 * start_noise(range(4), Hears.shape)
+    words = Words(torch.randn(4, 3, 2, generator=torch.Generator().manual_seed(0)))
+    target = text_difference(D, x, 3.0, words).median().item()
+    moved, taken = moved_prompts(D, words, x, 3.0, target)
+    alone = [moved_prompt(D, words.take([k]), x[k : k + 1], 3.0, target) for k in range(4)]
+    assert taken.tolist() == [one.steps for one in alone] and 0 in taken and len({*taken.tolist()}) > 1
+    torch.testing.assert_close(moved.tokens, torch.cat([one.words.tokens for one in alone]))
+
+
+def test_what_is_moved_meets_the_noise_that_the_picture_begins_with():
+    D = Hears()
+    noise, words = 80.0 * start_noise(range(3), D.shape), D.embed(['a', 'bb', 'ccc'])
+    begun = text_difference(D, noise, 80.0, words).mean().item()
+    wanted = moved_prompts(D, words, noise, 80.0, 0.9 * begun)[0].tokens
+    assert torch.equal(asked_words(D, ['a', 'bb', 'ccc'], Moving(0.9)).tokens, wanted)
+    assert torch.equal(asked_words(D, ['a', 'bb', 'ccc'], Moving(2.0)).tokens, words.tokens)
+    assert not torch.equal(wanted, words.tokens)
+
+
+def test_every_arm_is_asked_the_same():
+    arms = caption_arms((), (), 0.2)
+    asked = [(run.images, run.config.duplication) for run in (TextRun(arm, 2, 30, 4, 8) for arm in arms.values())]
+    first, *others = [training_question(*about, 3) for about in asked]
+    assert len(first.prompts) == 90 and first.prompts[:30] == first.prompts[60:] and first.often.sum() == 18
+    for other in others:
+        assert other.prompts == first.prompts and torch.equal(other.often, first.often)
+        assert torch.equal(other.digits, first.digits)
+
+
+def test_every_claim_has_an_arm():
+    rivals = [*TRAIN_TIME, *(name for name in ASKED if name != 'numbers')]
+    topics = ['two-regime', *(f'against/{name}' for name in rivals)]
+    wanted = {f'text_table/{topic}/equal-copying/{metric}' for topic in topics for metric in ('kid', 'alignment')}
+    mine = {c.id for c in papers()['text'].claims if c.kind != 'value'}
+    assert mine == wanted | {'text_table/moved/same-budget/memorized'}
+    asked = {c.id for c in papers()['dcr'].claims if c.notebook == 'repro_dcr_inference'}
+    ways = [name for name in ASKED if name != 'moved']
+    assert asked == {f'dcr_inference/{name}/{metric}' for name in ways for metric in ('memorized', 'alignment')}

@@ -1,6 +1,11 @@
 "The text table: what is asked, how prompts are moved, and that every claim has an arm."
 
+from collections import Counter
+from pathlib import Path
+
 import torch
+from page_rows import judged, rows_of
+from tree import cells
 
 from ambient_nb.captionarms import TextRun, caption_arms
 from ambient_nb.mitigations import TRAIN_TIME
@@ -66,3 +71,50 @@ def test_every_claim_has_an_arm():
     asked = {c.id for c in papers()['dcr'].claims if c.notebook == 'repro_dcr_inference'}
     ways = [name for name in ASKED if name != 'moved']
     assert asked == {f'dcr_inference/{name}/{metric}' for name in ways for metric in ('memorized', 'alignment')}
+
+
+def by_name(item: str) -> dict:
+    return {r.id.split('/', 1)[1]: r for r in rows_of(item)}
+
+
+def prose(item: str) -> str:
+    texts = [c['source'] for c in cells(Path(f'repro_{item}.ipynb')) if c['cell_type'] == 'markdown']
+    return next(text for text in texts if text.startswith('## What the rows say'))
+
+
+def short(x: float, digits: int = 3) -> str:
+    return f'{x:.{digits}f}'.replace('-', '−').replace('0.', '.', 1)
+
+
+def interval(e, sign: int = 1) -> str:
+    lo, hi = sorted((sign * e.lo, sign * e.hi))
+    return f'{short(sign * e.value)} [{short(lo)}, {short(hi)}]'
+
+
+def percent(r) -> str:
+    return f'{100 * r.ours.value:.0f}'
+
+
+def test_the_text_table_says_what_its_rows_say():
+    r, told, found = by_name('text_table'), prose('text_table'), judged('text_table')
+    ends = {name: {m: percent(r[f'{name}/{m}']) for m in ('memorized', 'alignment')} for name in ('baseline', 'mixup')}
+    assert {name: percent(r[f'{name}/memorized']) for name in ('two-regime', 'baseline')} == {
+        'two-regime': '30',
+        'baseline': '60',
+    }
+    for name in ('two-regime', 'baseline', 'repeat', 'add', 'moved', 'training images'):
+        assert short(r[f'{name}/kid'].ours.value) in told, name
+    asked = [r[f'{name}/{metric}'] for metric in ('memorized', 'alignment') for name in ('repeat', 'add', 'moved')]
+    assert [*map(percent, asked)] == ['8', '5', '18', '77', '57', '57'] and ends['baseline']['alignment'] == '99'
+    assert '8, 5 and 18 %' in told and '77, 57 and 57 %' in told and ends['mixup']['alignment'] == '9'
+    for name in ('two-regime/equal-copying/kid', 'two-regime/equal-copying/alignment', 'RC/equal-copying/alignment'):
+        assert interval(r[name].ours) in told, name
+    assert interval(r['against/MC/equal-copying/kid'].ours, -1) in told
+    assert interval(r['against/MC/equal-copying/alignment'].ours) in told
+    words = Counter(row.verdict for row in found.values() if row.labels['metric'] != 'memorized')
+    assert words == {'better': 7, 'not worse': 7, 'undecided': 6}
+    assert 'seven are better, seven not worse and six undecided' in told
+    assert {row.verdict for row in found.values() if row.labels['metric'] == 'memorized'} == {'same direction'}
+    half = (r['two-regime/equal-copying/kid'].ours.hi - r['two-regime/equal-copying/kid'].ours.lo) / 2
+    assert 0.28 < half / r['two-regime/equal-copying/kid'].detail['base'] < 0.38
+    assert not any(name.startswith('against/add') for name in r)

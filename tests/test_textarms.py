@@ -118,3 +118,44 @@ def test_the_text_table_says_what_its_rows_say():
     half = (r['two-regime/equal-copying/kid'].ours.hi - r['two-regime/equal-copying/kid'].ours.lo) / 2
     assert 0.28 < half / r['two-regime/equal-copying/kid'].detail['base'] < 0.38
     assert not any(name.startswith('against/add') for name in r)
+
+
+def test_the_page_on_asking_says_what_its_rows_say():
+    r, told, found = by_name('dcr_inference'), prose('dcr_inference'), judged('dcr_inference')
+    ends = {
+        name: tuple(percent(r[f'{name}/{metric}']) for metric in ('memorized', 'alignment'))
+        for name in (id.rpartition('/')[0] for id in r if id.endswith('similarity'))
+    }
+    assert ends == {
+        'baseline': ('60', '99'),
+        'noise 0.1': ('48', '99'),
+        'noise 0.3': ('14', '83'),
+        'noise 1': ('1', '28'),
+        'add 2': ('11', '76'),
+        'add 4': ('5', '57'),
+        'numbers 2': ('12', '76'),
+        'numbers 4': ('3', '59'),
+        'repeat 2': ('20', '88'),
+        'repeat 4': ('8', '77'),
+    }
+    for text in ('20, 11 and 12 % copies', 'at 88, 76 and 76 %', '14 % at 83 %', 'λ = 1 leaves 1 %', '28 % show'):
+        assert text in told, text
+    kids = [short(r[f'{name}/kid'].ours.value) for name in ('baseline', 'repeat 4', 'numbers 4', 'add 4')]
+    assert f'from {kids[0]} to {kids[1]}, {kids[2]} and {kids[3]}' in told
+    words = {id.removeprefix('dcr_inference/'): row.verdict for id, row in found.items()}
+    assert {v for id, v in words.items() if id.endswith('memorized')} == {'same direction'}
+    assert {id for id, v in words.items() if v == 'not worse'} == {'noise/alignment'}
+    assert sum(v == 'worse' for v in words.values()) == 3 and len(words) == 8
+    half = [seed[1] for seed in r['baseline/memorized'].detail['looks']]
+    assert {look['it'] for look in half} == {400}
+    assert [f'{100 * sum(look[m] for look in half) / 3:.0f}' for m in ('memorized', 'alignment')] == ['6', '95']
+    four, plain = ([seed[-1] for seed in r[f'{name}/memorized'].detail['looks']] for name in ('add 4', 'baseline'))
+    often = [f'{100 * sum(look[kind] for look in of) / 3:.0f}' for kind in ('often', 'seldom') for of in (four, plain)]
+    assert often == ['15', '87', '2', '53']
+
+
+def test_both_pages_read_the_same_looks():
+    table, asked = by_name('text_table'), by_name('dcr_inference')
+    for ours, theirs in {'baseline': 'baseline', 'noise': 'noise 0.1', 'add': 'add 4', 'repeat': 'repeat 4'}.items():
+        for metric in ('memorized', 'kid', 'alignment'):
+            assert table[f'{ours}/{metric}'].ours == asked[f'{theirs}/{metric}'].ours

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 import torch
-from sklearn.model_selection import cross_val_predict
-from sklearn.svm import SVC
 from . import core
 from .captionarms import TextRun
 from .captions import Captioned, Duplication
@@ -44,8 +42,10 @@ def ink_of(
 
 # %% ../nbs/18zd_textlooks.ipynb #6013a2a9
 @lru_cache(maxsize=1)
-def digit_reader() -> SVC:
+def digit_reader():  # an SVC of scikit-learn; imported here, for importing it draws random numbers
     "A classifier that was shown the held-out digits."
+    from sklearn.svm import SVC
+
     held = digits()[1]
     return SVC(gamma=0.001, C=10.0).fit(ink_of(held.pixels), held.labels.numpy())
 
@@ -53,8 +53,10 @@ def digit_reader() -> SVC:
 @lru_cache(maxsize=1)
 def reader_accuracy() -> Estimate:
     "The share of held-out digits that it names rightly where it was shown the others: five parts, each once."
+    from sklearn.model_selection import cross_val_predict
+
     held = digits()[1]
-    said = cross_val_predict(SVC(gamma=0.001, C=10.0), ink_of(held.pixels), held.labels.numpy(), cv=5)
+    said = cross_val_predict(digit_reader(), ink_of(held.pixels), held.labels.numpy(), cv=5)
     return wilson(int((said == held.labels.numpy()).sum()), len(held))
 
 # %% ../nbs/18zd_textlooks.ipynb #154d6783

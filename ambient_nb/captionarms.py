@@ -84,16 +84,23 @@ class TextRun:
 
     settings, key, folder = Run.settings, Run.key, Run.folder  # as any run has them
 
+    def trained(
+        self,
+        out: Path,  # where runs are kept
+    ) -> Path:  # its folder
+        "Train where it is missing."
+        torch.set_num_threads(1)
+        looks, folder = [round(self.iters * (k + 1) / self.looks) for k in range(self.looks)], self.folder(out)
+        fit(self.config, self.images, folder, snapshots=looks, device='cpu', trainer=TextTrainer)
+        return folder
+
     def curve(
         self,
         out: Path,  # where runs are kept
         each: int,  # prompts of a kind
     ) -> list[dict]:  # of `copy_curve`
         "Train where it is missing, and ask."
-        torch.set_num_threads(1)
-        looks = [round(self.iters * (k + 1) / self.looks) for k in range(self.looks)]
-        folder = self.folder(out)
-        fit(self.config, self.images, folder, snapshots=looks, device='cpu', trainer=TextTrainer)
+        folder = self.trained(out)
         others = captioned_digits(digits()[1].take(range(each)), self.arm.style)
         return copy_curve(folder, self.images, prompts_by_kind(self.images, others, self.config.duplication, each))
 

@@ -31,7 +31,8 @@ def test_a_seed_decides_images_and_pairs(name):
 
 def test_every_claim_has_an_arm():
     topics = ['two-regime', *TRAIN_TIME, *(f'specific/{style}' for style in STYLES[:-1]), 'duplicated']
-    assert {c.id for c in papers()['dcr'].claims} == {f'dcr_train/{topic}/difference' for topic in topics}
+    mine = {c.id for c in papers()['dcr'].claims if c.notebook == 'repro_dcr_train'}
+    assert mine == {f'dcr_train/{topic}/difference' for topic in topics}
 
 
 def test_the_last_look_counts_and_both_kinds_alike():

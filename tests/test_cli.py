@@ -37,7 +37,8 @@ def test_help_comes_before_torch():
     code = """
 import sys
 from ambient_nb.cli import main
-for typed in ('--help', '--version', 'version', 'audit --help', 'data make --help', 'reproduce --help', 'detect --help', 'attack --help'):
+helps = ['audit --help', 'data make --help', 'reproduce --help', 'detect --help', 'attack --help']
+for typed in ('--help', '--version', 'version', *helps):
     sys.argv = ['ambient-nb', *typed.split()]
     try: main()
     except SystemExit: print(typed, sorted({'torch', 'numpy', 'pandas', 'matplotlib', 'papermill'} & set(sys.modules)))

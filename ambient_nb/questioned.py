@@ -10,7 +10,7 @@ __all__ = ['READ_IN', 'BOX', 'open_tuned', 'is_text_run', 'open_reader', 'check_
 from pathlib import Path
 from typing import NamedTuple
 import torch
-from .captions import captioned_images, read_captions
+from .captions import captioned_images
 from .checkpoints import load_json
 from .core import BadInput, check_choice, check_int, check_path, pick_device
 from .drive import snapshots_in
@@ -22,6 +22,7 @@ from .sources import read_pictures
 from .text import TextDenoiser
 from .textmodel import PixelText
 from .textreports import file_lines, truth_in
+from .tune import captioned_source
 
 # %% ../nbs/16i_questioned.ipynb #9f747a41
 READ_IN = dict(fp32=torch.float32, fp16=torch.float16, bf16=torch.bfloat16)  # precision: type of a pipeline's weights
@@ -119,13 +120,8 @@ def shown_images(
         found = read_pictures(source, name, size=shape[1])
         pixels, names, said = found.pixels, found.names, None
     else:
-        try:
-            listed = read_captions(source, column)
-        except BadInput as e:
-            raise e if e.name != 'src' else BadInput(name, e.value, e.allowed) from None
-        names, said = [entry.name for entry in listed.entries], [texts[0] if texts else '' for texts in listed.captions]
-        if bare := [picture for picture, text in zip(names, said) if not text]:
-            raise BadInput(name, f'{source}: {bare[0]}', f'pictures with a caption each; {len(bare)} have none')
+        listed = captioned_source(source, column, name)
+        names, said = [entry.name for entry in listed.entries], [texts[0] for texts in listed.captions]
         pixels = captioned_images(listed, shape[1], 'center').pixels
     if pixels.shape[1] == 1:
         pixels = pixels.expand(-1, shape[0], -1, -1)

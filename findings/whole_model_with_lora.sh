@@ -12,8 +12,8 @@ set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
-"$work/venv/bin/pip" install --quiet --no-compile torch==2.13.0 diffusers==0.42.1 peft==0.21.2 transformers==5.24.0 \
-  accelerate==1.15.0 numpy==2.4.6
+"$work/venv/bin/pip" install --quiet --no-compile torch==2.13.0 diffusers==0.42.1 peft==0.21.2 numpy==2.4.6
+"$work/venv/bin/pip" install --quiet --no-compile transformers==5.24.0 accelerate==1.15.0
 cd "$work"
 HF_HOME="$work/home" HF_HUB_OFFLINE=1 "$work/venv/bin/python" -W ignore - <<'PY'
 import diffusers

@@ -137,6 +137,16 @@ def test_attack_by_mask(kind, files, tmp_path):
     assert not torch.equal(drawn, untold.pictures['3.png'][2])
 
 
+def test_a_pipeline_that_was_trained_to_inpaint(files, tmp_path):
+    "Its network takes nine channels: it can be asked by mask, and is refused by noise."
+    parts = {name: part for name, part in tiny_pipeline().components.items() if name != 'image_encoder'}
+    parts['unet'] = diffusers.UNet2DConditionModel.from_config(parts['unet'].config, in_channels=9)
+    diffusers.StableDiffusionInpaintPipeline(**parts, requires_safety_checker=False).save_pretrained(tmp_path / 'nine')
+    found = ask_images(tmp_path / 'nine', files / 'pictures', by='mask', n=1, steps=2, device='cpu')
+    assert len(found.table) == 6 and found.table.score.nunique() == 6
+    assert 'inpainting takes more' in refused(ask_images, tmp_path / 'nine', files / 'pictures', device='cpu')
+
+
 def test_no_safety_checker_is_needed_and_none_blackens_what_is_scored(files):
     with_one = tiny_pipeline()
     assert open_pipeline(files / 'sd').safety_checker is None  # and the commands above ran

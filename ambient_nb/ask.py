@@ -21,6 +21,7 @@ from ambient_nb.questioned import (
     asked_levels,
     boxes_for,
     check_said,
+    check_strangers,
     is_text_run,
     members_among,
     open_reader,
@@ -111,8 +112,9 @@ def by_noise(
     "The noise attack on a model."
     D = open_reader(*opened)
     level, is_pipe = attack_level(D, t, sigma), isinstance(D, PipelineDenoiser)
+    steps = (50 if is_pipe else 18) if steps is None else steps
     how = dict(n=n, way=way, seed=seed, block=batch, device=opened[-1])
-    how |= dict(sigmas=asked_levels(D, steps or 50, level), sampler=euler) if is_pipe else dict(steps=steps or 18)
+    how |= dict(sigmas=asked_levels(D, steps, level), sampler=euler) if is_pipe else dict(steps=steps)
     shape = (3, D.side, D.side) if is_pipe else D.shape
     ask = guided(D, 1.0 if scale is None else scale)
     return shape, partial(noise_attack, ask, sigma=level, **how), partial(check_said, D)
@@ -143,10 +145,11 @@ def by_mask(
 ) -> tuple:  # as of `by_noise`
     "The masking attack on a model."
     source, lora, side, precision, device = opened
+    steps = (50 if is_text_run(source) else 20) if steps is None else check_int('steps', steps, 1)
     if is_text_run(source):
         D = open_reader(*opened)
         zeta = check_float('push', push, 0, open_lo=True)
-        fill = partial(completions, guided(D, 1.0 if scale is None else scale), n=n, scale=zeta, steps=steps or 50)
+        fill = partial(completions, guided(D, 1.0 if scale is None else scale), n=n, scale=zeta, steps=steps)
 
         def complete(x, masks, prompts=None):
             words = None if prompts is None else D.embed(prompts)
@@ -157,8 +160,11 @@ def by_mask(
         raise BadInput('push', push, 'left out for a pipeline')
     pipe = inpainting_of(open_tuned(source, lora, precision, device))
     own, factor = pipe.unet.config.sample_size, 2 ** (len(pipe.vae.config.block_out_channels) - 1)
-    side = check_int('side', side or own * factor, factor)
-    how = dict(n=n, guidance=8.0 if scale is None else scale, steps=steps or 20, seed=seed)
+    own = own if isinstance(own, int) else own[0]
+    side = check_int('side', own * factor if side is None else side, factor)
+    if side % factor:
+        raise BadInput('side', side, f'a multiple of {factor}, the pixels that one latent stands for')
+    how = dict(n=n, guidance=8.0 if scale is None else scale, steps=steps, seed=seed)
     check = lambda prompts: prompts is None or check_prompts(pipe, prompts)
     return (3, side, side), partial(mask_attack, partial(inpainted, pipe, **how), seed=seed), check
 
@@ -207,6 +213,7 @@ def ask_images(
     shape, attacked, check = ATTACKS[by]((pipeline, lora, side, precision, device), **how)
     asked = shown_images(images, 'images', shape, column)
     others = None if null is None else shown_images(null, 'null', shape, column)
+    check_strangers(asked, others)
     for some in filter(None, (asked, others)):
         check(some.prompts)
     hidden = {} if boxes is None else dict(boxes=boxes_for(boxes, asked))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['READ_IN', 'BOX', 'open_tuned', 'is_text_run', 'open_reader', 'check_said', 'asked_levels', 'Shown', 'shown_images',
-           'image_lines', 'members_among', 'boxes_for']
+           'image_lines', 'members_among', 'boxes_for', 'check_strangers']
 
 # %% ../nbs/16i_questioned.ipynb #34242b0f
 from pathlib import Path
@@ -68,7 +68,7 @@ def open_reader(
     "A model that reads."
     if not is_text_run(source):
         return PipelineDenoiser(open_tuned(source, lora, precision, device), side)
-    for name, value in dict(lora=lora, side=side).items():
+    for name, value in dict(lora=lora, side=side, precision=None if precision == 'fp32' else precision).items():
         if value is not None:
             raise BadInput(name, str(value), 'left out for a run on captions')
     return PixelText(check_path('pipeline', source), device=pick_device(device))
@@ -177,3 +177,14 @@ def boxes_for(
         return [[tuple(int(line[key]) for key in BOX) for line in lines] for lines in told]
     except (KeyError, ValueError, TypeError):
         raise BadInput('boxes', str(file), f'lines with a file_name and whole numbers {", ".join(BOX)}') from None
+
+# %% ../nbs/16i_questioned.ipynb #db5843eb
+def check_strangers(
+    shown: Shown,
+    others: Shown | None,  # the null
+) -> None:  # BadInput where one picture is in both
+    "That a null is not what is asked about."
+    own = {digest_of(picture) for picture in shown.pixels}
+    for picture, name in zip(*others[:2]) if others else ():
+        if digest_of(picture) in own:
+            raise BadInput('null', name, 'pictures that are not among those in question')

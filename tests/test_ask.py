@@ -234,9 +234,13 @@ def test_what_is_refused_and_how_it_is_said(files, tmp_path):
         'with some of those in question': ['attack', sd, pictures, '--truth', files / 'null'],
         'its lists have text': ['attack', sd, pictures, '--column', 'caption'],
         'at most 17': ['attack', sd, pictures, '--side', 32],
+        'null=': ['attack', sd, pictures, '--null', files / 'members'],
+        'a multiple of 2': ['attack', sd, pictures, '--by', 'mask', '--side', 15],
+        'steps=0': ['attack', sd, pictures, '--by', 'mask', '--steps', 0],
+        '--steps=0': ['attack', sd, pictures, '--steps', 0],
     }
     for words, typed in refusals.items():
-        done = cli(*typed, *CHEAP, '--out', tmp_path / 'r')
+        done = cli(*typed[:1], *CHEAP, *typed[1:], '--out', tmp_path / 'r')  # what comes last counts
         said = done.stderr.splitlines()[-1]
         assert done.returncode == 2 and said.startswith('Error: '), (typed, done.stderr)
         assert words.replace('--', '') in said.replace('--', ''), (words, said)

@@ -247,12 +247,18 @@ def test_what_is_refused_and_how_it_is_said(files, tmp_path):
     assert not (tmp_path / 'r').exists()
 
 
-def test_a_caption_that_is_too_long_is_said_not_cut(files, tmp_path):
+def test_what_is_too_long_is_said_before_anything_is_asked(files, tmp_path):
     (tmp_path / 'set').mkdir()
     picture(0).save(tmp_path / 'set' / '0.png')
     lines(tmp_path / 'set' / 'metadata.jsonl', [dict(file_name='0.png', text='word ' * 90)])
-    for by in ('noise', 'mask'):
-        words = refused(ask_images, files / 'sd', tmp_path / 'set', by=by, column='text', device='cpu')
+    (tmp_path / 'long.txt').write_text('word ' * 90)
+    for name, call, *given in (
+        ('noise_attack', ask_images, tmp_path / 'set', dict(by='noise', column='text')),
+        ('mask_attack', ask_images, tmp_path / 'set', dict(by='mask', column='text')),
+        ('detect', ask_prompts, files / 'asked.jsonl', dict(null=tmp_path / 'long.txt')),
+    ):
+        with patch(f'ambient_nb.ask.{name}', side_effect=AssertionError):
+            words = refused(call, files / 'sd', given[0], device='cpu', **given[1])
         assert 'at most 77 tokens' in words
 
 

@@ -6,15 +6,22 @@
 __all__ = ['closeness', 'Attacked', 'ranked_attack', 'attack_words', 'attack_section']
 
 # %% ../nbs/16e_attackscores.ipynb #050507c2
-from dataclasses import asdict, dataclass
-from html import escape
+from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
 from .core import BadInput
 from .features import Encoder
-from .report import Section, card, html_table, picture
-from .textdetection import Separation, chance_of, check_truth, options_said, p_floor, separation
+from .report import Section, card, picture
+from ambient_nb.textdetection import (
+    Separation,
+    beside_null,
+    chance_of,
+    check_truth,
+    p_floor,
+    ranked_section,
+    separation,
+)
 
 # %% ../nbs/16e_attackscores.ipynb #5bc0f6f9
 def closeness(
@@ -95,7 +102,8 @@ def attack_words(found: Attacked) -> tuple[str, ...]:  # sentences
         out = [f'{N} images are ranked; without a null nothing tells easy images from known ones.']
     if found.judged is not None:
         out.append(f'On images whose truth is known: {found.judged}.')
-    return tuple(out)
+    whole = beside_null(found.table.score, found.null.score)
+    return (*out, *([whole] if whole else []))
 
 # %% ../nbs/16e_attackscores.ipynb #37704b67
 def attack_section(
@@ -103,26 +111,13 @@ def attack_section(
     most: int = 20,  # images in the table, highest scores first
     cards: int = 6,  # of them, with pictures
 ) -> Section:  # 'attack'
-    "A ranked list with pictures, as a part of a report."
-    shown, notes = found.table.head(most), attack_words(found)
-    head = ['image', 'score', 'best', 'p', *(['member'] if 'member' in shown else [])]
-    rows = [
-        [line.image, f'{line.score:.3g}', f'{line.best:.3g}', '' if np.isnan(line.p) else f'{line.p:.3g}']
-        + ([('yes' if line.member else 'no')] if 'member' in shown else [])
-        for line in shown.itertuples()
-    ]
-    said = (
-        *notes,
-        f'Options: {options_said(found.how)}. Score: mean closeness of the restorations, best: the closest one.',
-    )
+    "Ranked images, some of them shown, as a part of a report."
     captions = ('the image', 'what was shown', 'closest restoration')
     gallery = ''.join(
         card([picture(u, c) for u, c in zip(found.pictures[line.image], captions)], f'{line.image}: {line.score:.3g}')
-        for line in shown.head(cards).itertuples()
+        for line in found.table.head(cards).itertuples()
     )
-    body = ''.join(f'<p class="soft">{escape(s)}</p>' for s in said)
-    body += f'<div class="cards">{gallery}</div>{html_table(head, rows)}'
-    numbers = dict(how=found.how, images=len(found.table), null=len(found.null))
-    if found.judged is not None:
-        numbers['judged'] = asdict(found.judged)
-    return Section('attack', f'Images: {len(found.table)} ranked by how they were given back', numbers, body, notes)
+    title = f'Images: {len(found.table)} ranked by how they were given back'
+    legend = 'Score: mean closeness of the restorations, best: the closest one.'
+    gallery = f'<div class="cards">{gallery}</div>'
+    return ranked_section(found, 'attack', 'images', title, attack_words(found), legend, most, gallery)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TARGETS', 'FinetuneConfig', 'add_lora', 'trained_part', 'Team', 'team', 'Finetuner', 'first_captions',
-           'save_finetuned', 'check_lora', 'load_lora', 'finetune']
+           'save_finetuned', 'check_lora', 'lora_layers', 'load_lora', 'finetune']
 
 # %% ../nbs/15c_finetune.ipynb #5077260d
 import os, re
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 import torch
@@ -128,9 +129,11 @@ class Finetuner(Trainer):
         latents: Latents,
         team: Team = Team(),
         words: Callable | None = None,  # (embed, captions, ids=, start=) -> Words; None for each first caption
+        often: Callable | None = None,  # (start, count) -> (count,) positions; None for each once an epoch
     ):
         self.config, self.D, self.images, self.it, self.team = config, D, latents, 0, team
         self.device, self.words = torch.device(team.device), words or first_captions
+        self.often = often or partial(order, len(latents), config.seed)
         if config.batch % team.size:
             raise BadInput('batch', config.batch, f'a multiple of {team.size}, the processes')
         self.net = trained_part(D.pipe.unet.to(self.device), config)
@@ -160,10 +163,19 @@ class Finetuner(Trainer):
         loss.backward()
         return loss.detach()
 
+    def state(self) -> dict:  # name -> tensor
+        "As a `Trainer`'s; what has no EMA is not stored twice, which safetensors refuses."
+        return {k: v for k, v in super().state().items() if self.config.ema_kimg or not k.startswith('ema.')}
+
+    def load(self, tensors: dict, it: int) -> None:
+        "Continue from a stored state."
+        twice = {} if self.config.ema_kimg else {f'ema{k[3:]}': v for k, v in tensors.items() if k.startswith('net.')}
+        super().load(tensors | twice, it)
+
     def step(self) -> torch.Tensor:  # the batch's loss per number, detached
         "One optimizer step and one EMA step."
         c, start = self.config, self.it * self.config.batch
-        rows = order(len(self.images), c.seed, start, c.batch)
+        rows = self.often(start, c.batch)
         mine = {name: tensor[rows] for name, tensor in self.image_data.items()} | self.draws()
         kept = torch.rand(c.batch, generator=rng(c.seed, 'drop', self.it)) >= c.drop
         share = c.batch // self.team.size
@@ -232,18 +244,39 @@ def check_lora(
     if wrong:
         raise BadInput('lora', str(file), f'made for this network: it has no layer {wrong[0]} of that size')
 
+# %% ../nbs/15c_finetune.ipynb #cd005a30
+def lora_layers(
+    pipe,  # of diffusers
+) -> int:
+    "How many layers of a pipeline have LoRA, those of every adapter counted."
+    parts = [getattr(pipe, name, None) for name in ('unet', 'text_encoder', 'text_encoder_2')]
+    named = [pair for part in parts if part is not None for pair in part.named_modules()]
+    return sum(len(adapters) for name, adapters in named if name.endswith('lora_A'))
+
 # %% ../nbs/15c_finetune.ipynb #dba78efe
 def load_lora(
     pipe,  # of diffusers
-    source: str | Path,  # a folder of `save_finetuned`, or a .safetensors file
+    source: str | Path,  # a folder of `save_finetuned`, or a .safetensors file in any format that diffusers reads
 ):  # the same pipeline, with the adapter
-    "Add LoRA to a pipeline; BadInput where it does not fit."
+    "Add LoRA to a pipeline; BadInput where it does not fit, and then the pipeline is as it was."
+    from safetensors import safe_open
+
     source = Path(source).expanduser()
     file = source / 'pytorch_lora_weights.safetensors' if source.is_dir() else source
     if not file.is_file():
         raise BadInput('lora', str(source), 'a folder with pytorch_lora_weights.safetensors, or such a file')
     check_lora(pipe.unet, file)
-    pipe.load_lora_weights(file.parent, weight_name=file.name)
+    with safe_open(file, 'pt') as stored:
+        wanted = sum(key.endswith(('lora_A.weight', 'lora_down.weight', '.down.weight')) for key in stored.keys())
+    before, had = lora_layers(pipe), {*getattr(pipe.unet, 'peft_config', {})}
+    try:
+        pipe.load_lora_weights(file.parent, weight_name=file.name)
+        why = '' if (found := lora_layers(pipe) - before) == wanted else f'{found} of its {wanted} layers are there'
+    except (RuntimeError, ValueError) as e:
+        why = str(e).strip().splitlines()[-1].strip()
+    if why:
+        pipe.delete_adapters(sorted({*getattr(pipe.unet, 'peft_config', {})} - had))
+        raise BadInput('lora', str(file), f'made for this network: {why}')
     return pipe
 
 # %% ../nbs/15c_finetune.ipynb #acdc1d03
@@ -255,6 +288,7 @@ def finetune(
     *,
     snapshots=(),  # iterations whose weights are kept; the last one always is
     words: Callable | None = None,  # as `Finetuner` takes it
+    often: Callable | None = None,  # as `Finetuner` takes it
     device: str | None = None,  # None for the best there is
     tick: int = 10,  # steps between lines of stats.jsonl
     save_every: float = 60.0,  # seconds between states, at least
@@ -262,7 +296,7 @@ def finetune(
 ) -> Path:  # `lora/` or `pipeline/` in the folder
     "Fine-tune, from the start or from where the folder stands; under `accelerate launch`, one process a device."
     mates, folder, snapshots = team(device), Path(folder), {*snapshots, config.iters}
-    trainer = Finetuner(config, D, latents, mates, words)
+    trainer = Finetuner(config, D, latents, mates, words, often)
     if mates.rank == 0:
         claim_folder(folder, config, latents)
     if config.iters in (had := snapshots_in(folder)) and (missing := snapshots - {*had}):

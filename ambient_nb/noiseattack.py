@@ -12,8 +12,8 @@ from .attackscores import Attacked, closeness, ranked_attack
 from .core import BadInput, check_choice, check_float, check_int, progress, seed_of
 from .data import to_float, to_uint8
 from .features import Encoder
-from .maskattack import check_attacked
-from .sampling import heun, noise_levels, start_noise
+from .maskattack import check_attacked, check_told
+from .sampling import check_levels, heun, noise_levels, start_noise
 from .schedules import edm_sigmas
 from .textdetection import plain_options
 
@@ -31,18 +31,23 @@ def redrawn(
     labels=None,  # what D is told of each image: (N,label_dim), Words of N prompts; None for nothing
     way: str = 'draw',  # one of REDRAWING
     steps: int = 18,  # of the sampler, over the levels from sigma downwards
+    sigmas: torch.Tensor | None = None,  # falling from sigma to 0, in place of `steps`: a pipeline's own
     sampler=heun,  # any of the page on sampling
+    seed: int = 0,  # of the noise
     first: int = 0,  # number of the first image, which names its noise
     device: torch.device | str = 'cpu',  # where D lives
 ) -> torch.Tensor:  # (N,n,C,H,W) float32
     "Noise images and restore them, several times each."
     sigma, n = check_float('sigma', sigma, 0, open_lo=True), check_int('n', n, 1)
     check_choice('way', way, REDRAWING)
-    lowest = noise_levels(D, steps)[-2].item()
-    sigmas = edm_sigmas(steps, lowest, sigma) if sigma > lowest else torch.tensor([sigma, 0.0])
+    if sigmas is None:
+        lowest = noise_levels(D, steps)[-2].item()
+        sigmas = edm_sigmas(steps, lowest, sigma) if sigma > lowest else torch.tensor([sigma, 0.0])
+    elif abs(check_levels(sigmas)[0] / sigma - 1) > 1e-6:
+        raise BadInput('sigmas', sigmas.tolist(), f'falling from {sigma:g}')
     out = []
-    for j in progress(range(n), desc='redrawing'):
-        seeds = [seed_of(0, 'redrawn', first + i, j) for i in range(len(x))]
+    for j in range(n):
+        seeds = [seed_of(seed, 'redrawn', first + i, j) for i in range(len(x))]
         noisy = x.to(device) + sigma * start_noise(seeds, tuple(x.shape[1:])).to(device)
         if way == 'once':
             made = D(noisy, torch.full((len(x),), sigma, device=device), labels)
@@ -64,25 +69,25 @@ def noise_attack(
     prompts: list[str] | None = None,  # N of them, for a denoiser that reads; None for nothing
     null_prompts: list[str] | None = None,  # m of them, where `prompts` are given
     names: list[str] | None = None,  # N of them
+    seed: int = 0,  # of the noise
     block: int = 32,  # images at a time
-    **how,  # options of `redrawn`: n, way, steps, sampler, device
+    **how,  # options of `redrawn`: n, way, steps, sigmas, sampler, device
 ) -> Attacked:
     "Noise images, have them drawn again, rank them by how close that came."
     encode, decode = getattr(D, 'encode', lambda x: x), getattr(D, 'decode', lambda x: x)
-    restore = partial(redrawn, D, sigma=sigma, **how)
-    if null is not None and (prompts is None) != (null_prompts is None):
-        raise BadInput('null_prompts', null_prompts, 'given with prompts, and only then')
+    restore = partial(redrawn, D, sigma=sigma, seed=seed, **how)
+    check_told(null, prompts, null_prompts)
 
     def attacked(u, words):  # closeness, and what was shown and drawn
         found, looks = [], []
-        for i in range(0, len(u), check_int('block', block, 1)):
+        for i in progress(range(0, len(u), check_int('block', block, 1)), desc='redrawing'):
             some, told = u[i : i + block], None if words is None else D.embed(list(words[i : i + block]))
             x = encode(to_float(some)).cpu()
             made = restore(x, labels=told, first=i)
             made = torch.stack([to_uint8(decode(made[:, j]).cpu()) for j in range(made.shape[1])], 1)
             found.append(closeness(some, made, encoder=encoder))
             noisy = x + sigma * start_noise(
-                [seed_of(0, 'redrawn', i + k, 0) for k in range(len(x))], tuple(x.shape[1:])
+                [seed_of(seed, 'redrawn', i + k, 0) for k in range(len(x))], tuple(x.shape[1:])
             )
             best = made[torch.arange(len(some)), found[-1].argmax(1)]
             looks.append(torch.stack([some, to_uint8(decode(noisy).cpu()), best], 1))
@@ -92,5 +97,5 @@ def noise_attack(
     of_null = None if null is None else attacked(check_attacked(null, 'null'), null_prompts)[0]
     names = list(names or (f'image {i}' for i in range(len(images))))
     by = 'pixels' if encoder is None else encoder.name
-    said = dict(attack='noise', sigma=sigma, compared=by) | plain_options(how)
+    said = dict(attack='noise', sigma=sigma, compared=by, seed=seed) | plain_options(how)
     return ranked_attack(names, scores, looks, said, of_null, truth)

@@ -113,7 +113,7 @@ class GuidedText:
     ):
         self.D, self.scale = D, check_float('scale', scale, 0)
         self.shape, self.sigmas, self.embed = D.shape, D.sigmas, D.embed
-        for name in ('sigma_min', 'sigma_max', 'round_sigma'):  # as samplers ask for them
+        for name in ('sigma_min', 'sigma_max', 'round_sigma', 'encode', 'decode'):  # as samplers and attacks ask
             if hasattr(D, name):
                 setattr(self, name, getattr(D, name))
 

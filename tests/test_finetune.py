@@ -11,11 +11,20 @@ from tree import BIN, ROOT
 
 from ambient_nb.checkpoints import load_checkpoint
 from ambient_nb.core import refused, rng
-from ambient_nb.drive import claim_folder, drive, snapshot_path
+from ambient_nb.drive import claim_folder, drive, newest_state, snapshot_path
 
 diffusers = needs_sd('peft')
 
-from ambient_nb.finetune import Finetuner, FinetuneConfig, Team, check_lora, finetune, load_lora, save_finetuned  # noqa: E402
+from ambient_nb.finetune import (
+    Finetuner,
+    FinetuneConfig,
+    Team,
+    check_lora,
+    finetune,
+    load_lora,
+    lora_layers,
+    save_finetuned,
+)  # noqa: E402
 from ambient_nb.latents import LATENT_METHODS, frozen_latents, method_loss  # noqa: E402
 from ambient_nb.pipelines import PipelineDenoiser, tiny_pipeline  # noqa: E402
 
@@ -69,6 +78,7 @@ def test_a_resumed_run_has_the_same_bits(method, changes, latents, tmp_path):
     for event in drive(Finetuner(config, denoiser(), latents), tmp_path / 'halves', 4, snapshots={4}):
         if event.it == 2:
             break
+    assert newest_state(tmp_path / 'halves')[1]['it'] == 2
     finetune(config, denoiser(), latents, tmp_path / 'halves', device='cpu')
     whole, halves = kept(tmp_path / 'whole'), kept(tmp_path / 'halves')
     assert whole.keys() == halves.keys() and all(torch.equal(whole[k], halves[k]) for k in whole)
@@ -116,7 +126,7 @@ def test_a_pipeline_with_an_adapter_cannot_be_saved_whole(latents, tmp_path):
 
 
 def test_lora_of_another_model_is_refused(latents, tmp_path):
-    "Stock diffusers leaves layers out that the network has not, without an error."
+    "Stock diffusers leaves layers out that the network has not, with a line in its log."
     from safetensors.torch import load_file, save_file
 
     D = denoiser()
@@ -136,6 +146,38 @@ def test_lora_of_another_model_is_refused(latents, tmp_path):
     assert all(word in text for word, text in zip(words, said)), said
     check_lora(tiny_pipeline().unet, file)
     assert torch.equal(picture(load_lora(tiny_pipeline(), file)), picture(D.pipe))
+
+
+def kohya(file, path, old='', new='', wide=''):
+    "The same layers under the names of other trainers."
+    from safetensors.torch import load_file, save_file
+
+    out = {}
+    for key, weight in load_file(file).items():
+        layer, end = key.removeprefix('unet.').split('.lora.')
+        name = f'lora_unet_{layer}'.replace('.', '_').replace(old, new)
+        down = end.startswith('down')
+        weight = weight.repeat(1, 2) if wide and down and wide in key else weight
+        out[f'{name}.lora_{"down" if down else "up"}.weight'] = weight
+        out[f'{name}.alpha'] = torch.tensor(8.0)
+    save_file({key: weight.contiguous() for key, weight in out.items()}, path)
+    return path
+
+
+def test_lora_of_other_trainers_is_taken_whole_or_refused(latents, tmp_path):
+    "diffusers converts it, leaves out what the network has not, and says so in its log alone."
+    D = denoiser()
+    Finetuner(config_of(D, lr=0.05), D, latents).step()
+    file = save_finetuned(D, tmp_path) / 'pytorch_lora_weights.safetensors'
+    whole = load_lora(tiny_pipeline(), kohya(file, tmp_path / 'a.safetensors'))
+    assert torch.equal(picture(whole), picture(D.pipe)) and lora_layers(whole) == 32
+    other = kohya(file, tmp_path / 'b.safetensors', 'down_blocks_0', 'down_blocks_7')
+    stock = tiny_pipeline()
+    stock.load_lora_weights(tmp_path, weight_name=other.name)
+    assert lora_layers(stock) == 24
+    assert '24 of its 32 layers' in refused(load_lora, whole, other) and lora_layers(whole) == 32
+    wide = kohya(file, tmp_path / 'c.safetensors', wide='attn2.to_k')
+    assert 'size mismatch' in refused(load_lora, whole, wide) and torch.equal(picture(whole), picture(D.pipe))
 
 
 @pytest.mark.parametrize('method', LATENT_METHODS)

@@ -84,6 +84,7 @@ def test_an_inpainting_pipeline_completes_what_is_hidden_and_nothing_else(pipe):
     shown = masks.bool()[:, None].expand_as(made)
     assert torch.equal(made, again) and torch.equal(made[shown], x[:, None].expand_as(made)[shown])
     assert not torch.equal(made[:, 0], made[:, 1]) and made.isfinite().all()
+    assert 'at most 77 tokens' in refused(inpainted, inpaint, x, masks, prompts=['a', 'b', 'word ' * 90])
     found = mask_attack(lambda x, masks: inpainted(inpaint, x, masks, 1, steps=2), IMAGES, seed=1)
     assert len(found.table) == 3 and (found.table.score < 0).all()
 

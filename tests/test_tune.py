@@ -3,14 +3,20 @@
 import json
 from unittest.mock import patch
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 from sd import needs_sd
 from test_cli import cli
 
+from ambient_nb.captions import Duplication
+from ambient_nb.checkpoints import load_json
 from ambient_nb.core import refused, rng
-from ambient_nb.tune import captioned_folder, drawing_levels, tune, write_pictures
+from ambient_nb.finetune import finetune
+from ambient_nb.latents import frozen_latents
+from ambient_nb.tune import TuneConfig, captioned_folder, check_captions, drawing_levels, tune, write_pictures
 
 diffusers = needs_sd('peft')
 
@@ -51,6 +57,50 @@ def test_the_command(kind, pictures, tmp_path):
     assert 'new, or that of the same run' in cli(*typed, '--lr', '0.5').stderr
 
 
+def test_parquet_with_duplicates_and_a_mitigation(pictures, tmp_path):
+    "A table of Hugging Face's, pictures and several captions each: from the command to the report, and a call goes on."
+    rows = [json.loads(line) for line in (pictures / 'metadata.jsonl').read_text().splitlines()]
+    image = [dict(bytes=(pictures / row['file_name']).read_bytes(), path=row['file_name']) for row in rows]
+    said = [[row['text'], f'another word for {row["text"]}'] for row in rows]
+    pq.write_table(pa.table(dict(image=image, words=said)), tmp_path / 'set.parquet')
+    tiny_pipeline().save_pretrained(tmp_path / 'pipe')
+    typed = ['finetune', tmp_path / 'pipe', tmp_path / 'set.parquet', '--out', tmp_path / 'run', '--device', 'cpu']
+    typed += ['--method', 'standard', *(part for k, v in FEW.items() for part in (f'--{k}', v)), '--column', 'words']
+    typed += ['--duplication', 'dup_image', '--dup-share', 0.5, '--dup-weight', 9]
+    with patch('ambient_nb.tune.finetune', wraps=finetune) as called:
+        done = cli(*typed, '--mitigation', 'GN', '--amount', 0.2)
+    assert {'often', 'words'} <= called.call_args.kwargs.keys()
+    assert done.returncode == 0, done.stderr
+    about = load_json(tmp_path / 'run' / 'config.json')
+    assert about['identity']['duplication'] == dict(kind='dup_image', weight_pc=0.5, dup_weight=9.0)
+    assert about['identity']['mitigation'] == dict(kind='noise', amount=0.2) and about['n'] == 6
+    summary = json.loads((tmp_path / 'run' / 'audit' / 'summary.json').read_text())
+    assert summary['sets']['train']['n'] == 6 and (tmp_path / 'run' / 'lora').is_dir()
+    assert cli(*typed, '--mitigation', 'GN', '--amount', 0.2).stdout == done.stdout
+    assert 'new, or that of the same run' in cli(*typed, '--mitigation', 'MC').stderr
+    assert 'MC, GN, RC' in cli(*typed, '--mitigation', 'XX').stderr
+    typed[typed.index('dup_image')] = 'dup_all'
+    assert 'nodup, dup_both, dup_image' in cli(*typed).stderr
+
+
+def test_what_comes_more_often_reaches_the_training(pictures, tmp_path):
+    "Order and words of a run are those of its settings, whatever the captions of the rest."
+    D, items = PipelineDenoiser(tiny_pipeline()), captioned_folder(pictures)
+    items = [(image, (*said, 'something else'), i) for i, (image, said, _) in enumerate(items)]
+    latents, seen = frozen_latents(D, items), []
+    config = TuneConfig(iters=3, batch=16, drop=0.0, rank=2, duplication=Duplication('dup_image', 0.4, 20.0))
+    embed = D.embed
+    D.embed = lambda prompts: [seen.extend(prompts), embed(prompts)][1]
+    finetune(config, D, latents, tmp_path / 'run', device='cpu', **config.options(latents))
+    copied = config.duplication.copied(latents.ids).tolist()
+    own = {f'picture {i}': is_copied for i, is_copied in enumerate(copied)}
+    often = sum(text == 'something else' or own.get(text, False) for text in seen)
+    assert len(seen) == 48 and 0 < sum(copied) < 6 and often > 36 and seen.count('something else') > 8
+    said = [refused(check_captions, D, [(None, ('short', 'long ' * 90), 0)], c) for c in (config,)]
+    assert "images='long" in said[0] and 'at most 77 tokens' in said[0]
+    check_captions(D, [(None, ('short', 'long ' * 90), 0)], TuneConfig())  # the second one is never read
+
+
 def test_a_pipeline_is_drawn_from_at_all_levels_of_the_stock_scheduler():
     "The first one is above the network's last by a rounding of float32."
     for spacing in ('linspace', 'trailing', 'leading'):
@@ -80,6 +130,9 @@ def test_what_the_command_refuses(pictures, tmp_path):
     bare, odd = tmp_path / 'bare', tmp_path / 'odd'
     bare.mkdir()
     Image.new('RGB', (8, 8)).save(bare / 'a.png')
+    (long := tmp_path / 'long').mkdir()
+    Image.new('RGB', (16, 16)).save(long / 'a.png')
+    (long / 'a.txt').write_text('word ' * 90)
     tiny_pipeline(prediction_type='flow_prediction').save_pretrained(odd)
     run = ['--out', tmp_path / 'run', '--device', 'cpu']
     asked = {
@@ -89,6 +142,7 @@ def test_what_the_command_refuses(pictures, tmp_path):
         'epsilon, v_prediction, sample': (odd, pictures, '--t-n', 500),
         'from 1 to 998': (pipe, pictures, '--t-n', 2000),
         'or else sigma_n': (pipe, pictures),
+        'pictures with captions of at most 77 tokens': (pipe, long, '--t-n', 500),
         'left out for the standard': (pipe, pictures, '--method', 'standard', '--t-n', 5),
     }
     for words, typed in asked.items():

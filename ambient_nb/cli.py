@@ -8,7 +8,7 @@ __all__ = ['app', 'data_app', 'EXIT_CODES', 'claims_app', 'print_version', 'opti
            'claims_set', 'claims_show']
 
 # %% ../nbs/20_cli.ipynb #e6ab9405
-import json, re, sys
+import json, os, re, sys
 from difflib import get_close_matches
 from pathlib import Path
 import typer
@@ -41,11 +41,16 @@ def print_version(
 # %% ../nbs/20_cli.ipynb #1cc84951
 @app.callback()
 def options(
+    given: typer.Context,
     version: bool = typer.Option(
         False, '--version', callback=print_version, is_eager=True, help='Print the version and exit.'
     ),
 ):
     "Memorization in diffusion models, reproduced."
+    if os.environ.get('WORLD_SIZE', '1') != '1':
+        from ambient_nb.processes import one_voice
+
+        one_voice(given.invoked_subcommand, ('audit', 'finetune'))  # what several processes do as one
 
 # %% ../nbs/20_cli.ipynb #4e9be30a
 @app.command()

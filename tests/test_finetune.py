@@ -15,9 +15,10 @@ from ambient_nb.drive import claim_folder, drive, snapshot_path
 
 diffusers = needs_sd('peft')
 
-from ambient_nb.finetune import Finetuner, FinetuneConfig, Team, check_lora, finetune, load_lora, save_finetuned  # noqa: E402
+from ambient_nb.finetune import Finetuner, FinetuneConfig, check_lora, finetune, load_lora, save_finetuned  # noqa: E402
 from ambient_nb.latents import LATENT_METHODS, frozen_latents, method_loss  # noqa: E402
 from ambient_nb.pipelines import PipelineDenoiser, tiny_pipeline  # noqa: E402
+from ambient_nb.processes import Team  # noqa: E402
 
 ITEMS = [
     (picture, (f'picture {i}', f'another word for {i}'), i)
@@ -146,9 +147,10 @@ def test_gradients_may_be_accumulated_and_shared_out(method, latents, monkeypatc
     def gradients(name, team=Team(), **changes):
         D = denoiser()
         tuner = Finetuner(config_of(D, method, **changes), D, latents, team)
-        monkeypatch.setattr(Team, 'add_up', lambda team, tensors: found.update({name: [t.clone() for t in tensors]}))
-        tuner.step()
-        return found[name]
+        monkeypatch.setattr(Team, 'add_up', lambda team, tensors: None)
+        keep = lambda weights: found.update({name: [p.grad.clone() for p in weights]})
+        monkeypatch.setattr('ambient_nb.finetune.bound_gradients', keep)
+        return [tuner.step(), *found[name]]
 
     whole, parts = gradients('whole'), gradients('parts', at_once=1)
     halves = [gradients(rank, Team(rank, 2, 'cpu')) for rank in range(2)]

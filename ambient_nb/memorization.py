@@ -186,9 +186,8 @@ def similarity(
     if not (a.isfinite().all() and b.isfinite().all()) or a.shape[1:] != b.shape[1:]:
         raise BadInput('features', (tuple(a.shape), tuple(b.shape)), 'finite, with rows of equal length')
     b = F.normalize(b.double(), dim=1)
-    best = lambda part: (F.normalize(part.double(), dim=1) @ b.T).max(1)
-    cosine, positions = team().joined(best, a.split(chunk))
-    return cosine.clamp(-1, 1), positions
+    best = team().joined(lambda part: (F.normalize(part.double(), dim=1) @ b.T).max(1), a.split(chunk))
+    return best[0].clamp(-1, 1), best[1]
 
 # %% ../nbs/14_memorization.ipynb #945c2b34
 def per_sample(

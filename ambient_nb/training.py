@@ -229,7 +229,7 @@ class Trainer:
 
     def state(self) -> dict:  # name -> tensor
         "All that a resumed run needs, besides the config and the iteration."
-        parts = dict(net=self.net.state_dict(), ema=self.ema.state_dict())
+        parts = dict(net=self.net.state_dict()) | ({} if self.ema is self.net else dict(ema=self.ema.state_dict()))
         parts |= {f'adam.{i}': s for i, s in self.optimizer.state_dict()['state'].items()}
         return {f'{part}.{name}': tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
 
@@ -244,7 +244,7 @@ class Trainer:
             return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
 
         self.net.load_state_dict(part('net.'))
-        self.ema.load_state_dict(part('ema.'))
+        self.ema.load_state_dict(part('ema.') or part('net.'))
         adam = self.optimizer.state_dict()
         for name, tensor in part('adam.').items():
             i, key = name.split('.')

@@ -11,7 +11,7 @@ from tree import BIN, ROOT
 
 from ambient_nb.checkpoints import load_checkpoint
 from ambient_nb.core import refused, rng
-from ambient_nb.drive import claim_folder, drive, snapshot_path
+from ambient_nb.drive import claim_folder, drive, newest_state, save_state, snapshot_path
 
 diffusers = needs_sd('peft')
 
@@ -209,6 +209,17 @@ def test_ema_and_half_precision(latents, tmp_path):
     moved = max((v - start[k]).abs().max().item() for k, v in tuner.net.state_dict().items())
     behind = max((v - start[k]).abs().max().item() for k, v in tuner.kept().items())
     assert 0 < behind < moved and all(p.dtype == torch.float32 for p in tuner.net.values())
+
+
+def test_a_state_without_ema_is_kept(latents, tmp_path):
+    "Where the average is the network itself, its weights are stored once; and the next step is the same."
+    tuner = Finetuner(config_of(D := denoiser(), ema_kimg=0.0), D, latents)
+    tuner.step()
+    save_state(tmp_path, tuner, dict(it=1))
+    again = Finetuner(config_of(D := denoiser(), ema_kimg=0.0), D, latents)
+    again.load(newest_state(tmp_path)[0], 1)
+    assert torch.equal(tuner.step(), again.step())
+    assert all(torch.equal(p, q) for p, q in zip(tuner.net.values(), again.net.values()))
 
 
 def test_a_folder_belongs_to_one_run(latents, tmp_path):

@@ -6,8 +6,8 @@
 __all__ = ['WORK', 'Cell', 'cells_of', 'local_cluster', 'client_of', 'check_workers', 'do', 'submitted', 'standing', 'live_table',
            'watch', 'work_off', 'reproduce_on']
 
-# %% ../nbs/18zi_clusters.ipynb #6cd40c0b
-import os, time, uuid
+# %% ../nbs/18zi_clusters.ipynb #f34c7a1c
+import logging, os, time, uuid
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -64,18 +64,18 @@ def cells_of(
         cells.append(Cell(name, 'notebook', (name, parameters, out), after))
     return cells
 
-# %% ../nbs/18zi_clusters.ipynb #b365e249
+# %% ../nbs/18zi_clusters.ipynb #d2e56bbd
 def local_cluster():  # of distributed
     "A worker process for each GPU, or for each core, on this machine."
     distributed = extra('distributed', 'cluster')
-    here = dict(host='127.0.0.1', dashboard=False)
-    common, gpus = dict(here, nthreads=1), torch.cuda.device_count()
+    here, gpus = dict(host='127.0.0.1', dashboard=False), torch.cuda.device_count()
+    common = dict(here, nthreads=1, silence_logs=logging.CRITICAL)
     each = [dict(common, env={'CUDA_VISIBLE_DEVICES': str(i)}, resources=dict(GPU=1)) for i in range(gpus)]
     workers = {i: dict(cls=distributed.Nanny, options=o) for i, o in enumerate(each or [common] * cores())}
     scheduler = dict(cls=distributed.Scheduler, options=dict(here, port=0))
-    return distributed.SpecCluster(workers, scheduler, silence_logs='CRITICAL')
+    return distributed.SpecCluster(workers, scheduler, silence_logs=logging.CRITICAL)
 
-# %% ../nbs/18zi_clusters.ipynb #1acf5063
+# %% ../nbs/18zi_clusters.ipynb #6d595907
 @contextmanager
 def client_of(address: str):  # yields a client of distributed; BadInput where there is nobody to connect to
     "A connection to a cluster: 'local', or the address of a scheduler."

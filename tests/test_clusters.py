@@ -54,7 +54,7 @@ def client(tmp_path_factory):
 def test_workers_are_checked(client, tmp_path, monkeypatch):
     assert check_workers(client, tmp_path) is False and not [*tmp_path.iterdir()]
     assert all(worker.startswith('tcp://127.0.0.1') for worker in client.scheduler_info()['workers'])
-    monkeypatch.setattr(clusters, 'in_force', lambda: 'another')
+    monkeypatch.setattr(clusters, 'in_force', os.getpid)
     assert 'this very version' in refused(check_workers, client, tmp_path)
     assert 'that answers' in refused(client_of('tcp://127.0.0.1:9').__enter__)
 
@@ -66,7 +66,7 @@ def test_a_dead_worker_costs_its_unfinished_cell(client, tmp_path):
     runs = [Run('digits', 16, replace(config, seed=seed), (400,), 3, 16) for seed in (1, 2)]
     cells = [Cell(f'train {k}', 'train', (run, tmp_path)) for k, run in enumerate(runs)]
     cells.append(Cell('measure', 'measure', (runs[0], tmp_path), ('train 0',)))
-    cells.append(Cell('wrong', 'notebook', ('repro_nothing', SMOKE, tmp_path)))
+    cells.append(Cell('wrong', 'notebook', ('repro_table1', dict(SMOKE, n='1000000'), tmp_path)))
     cells.append(Cell('after', 'measure', (runs[1], tmp_path), ('wrong',)))
     futures, said, killed = submitted(client, cells, False), [], []
 
@@ -84,7 +84,7 @@ def test_a_dead_worker_costs_its_unfinished_cell(client, tmp_path):
     assert [snapshots_in(run.folder(tmp_path)) for run in runs] == [[400], [400]]
     starts = [(run.folder(tmp_path) / 'log.txt').read_text().count('training from') for run in runs]
     assert starts == [2, 1]
-    assert 'one of' in futures['wrong'].result() == futures['after'].result() and futures['measure'].result() == ''
+    assert 'n must be' in futures['wrong'].result() == futures['after'].result() and futures['measure'].result() == ''
     assert said[-1].endswith('done')
 
 

@@ -11,7 +11,7 @@ from tree import BIN, ROOT
 
 from ambient_nb import clusters
 from ambient_nb.checkpoints import load_json
-from ambient_nb.clusters import Cell, cells_of, check_workers, client_of, standing, submitted, watch
+from ambient_nb.clusters import Cell, work_of, check_workers, client_of, standing, submitted, watch
 from ambient_nb.core import refused
 from ambient_nb.drive import snapshots_in
 from ambient_nb.execute import train
@@ -23,16 +23,18 @@ SMOKE = dict(profile='smoke')
 
 
 def test_a_training_of_several_notebooks_is_one_cell(tmp_path):
-    cells = cells_of(dict(repro_table1=SMOKE, repro_fig1=SMOKE, repro_theory_optimum=SMOKE), tmp_path)
+    cells = work_of(dict(repro_fig1=SMOKE, repro_ablation_split=SMOKE, repro_theory_optimum=SMOKE), tmp_path)
     names = [c.name for c in cells]
-    assert len({*names}) == len(names) and names[-3:] == ['repro_table1', 'repro_fig1', 'repro_theory_optimum']
+    assert len({*names}) == len(names) and names[-3:] == ['repro_fig1', 'repro_ablation_split', 'repro_theory_optimum']
     assert all(names.index(before) < k for k, c in enumerate(cells) for before in c.after)
     keys = [c.args[0].key for c in cells if c.kind == 'train']
-    assert len({*keys}) == len(keys) and not cells[-1].after
+    assert len({*keys}) == len(keys) == 8 and not cells[-1].after
+    alone = work_of(dict(repro_ablation_split=SMOKE), tmp_path)
+    assert {c.args[0].key for c in alone if c.kind == 'train'} < {*keys}
     train(cells[0].args[0], tmp_path, 'cpu')
-    again = cells_of(dict(repro_table1=SMOKE, repro_fig1=SMOKE), tmp_path)
+    again = work_of(dict(repro_fig1=SMOKE), tmp_path)
     assert [c.args[0].key for c in again if c.kind == 'train'] == keys[1:]
-    assert 'n must be' in refused(cells_of, dict(repro_table1=dict(SMOKE, n='1000000')), tmp_path)
+    assert 'n must be' in refused(work_of, dict(repro_table1=dict(SMOKE, n='1000000')), tmp_path)
 
 
 def test_without_dask_the_extra_is_named(monkeypatch):

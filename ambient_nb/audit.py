@@ -34,6 +34,7 @@ from .membership import membership
 from .origin import provenance
 from .pages import audit_html, numbers_html, pairs_html, verdict_html
 from .parts import find_parts, parts_section
+from .processes import team
 from .quality import quality_section
 from .picturesets import Pictures
 from .sources import read_pictures
@@ -236,5 +237,5 @@ def audit(
         sections.append(parts_section(found, find_parts(found)))
     found = replace(found, sections=tuple(sections), seconds=time.perf_counter() - began)
     if out is not None:
-        write_report(found, out)
+        team().ask(write_report, found, out)
     return found

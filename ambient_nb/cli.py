@@ -8,7 +8,7 @@ __all__ = ['app', 'data_app', 'EXIT_CODES', 'claims_app', 'print_version', 'opti
            'claims_set', 'claims_show']
 
 # %% ../nbs/20_cli.ipynb #e6ab9405
-import json, re, sys
+import json, os, re, sys
 from difflib import get_close_matches
 from pathlib import Path
 import typer
@@ -41,11 +41,16 @@ def print_version(
 # %% ../nbs/20_cli.ipynb #1cc84951
 @app.callback()
 def options(
+    given: typer.Context,
     version: bool = typer.Option(
         False, '--version', callback=print_version, is_eager=True, help='Print the version and exit.'
     ),
 ):
     "Memorization in diffusion models, reproduced."
+    if os.environ.get('WORLD_SIZE', '1') != '1':
+        from ambient_nb.processes import one_voice
+
+        one_voice(given.invoked_subcommand, ('audit', 'finetune'))  # what several processes do as one
 
 # %% ../nbs/20_cli.ipynb #4e9be30a
 @app.command()
@@ -210,23 +215,32 @@ def reproduce_command(
     ),
     out: Path = typer.Option(None, help='Folder for runs, rows and executed notebooks.'),
     publish: bool = typer.Option(False, '--publish', help='Copy outputs and rows back into nbs/.'),
+    scheduler: str = typer.Option(
+        None, help='Spread it over a Dask cluster: address of its scheduler, or "local" for one of this machine.'
+    ),
 ):
     "Run a reproduction notebook, or all that are missing; trainings that are cached are not repeated."
     from ambient_nb.core import BadInput
     from ambient_nb.publish import parameters_of, run_notebook, run_suite
 
-    parameters = parameters_of(parameter)
-    if notebook is not None:
-        if only is not None:
-            raise BadInput('only', only, 'left out where a notebook is named')
-        done = run_notebook(notebook, dict(parameters, profile=profile), out=out, publish=publish)
-        typer.echo(f'wrote {done}')
-        return
-    if parameter:
+    parameters, how = parameters_of(parameter), dict(out=out, publish=publish)
+    if notebook is not None and only is not None:
+        raise BadInput('only', only, 'left out where a notebook is named')
+    if notebook is None and parameter:
         raise BadInput('parameter', ', '.join(parameter), 'given with the name of a notebook')
-    table = run_suite(profile, only, out=out, publish=publish, say=typer.echo)
-    typer.echo(table.to_string())
-    if table.state.str.startswith('failed').any():
+    if scheduler is not None:
+        from ambient_nb.clusters import reproduce_on
+
+        found = reproduce_on(scheduler, notebook, parameters, profile=profile, only=only, say=typer.echo, **how)
+    elif notebook is not None:
+        found = run_notebook(notebook, dict(parameters, profile=profile), **how)
+    else:
+        found = run_suite(profile, only, say=typer.echo, **how)
+    if notebook is not None:
+        typer.echo(f'wrote {found}')
+        return
+    typer.echo(found.to_string())
+    if found.state.str.startswith('failed').any():
         raise typer.Exit(1)
 
 # %% ../nbs/20_cli.ipynb #75950033

@@ -10,13 +10,14 @@ __all__ = ['Event', 'snapshot_path', 'save_snapshot', 'snapshots_in', 'newest_st
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from math import isfinite
 from pathlib import Path
 from .checkpoints import load_checkpoint, load_json, save_checkpoint, save_json
 from .core import BadInput, check_int, progress, writable_dir
 from .data import Images
+from .processes import Team
 
 # %% ../nbs/10c_drive.ipynb #f52ed432
 try:
@@ -103,21 +104,28 @@ class Book:
         trainer,  # brought to where the folder stands
     ):
         self.folder, self.trainer, self.sums, self.count, spent = Path(folder), trainer, {}, 0, 0.0
-        if stored := newest_state(folder):
+        self.team = getattr(trainer, 'team', Team())
+        if stored := self.team.ask(newest_state, folder):
             tensors, meta = stored
             trainer.load(tensors, meta['it'])
             spent, self.sums, self.count = meta['sec'], meta.get('sums', {}), meta.get('count', 0)
         self.begun, self.saved_it, self.saved = time.monotonic() - spent, trainer.it, time.monotonic()
-        lines = [line for line in read_stats(folder) if line['it'] <= trainer.it]
-        (self.folder / 'stats.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
+        if self.is_first:
+            lines = [line for line in read_stats(folder) if line['it'] <= trainer.it]
+            (self.folder / 'stats.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
 
     @property
     def seconds(self) -> float:
         return time.monotonic() - self.begun
 
+    @property
+    def is_first(self) -> bool:  # of several processes: the one that writes
+        return self.team.rank == 0
+
     def say(self, words: str) -> None:
         "A line of log.txt."
-        log_line(self.folder, words)
+        if self.is_first:
+            log_line(self.folder, words)
 
     def step(self):  # the step's loss, as the trainer gave it
         "One step, and its place in the sums."
@@ -127,8 +135,8 @@ class Book:
         self.count += 1
         return values['loss']
 
-    def tick(self) -> dict:  # the new line
-        "Close the sums with a line of stats.jsonl; FloatingPointError where the loss is no number."
+    def line(self) -> dict:
+        "Add a line to stats.jsonl; FloatingPointError where the loss is no number."
         means = {name: float(value) / self.count for name, value in self.sums.items()}
         if not isfinite(means['loss']):
             said = f'the loss is {means["loss"]} at iteration {self.trainer.it} of {self.folder}'
@@ -137,12 +145,23 @@ class Book:
         line = dict(it=self.trainer.it, **columns, **means, sec=self.seconds)
         with open(self.folder / 'stats.jsonl', 'a') as file:
             print(json.dumps(line), file=file)
+        return line
+
+    def tick(self) -> dict:  # the new line
+        "Close the sums."
+        line = self.team.ask(self.line)
         self.sums, self.count = {}, 0
         return line
 
+    def keep(self) -> None:
+        "Keep the weights as they are now, in all processes the same."
+        kept = getattr(self.trainer, 'kept', self.trainer.state)
+        self.team.check_same(kept() if self.team.size > 1 else {})
+        self.team.ask(lambda: save_snapshot(self.folder, self.trainer, self.seconds) and None)
+
     def save(self) -> None:
         "Write the state, unless this very one is written."
-        if self.saved_it != self.trainer.it:
+        if self.is_first and self.saved_it != self.trainer.it:
             sums = {name: float(value) for name, value in self.sums.items()}
             save_state(
                 self.folder, self.trainer, dict(it=self.trainer.it, sec=self.seconds, sums=sums, count=self.count)
@@ -151,10 +170,10 @@ class Book:
 
     def close(self, is_complete: bool) -> None:
         "Leave a state behind, or none where the last snapshot says that the run is complete."
-        if is_complete:
-            drop_states(self.folder)
-        else:
+        if not is_complete:
             self.save()
+        elif self.is_first:
+            drop_states(self.folder)
 
 # %% ../nbs/10c_drive.ipynb #be2e0d93
 @contextmanager
@@ -190,10 +209,14 @@ def drive(
     save_every: float = 20.0,  # seconds between states, at least; they are written at ticks
 ) -> Iterator[Event]:
     "Train from where a folder stands, step by step."
-    folder, tick = writable_dir(folder, 'folder'), check_int('tick', tick, 1)
-    with locked(folder):
+    tick, mates = check_int('tick', tick, 1), getattr(trainer, 'team', Team())
+    with ExitStack() as held:
+        mates.ask(lambda: held.enter_context(locked(writable_dir(folder, 'folder'))))
         book = Book(folder, trainer)
-        book.say(f'training from iteration {trainer.it} on {getattr(trainer, "device", "cpu")}')
+        where = getattr(trainer, 'device', 'cpu')
+        book.say(
+            f'training from iteration {trainer.it} on {where}' + f' and {mates.size - 1} others' * (mates.size > 1)
+        )
         yield Event('start', trainer.it, book.seconds)
         try:
             while trainer.it < until:
@@ -203,6 +226,7 @@ def drive(
             raise
         book.close(until in snapshots)
         book.say(f'done, {book.seconds:.1f} s of training')
+        mates.ask(int)  # nobody hears of the end before it is on the disk
         yield Event('stop', trainer.it, book.seconds)
 
 # %% ../nbs/10c_drive.ipynb #6986e652
@@ -217,7 +241,7 @@ def after_step(
     loss = book.step()
     events, it = [Event('step', book.trainer.it, book.seconds, loss)], book.trainer.it
     if is_kept:
-        save_snapshot(book.folder, book.trainer, book.seconds)
+        book.keep()
         events.append(Event('snapshot', it, book.seconds, loss))
     if it % tick == 0 or it == until:
         line = book.tick()

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import nn
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from .core import BadInput, asset, check_int, content_hash, file_sha, pick_device, progress, rng
+from .core import BadInput, asset, check_int, content_hash, file_sha, pick_device, rng
 from .data import Images, digits, order, to_float
+from .processes import team
 
 # %% ../nbs/12_features.ipynb #819f5363
 class Encoder:
@@ -48,10 +49,14 @@ class Encoder:
         if images.dtype != torch.uint8 or images.ndim != 4:
             raise BadInput('images', f'{images.dtype} {tuple(images.shape)}', 'uint8 of shape (N,C,H,W)')
         out = torch.empty(len(images), self.dim)
-        for start in progress(range(0, len(images), self.block), desc=self.name):
+
+        def of_block(start):
             part = images[start : start + self.block]
             padded = torch.cat([part, part[:1].expand(self.block - len(part), *part.shape[1:])])
-            out[start : start + len(part)] = self.embed(self.prepare(padded.to(self.device)))[: len(part)]
+            return self.embed(self.prepare(padded.to(self.device)))[: len(part)]
+
+        for start, rows in team().spread(of_block, range(0, len(images), self.block), self.name):
+            out[start : start + len(rows)] = rows
         return out
 
 # %% ../nbs/12_features.ipynb #84536fce

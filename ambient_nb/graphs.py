@@ -78,6 +78,8 @@ class GraphedTrainer(Trainer):
     ):
         super().__init__(config, images, device)
         self.record, self.say, self.replay = record, say, None
+        if record and (self.team.size > 1 or len(self.parts) > 1):
+            self.record = say('steps are not recorded: their batch comes in parts')
 
     def start(self, inputs: dict) -> None:
         "Record; RuntimeError where that would not be the same step."
@@ -135,4 +137,4 @@ class AheadTrainer(GraphedTrainer):
         self.ahead = ahead
 
     def inputs(self):
-        return self.ahead(self.it)
+        return {name: tensor[self.part] for name, tensor in self.ahead(self.it).items()}

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from .core import BadInput, check_int, rng, write_atomic
 from .features import Encoder
+from .processes import team
 from .stats import Estimate, bootstrap, wilson
 
 # %% ../nbs/14_memorization.ipynb #46719cc7
@@ -46,20 +47,20 @@ def nearest(
     b = base.flatten(1).double()
     norms = b.square().sum(1)
     numbers = torch.arange(N, device=base.device)
-    found = []
-    for q in queries.flatten(1).double().split(chunk):
+
+    def of_chunk(q):
         squared = q.square().sum(1, keepdim=True) - 2 * q @ b.T + norms
         if queries.is_floating_point():
             # candidates in order of position, which the stable sort keeps for ties
             near = squared.topk(min(N, k + 14), largest=False).indices.sort(dim=1).values
             exact = (q[:, None] - b[near]).square().sum(2).sort(dim=1, stable=True)
-            found.append((exact.values[:, :k], near.gather(1, exact.indices[:, :k])))
-        else:
-            # distance first, then position, in one whole number
-            keys = (squared.long() * N + numbers).topk(k, largest=False).values
-            found.append((keys.div(N, rounding_mode='floor').double(), keys % N))
-    distances, positions = zip(*found)
-    return torch.cat(distances).sqrt(), torch.cat(positions)
+            return exact.values[:, :k], near.gather(1, exact.indices[:, :k])
+        # distance first, then position, in one whole number
+        keys = (squared.long() * N + numbers).topk(k, largest=False).values
+        return keys.div(N, rounding_mode='floor').double(), keys % N
+
+    distances, positions = team().joined(of_chunk, queries.flatten(1).double().split(chunk))
+    return distances.sqrt(), positions
 
 # %% ../nbs/14_memorization.ipynb #8ff13926
 def is_memorized(
@@ -185,8 +186,8 @@ def similarity(
     if not (a.isfinite().all() and b.isfinite().all()) or a.shape[1:] != b.shape[1:]:
         raise BadInput('features', (tuple(a.shape), tuple(b.shape)), 'finite, with rows of equal length')
     b = F.normalize(b.double(), dim=1)
-    best = [(F.normalize(part.double(), dim=1) @ b.T).max(1) for part in a.split(chunk)]
-    return torch.cat([m.values for m in best]).clamp(-1, 1), torch.cat([m.indices for m in best])
+    best = team().joined(lambda part: (F.normalize(part.double(), dim=1) @ b.T).max(1), a.split(chunk))
+    return best[0].clamp(-1, 1), best[1]
 
 # %% ../nbs/14_memorization.ipynb #945c2b34
 def per_sample(

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from .core import canonical, check_int, content_hash, progress, runs_dir, writable_dir, write_atomic
 from .features import Encoder
+from .processes import team
 
 # %% ../nbs/13f_picturesets.ipynb #bf85ad15
 def mapped(
@@ -110,17 +111,18 @@ def features(
 
     cache = writable_dir(cache or runs_dir() / 'audit', 'cache')
     step = -(-check_int('shard', shard, 1) // encoder.block) * encoder.block
-    of = dict(encoder=encoder.name, definition=content_hash(encoder.definition))
+    of, mates = dict(encoder=encoder.name, definition=content_hash(encoder.definition)), team()
 
     def part(start):
         pixels = pictures.pixels[start : start + step]
         key = dict(pictures=pictures.sha_of(start, start + len(pixels)), **of)
         path = cache / f'{content_hash(key)}.safetensors'
-        found = cached_shard(path, key)
+        found = mates.ask(cached_shard, path, key)
         if found is None:
             found = encoder(pixels).cpu().float().contiguous()
             sha = hashlib.sha256(found.numpy().tobytes()).hexdigest()
-            write_atomic(path, save(dict(features=found), metadata=key | dict(sha=sha)))
+            if mates.rank == 0:
+                write_atomic(path, save(dict(features=found), metadata=key | dict(sha=sha)))
         return found.numpy()
 
     starts = progress(range(0, len(pictures), step), desc=f'{encoder.name} of {pictures.source}')

@@ -11,7 +11,8 @@ import math
 from dataclasses import dataclass
 from typing import Callable, Iterator
 import torch
-from .core import BadInput, check_choice, check_float, check_int, progress, rng
+from .core import BadInput, check_choice, check_float, check_int, rng
+from .processes import team
 from .schedules import LinearSchedule, edm_sigmas
 
 # %% ../nbs/09_sampling.ipynb #e6813cc1
@@ -223,7 +224,9 @@ def sample(
     for place, s in enumerate(seeds):
         places.setdefault(s // block, []).append(place)
     out = torch.empty(len(seeds), *shape)
-    for b, wanted in progress(sorted(places.items()), desc=desc):
+
+    def draw(job):  # of the samples of a block, those that are wanted
+        b, wanted = job
         rows = torch.tensor([seeds[p] % block for p in wanted])
         in_block, block_labels = range(b * block, (b + 1) * block), None
         if labels is not None:
@@ -232,7 +235,10 @@ def sample(
             block_labels = block_labels.to(device)
         for step in sampler(D, start_noise(in_block, shape).to(device), sigmas, block_labels, seeds=in_block):
             pass
-        out[wanted] = step.x.float().cpu()[rows]
+        return step.x.float().cpu()[rows]
+
+    for (_, wanted), images in team().spread(draw, sorted(places.items()), desc):
+        out[wanted] = images
     return out
 
 # %% ../nbs/09_sampling.ipynb #d057b283

@@ -8,8 +8,9 @@ __all__ = ['Words', 'words_for', 'TextDenoiser', 'PromptOracle', 'noise_of', 'Gu
 # %% ../nbs/15_text.ipynb #5032cf26
 from typing import NamedTuple, Protocol
 import torch
-from .core import BadInput, bcast, check_float, check_int, progress
+from .core import BadInput, bcast, check_float, check_int
 from .oracles import MixtureDenoiser
+from .processes import team
 from .sampling import check_levels, euler, noise_levels, start_noise
 
 # %% ../nbs/15_text.ipynb #ea76647a
@@ -150,12 +151,14 @@ def sample_text(
     if len(words.tokens) != len(seeds):
         raise BadInput('seeds', len(seeds), f'{len(words.tokens)} whole numbers, one a prompt')
     sigmas = noise_levels(D, steps) if sigmas is None else check_levels(sigmas)
-    out, made = [], guided(D, scale)
-    for i in progress(range(0, len(seeds), check_int('block', block, 1)), desc='sampling'):
-        some = slice(i, i + block)
+    made, starts = guided(D, scale), range(0, len(seeds), check_int('block', block, 1))
+
+    def draw(some):
         for step in sampler(
             made, start_noise(seeds[some], D.shape).to(device), sigmas, words.take(some), seeds=seeds[some]
         ):
             pass
-        out.append(step.x.float().cpu())
+        return step.x.float().cpu()
+
+    out = [images for _, images in team().spread(draw, [slice(i, i + block) for i in starts], 'sampling')]
     return torch.cat(out) if out else torch.empty(0, *D.shape)

@@ -111,17 +111,17 @@ class TextTrainer(Trainer):
         c = self.config
         if c.duplication.kind == 'nodup':
             return super().rows()
-        return weighted_order(self.often, c.seed, self.it * c.batch, c.batch)
+        return weighted_order(self.often, c.seed, **self.place)
 
     def prompts(
         self,
-        rows: torch.Tensor,  # (batch,) positions in the set
-    ) -> torch.Tensor:  # (batch,L,d) on the device
+        rows: torch.Tensor,  # (part,) positions in the set
+    ) -> torch.Tensor:  # (part,L,d) on the device
         "The tokens of the next step's captions."
         c, rows = self.config, rows.cpu()  # captions do not live on the device
         captions, ids = [self.images.captions[i] for i in rows.tolist()], self.images.ids[rows].tolist()
         vary = self.copied[rows].tolist() if c.duplication.kind == 'dup_image' else None
-        place = dict(ids=ids, seed=c.seed, start=self.it * c.batch, vary=vary)
+        place = dict(ids=ids, seed=c.seed, start=self.place['start'], vary=vary)
         return randomised(c.encoder.embed, captions, c.mitigation, **place).tokens.to(self.device)
 
     def batch(self, inputs=None):

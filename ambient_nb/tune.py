@@ -26,10 +26,11 @@ from ambient_nb.core import (
     writable_dir,
 )
 from .data import to_uint8
-from .finetune import FinetuneConfig, finetune, team
+from .finetune import FinetuneConfig, finetune
 from .latents import Latents, check_method, frozen_latents, method_loss
 from .mitigations import TRAIN_TIME, Mitigation, randomised
 from .pipelines import PipelineDenoiser, check_prompts, open_pipeline, sd_module
+from .processes import team
 from .sampling import euler
 from .text import sample_text
 from .times import NEAR, scheduler_levels
@@ -202,9 +203,8 @@ def tune(
     D.pipe.set_progress_bar_config(disable=True)
     latents = frozen_latents(D, items, seed, crop=crop, flip=flip, name=Path(images).name)
     finetune(config, D, latents, out, device=device, **config.options(latents))
-    if mates.rank:
-        return None
     captions = [latents.captions[i % len(latents)][0] for i in range(samples)]
     drawn = draw_captions(D, captions, config, steps=steps, scale=scale, device=mates.device)
-    write_pictures(drawn, out / 'samples', captions)
-    return audit(out / 'samples', images, encoder=judge, out=out / 'audit', size=D.side, cache=out / 'features')
+    mates.ask(write_pictures, drawn, out / 'samples', captions)
+    found = audit(out / 'samples', images, encoder=judge, out=out / 'audit', size=D.side, cache=out / 'features')
+    return None if mates.rank else found

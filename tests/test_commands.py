@@ -13,7 +13,7 @@ from papermill import inspect_notebook
 from tree import BIN, NBS, ROOT, cells, notebooks
 
 ENV = os.environ | dict(PATH=f'{BIN}{os.pathsep}{os.environ["PATH"]}', NO_COLOR='1', COLUMNS='200')
-PLAIN = {'pip', 'git', 'cd', 'export', 'python', 'python3', 'source', 'accelerate'}  # a reader's own tools
+PLAIN = set('pip git cd export python python3 source accelerate torchrun dask'.split())  # a reader's own tools
 
 
 def shown() -> list[str]:

@@ -11,14 +11,13 @@ from tree import BIN, ROOT
 
 from ambient_nb.checkpoints import load_checkpoint
 from ambient_nb.core import refused, rng
-from ambient_nb.drive import claim_folder, drive, newest_state, snapshot_path
+from ambient_nb.drive import claim_folder, drive, newest_state, save_state, snapshot_path
 
 diffusers = needs_sd('peft')
 
 from ambient_nb.finetune import (
     Finetuner,
     FinetuneConfig,
-    Team,
     check_lora,
     finetune,
     load_lora,
@@ -27,6 +26,7 @@ from ambient_nb.finetune import (
 )  # noqa: E402
 from ambient_nb.latents import LATENT_METHODS, frozen_latents, method_loss  # noqa: E402
 from ambient_nb.pipelines import PipelineDenoiser, tiny_pipeline  # noqa: E402
+from ambient_nb.processes import Team  # noqa: E402
 
 ITEMS = [
     (picture, (f'picture {i}', f'another word for {i}'), i)
@@ -188,9 +188,10 @@ def test_gradients_may_be_accumulated_and_shared_out(method, latents, monkeypatc
     def gradients(name, team=Team(), **changes):
         D = denoiser()
         tuner = Finetuner(config_of(D, method, **changes), D, latents, team)
-        monkeypatch.setattr(Team, 'add_up', lambda team, tensors: found.update({name: [t.clone() for t in tensors]}))
-        tuner.step()
-        return found[name]
+        monkeypatch.setattr(Team, 'add_up', lambda team, tensors: None)
+        keep = lambda weights: found.update({name: [p.grad.clone() for p in weights]})
+        monkeypatch.setattr('ambient_nb.finetune.bound_gradients', keep)
+        return [tuner.step(), *found[name]]
 
     whole, parts = gradients('whole'), gradients('parts', at_once=1)
     halves = [gradients(rank, Team(rank, 2, 'cpu')) for rank in range(2)]
@@ -249,6 +250,17 @@ def test_ema_and_half_precision(latents, tmp_path):
     moved = max((v - start[k]).abs().max().item() for k, v in tuner.net.state_dict().items())
     behind = max((v - start[k]).abs().max().item() for k, v in tuner.kept().items())
     assert 0 < behind < moved and all(p.dtype == torch.float32 for p in tuner.net.values())
+
+
+def test_a_state_without_ema_is_kept(latents, tmp_path):
+    "Where the average is the network itself, its weights are stored once; and the next step is the same."
+    tuner = Finetuner(config_of(D := denoiser(), ema_kimg=0.0), D, latents)
+    tuner.step()
+    save_state(tmp_path, tuner, dict(it=1))
+    again = Finetuner(config_of(D := denoiser(), ema_kimg=0.0), D, latents)
+    again.load(newest_state(tmp_path)[0], 1)
+    assert torch.equal(tuner.step(), again.step())
+    assert all(torch.equal(p, q) for p, q in zip(tuner.net.values(), again.net.values()))
 
 
 def test_a_folder_belongs_to_one_run(latents, tmp_path):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['JUDGING', 'ALARMS', 'AUC', 'CAUGHT', 'Prompts', 'prompts_of', 'trained_text', 'copying_shares', 'truths_of',
            'Scoring', 'prompt_values', 'score_names', 'found_at', 'judged_scores', 'UniqueOptimum', 'Beside',
-           'beside_optimum', 'nearness', 'scored_run', 'scored_runs', 'text_row', 'score_rows']
+           'beside_optimum', 'nearness', 'scored_run', 'scored_runs', 'text_row', 'seeds_beside', 'score_rows']
 
 # %% ../nbs/18zc_promptscores.ipynb #5f2e8b01
 from dataclasses import dataclass
@@ -68,7 +68,7 @@ def trained_text(
 # %% ../nbs/18zc_promptscores.ipynb #5ac67610
 JUDGING = 1000  # seed of the first noise that judges; generations that are scored begin at 0
 
-
+# %% ../nbs/18zc_promptscores.ipynb #d60f15dd
 def copying_shares(
     D: TextDenoiser,
     words: Words,  # P prompts
@@ -84,7 +84,7 @@ def copying_shares(
     copied = is_memorized(*nearest(drawn, images.pixels)[0].T).view(P, samples)
     return copied.double().mean(1).numpy(), drawn.view(P, samples, *drawn.shape[1:])
 
-# %% ../nbs/18zc_promptscores.ipynb #c5c83087
+# %% ../nbs/18zc_promptscores.ipynb #90475b77
 def truths_of(
     prompts: Prompts,
     shares: np.ndarray,  # (P,) of `copying_shares`
@@ -97,7 +97,7 @@ def truths_of(
         'often': (prompts.often, ~prompts.seen),
     }
 
-# %% ../nbs/18zc_promptscores.ipynb #b0a75d06
+# %% ../nbs/18zc_promptscores.ipynb #e801ebb0
 @dataclass(frozen=True)
 class Scoring:
     "How prompts are scored and judged."
@@ -109,7 +109,7 @@ class Scoring:
     levels: tuple  # at which sharpness is taken
     scale: float = 1.0  # of guidance
 
-
+# %% ../nbs/18zc_promptscores.ipynb #cdabd6c3
 def prompt_values(
     D: TextDenoiser,
     texts: list[str],  # P prompts
@@ -122,17 +122,17 @@ def prompt_values(
         found[f'sharpness at {sigma:g}'] = sharpness_differences(D, texts, n, sigma=sigma, block=128).values
     return found
 
-# %% ../nbs/18zc_promptscores.ipynb #e801ebb0
+# %% ../nbs/18zc_promptscores.ipynb #7128f2e9
 def score_names(how: Scoring) -> dict[tuple, str]:  # (name in `prompt_values`, k) -> in words
     "The scores that are compared."
     steps = max(how.k)
     found = {('difference', k): f'difference, {k} of {steps} steps' for k in how.k}
     return found | {(f'sharpness at {s:g}', 1): f'sharpness at {s:g}' for s in how.levels}
 
-# %% ../nbs/18zc_promptscores.ipynb #b5a3ed5c
+# %% ../nbs/18zc_promptscores.ipynb #ddae8307
 ALARMS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # shares of the others
 
-
+# %% ../nbs/18zc_promptscores.ipynb #baec36af
 def found_at(
     memorized: np.ndarray,  # (n,) scores
     others: np.ndarray,  # (m,) scores
@@ -142,7 +142,7 @@ def found_at(
     falling = np.sort(others)[::-1]
     return [float((memorized > falling[int(len(others) * a)]).mean()) for a in alarms]
 
-# %% ../nbs/18zc_promptscores.ipynb #ee294466
+# %% ../nbs/18zc_promptscores.ipynb #85c63e87
 def judged_scores(
     values: dict,  # of `prompt_values`
     truths: dict,  # of `truths_of`
@@ -160,7 +160,7 @@ def judged_scores(
                 rows.append(dict(truth=truth, score=words, n=n, auc=s.auc.to_dict()) | rest)
     return rows
 
-# %% ../nbs/18zc_promptscores.ipynb #85c63e87
+# %% ../nbs/18zc_promptscores.ipynb #c68615dc
 class UniqueOptimum:
     "The best denoiser of images whose captions are all different."
 
@@ -192,7 +192,7 @@ class UniqueOptimum:
             return self.free(x, sigma).to(x.dtype)
         return self.points[words_for(labels, x).tokens[:, 0, 0].long()].to(x.dtype)
 
-# %% ../nbs/18zc_promptscores.ipynb #52d68f35
+# %% ../nbs/18zc_promptscores.ipynb #e70409ed
 class Beside(NamedTuple):
     "One caption of the training set."
 
@@ -203,7 +203,7 @@ class Beside(NamedTuple):
     whole: float  # the network's over all steps
     whole_optimum: float
 
-
+# %% ../nbs/18zc_promptscores.ipynb #3811fca7
 def beside_optimum(
     run: TextRun,
     values: torch.Tensor,  # (P,n,k) differences of the network, the training set first
@@ -220,7 +220,7 @@ def beside_optimum(
     columns = (copied.tolist(), shares[: run.n].tolist(), first, first_optimum, whole, whole_optimum)
     return [Beside(*line) for line in zip(*columns)]
 
-# %% ../nbs/18zc_promptscores.ipynb #a66646fb
+# %% ../nbs/18zc_promptscores.ipynb #85543dce
 def nearness(
     lines: list,  # of `beside_optimum`, or the same as lists
 ) -> float:  # median of the copied minus that of the others; NaN where one kind is missing
@@ -229,7 +229,7 @@ def nearness(
     shares = {kind: [v.first / v.first_optimum for v in lines if (v.copies >= 0.5) == kind] for kind in (True, False)}
     return float(np.median(shares[True]) - np.median(shares[False])) if all(shares.values()) else float('nan')
 
-# %% ../nbs/18zc_promptscores.ipynb #e70409ed
+# %% ../nbs/18zc_promptscores.ipynb #4d7b3705
 def scored_run(job: tuple) -> dict:  # judged, beside, shares; JSON-able
     "All that is asked of one run, in a process of its own: (run, out, how)."
     run, out, how = job
@@ -245,7 +245,7 @@ def scored_run(job: tuple) -> dict:  # judged, beside, shares; JSON-able
         copied={kind: int((shares[which] >= 0.5).sum()) for kind, which in kinds.items()},
     )
 
-# %% ../nbs/18zc_promptscores.ipynb #3811fca7
+# %% ../nbs/18zc_promptscores.ipynb #cce209fb
 def scored_runs(
     runs: list[TextRun],
     out: Path,  # where runs are kept
@@ -255,7 +255,7 @@ def scored_runs(
     with workers_of(min(len(runs), cores())) as pool:
         return list(pool.map(scored_run, [(run, out, how) for run in runs]))
 
-# %% ../nbs/18zc_promptscores.ipynb #4d7b3705
+# %% ../nbs/18zc_promptscores.ipynb #0f07bb69
 def text_row(
     plan: TheoryPlan,
     name: str,  # of the row under the item; of a claim, where it has one
@@ -268,7 +268,15 @@ def text_row(
     row = fact(plan, name, values, definition, n=runs[0].n, data='digits', detail=detail)
     return over_networks(row, runs, runs[0].iters)
 
-# %% ../nbs/18zc_promptscores.ipynb #cce209fb
+# %% ../nbs/18zc_promptscores.ipynb #884e4405
+def seeds_beside(
+    found: list[dict],  # of `scored_run`, one a seed
+) -> dict[tuple, list[dict]]:  # (truth, score, n) -> a line of `judged_scores` a seed, where every seed has it
+    "What each seed says of the same thing."
+    by = [{(c['truth'], c['score'], c['n']): c for c in f['judged']} for f in found]
+    return {key: [each[key] for each in by] for key in by[0] if all(key in each for each in by)}
+
+# %% ../nbs/18zc_promptscores.ipynb #fb45f341
 AUC = 'chance that a memorized prompt has the higher score; memorized: '
 CAUGHT = 'share of the memorized prompts found at 1 % false alarms; memorized: '
 
@@ -279,17 +287,14 @@ def score_rows(
     runs: list[TextRun],
 ) -> list[Row]:  # truth/score/n/auc and truth/score/n/caught
     "How well each score tells."
-    rows, by = [], [{(c['truth'], c['score'], c['n']): c for c in f['judged']} for f in found]
-    for key in by[0]:
-        if not all(key in each for each in by):  # a seed without any copy, say
-            continue
-        cells, about = [each[key] for each in by], key[0]
-        name = '/'.join(map(str, key))
-        kept = dict(prompts=[c['auc'] for c in cells], curves=[c['curve'] for c in cells])
-        kept |= dict(memorized=[c['memorized'] for c in cells], others=[c['others'] for c in cells])
-        rows.append(text_row(plan, f'{name}/auc', [c['auc']['value'] for c in cells], AUC + about, runs, **kept))
-        if all(c['caught'] for c in cells):
-            shares = [c['caught']['value'] for c in cells]
-            kept = dict(prompts=[c['caught'] for c in cells])
-            rows.append(text_row(plan, f'{name}/caught', shares, CAUGHT + about, runs, **kept))
+    rows = []
+    for (truth, score, n), lines in seeds_beside(found).items():
+        name, kept = f'{truth}/{score}/{n}', dict(prompts=[c['auc'] for c in lines])
+        kept |= {part: [c[part] for c in lines] for part in ('memorized', 'others')}
+        kept['curves'] = [c['curve'] for c in lines]
+        rows.append(text_row(plan, f'{name}/auc', [c['auc']['value'] for c in lines], AUC + truth, runs, **kept))
+        if all(c['caught'] for c in lines):
+            prompts = [c['caught'] for c in lines]
+            shares = [e['value'] for e in prompts]
+            rows.append(text_row(plan, f'{name}/caught', shares, CAUGHT + truth, runs, prompts=prompts))
     return rows

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from page_rows import judged, rows_of
+from tree import cells
 
 from ambient_nb.captionarms import TextRun, caption_arms
 from ambient_nb.core import BadInput
@@ -73,3 +75,76 @@ def test_generations_and_steps_are_those_asked_for():
         ('difference, 2 of 2 steps', 1): 0.0,
         ('difference, 2 of 2 steps', 2): 0.0,
     }
+
+
+ROWS = {r.id.removeprefix('detect_roc/'): r for r in rows_of('detect_roc')}
+
+
+def prose(page):
+    "What a page says of its rows."
+    (said,) = [
+        ''.join(c['source']) for c in cells(f'{page}.ipynb') if ''.join(c['source']).startswith('## What the rows')
+    ]
+    return said.replace('−', '-')
+
+
+def as_said(v, digits=2):
+    return f'{v:.{digits}f}'.replace('0.', '.')
+
+
+def with_interval(e, digits=2):
+    return f'{as_said(e.value, digits)} [{as_said(e.lo, digits)}, {as_said(e.hi, digits)}]'
+
+
+def test_each_claim_of_the_page_is_judged_by_todays_rule():
+    found = judged('detect_roc')
+    assert len(found) == 8 and all(len(r.seeds) == 3 for r in found.values())
+    assert {id.split('/')[1] for id, r in found.items() if r.verdict == 'same direction'} == {
+        'first step, copies',
+        'first step, often',
+    }
+
+
+def test_differences_are_those_of_the_rows_beside_them():
+    of = lambda truth, score, n: np.array(ROWS[f'{truth}/{score}/{n}/auc'].detail['values'])
+    first, whole = (f'difference, {k} of 10 steps' for k in (1, 10))
+    expected = {f'all steps, {t}': of(t, whole, 4) - 0.5 for t in ('copies', 'often')}
+    expected |= {f'first step, {t}': of(t, first, 1) - 0.5 for t in ('copies', 'often')}
+    expected['generations'] = of('copies', first, 4) - of('copies', first, 1)
+    expected['steps'] = of('copies', whole, 1) - of('copies', first, 1)
+    expected['sharpness'] = of('copies', 'sharpness at 80', 4) - of('copies', first, 4)
+    for topic, values in expected.items():
+        assert ROWS[f'{topic}/difference'].detail['values'] == pytest.approx(values.tolist(), abs=1e-12), topic
+
+
+def test_networks_are_those_of_the_page_on_mitigations_in_training():
+    (theirs,) = [r for r in rows_of('dcr_train') if r.id == 'dcr_train/baseline/copies']
+    assert all(list(r.runs) == list(theirs.runs) for r in ROWS.values())
+
+
+def test_the_page_says_what_its_rows_say():
+    said, first, whole = prose('repro_detect_roc'), 'difference, 1 of 10 steps', 'difference, 10 of 10 steps'
+    for name in (
+        f'copies/{first}/1/auc',
+        f'often/{first}/1/auc',
+        f'copies/{whole}/4/auc',
+        f'often/{whole}/4/auc',
+        'generations/difference',
+        f'copies, training/{first}/4/auc',
+        f'copies, training/{whole}/4/auc',
+        f'copies, training/{whole}/16/auc',
+        'optimum, first/rank',
+        'optimum, whole/auc',
+    ):
+        assert with_interval(ROWS[name].ours) in said, name
+    assert with_interval(ROWS['optimum/difference'].ours, 3) in said
+    sixteen = [as_said(ROWS[f'{truth}/{first}/16/auc'].ours.value) for truth in ('copies', 'often')]
+    assert f'sixteen generations {" and ".join(sixteen)}' in said
+    four = [as_said(ROWS[f'copies/{score}/4/auc'].ours.value) for score in ('sharpness at 80', first)]
+    assert f'tells less than the difference, {" against ".join(four)}' in said
+    counts = {kind: ROWS[f'{kind}/copies'].detail for kind in ('often', 'seldom', 'new')}
+    for detail in counts.values():
+        a, b, c = detail['copied']
+        assert f'{a}, {b} and {c} of {detail["asked"][0]}' in said
+    most = max(v for id, r in ROWS.items() if id.endswith('/caught') for v in r.detail['values'])
+    assert f'more than {100 * most:.0f} %' in said

@@ -62,16 +62,17 @@ def test_a_curve_passes_through_what_is_found_at_one_percent():
     curve = dict(zip(ALARMS, found_at(memorized, others)))
     assert curve[0.01] == separation(memorized, others).caught.value
     assert curve[0.0] == (memorized > others.max()).mean() and sorted(curve.values()) == [*curve.values()]
+    assert found_at(np.ones(2), np.array([1.0, 0.0]), (0.0, 0.5)) == [0.0, 1.0]  # a tie is no find
 
 
 def test_generations_and_steps_are_those_asked_for():
-    values = dict(difference=torch.tensor([[[3.0, 0], [0, 0]], [[1, 0], [4, 0]], [[2, 9], [2, 9]], [[0, 9], [0, 9]]]))
+    values = dict(difference=torch.tensor([[[3.0, 0], [3, 0]], [[1, 0], [4, 0]], [[2, 9], [2, 9]], [[0, 9], [0, 9]]]))
     how = Scoring(2, 1, (1, 2), (1, 2), ())
     truth = dict(mine=(np.array([True, True, False, False]), np.array([False, False, True, True])))
     found = {(r['score'], r['n']): r['auc']['value'] for r in judged_scores(values, truth, how)}
     assert found == {
         ('difference, 1 of 2 steps', 1): 0.75,
-        ('difference, 1 of 2 steps', 2): 0.75,
+        ('difference, 1 of 2 steps', 2): 1.0,
         ('difference, 2 of 2 steps', 1): 0.0,
         ('difference, 2 of 2 steps', 2): 0.0,
     }

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from page_rows import judged, rows_of
-from tree import cells
+from page_rows import as_said, judged, prose, rows_of, with_interval
 
 from ambient_nb.captionarms import TextRun, caption_arms
 from ambient_nb.core import BadInput
@@ -79,22 +78,6 @@ def test_generations_and_steps_are_those_asked_for():
 
 
 ROWS = {r.id.removeprefix('detect_roc/'): r for r in rows_of('detect_roc')}
-
-
-def prose(page):
-    "What a page says of its rows."
-    (said,) = [
-        ''.join(c['source']) for c in cells(f'{page}.ipynb') if ''.join(c['source']).startswith('## What the rows')
-    ]
-    return said.replace('−', '-')
-
-
-def as_said(v, digits=2):
-    return f'{v:.{digits}f}'.replace('0.', '.')
-
-
-def with_interval(e, digits=2):
-    return f'{as_said(e.value, digits)} [{as_said(e.lo, digits)}, {as_said(e.hi, digits)}]'
 
 
 def test_each_claim_of_the_page_is_judged_by_todays_rule():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from page_rows import judged, prose, rows_of, with_interval
 
 from ambient_nb.captionarms import TextRun, caption_arms
 from ambient_nb.core import bcast
@@ -14,6 +15,7 @@ from ambient_nb.textmodel import TextTrainer
 
 BASE = caption_arms((), (), 0.2)['baseline']
 RUN = TextRun(BASE, 1, 20, 4, 12, looks=1)
+KINDS = ('often', 'seldom', 'new')
 
 
 def trainer(threshold):
@@ -107,3 +109,59 @@ def test_every_direction_has_its_page():
     roc = {f'detect_roc/{t}/difference' for t in first | {'generations', 'steps', 'sharpness', 'optimum'}}
     ways = {f'{way}, {measure}' for way in ('moved', 'filtered') for measure in ('copies', 'shows')}
     assert found == roc | {f'detect_mitigation/{t}/difference' for t in ways | {'moved against words, fresh'}}
+
+
+ROWS = {r.id.removeprefix('detect_mitigation/'): r for r in rows_of('detect_mitigation')}
+
+
+def test_each_claim_of_the_page_is_judged_by_todays_rule():
+    found = judged('detect_mitigation')
+    assert len(found) == 5 and all(len(r.seeds) == 3 for r in found.values())
+
+
+def test_differences_are_those_of_the_rows_beside_them():
+    of = lambda way, measure: np.array(ROWS[f'{way}/{measure}'].detail['values'])
+    for topic, way in (('moved', 'moved to 1'), ('filtered', 'filtered')):
+        for measure in ('copies', 'shows'):
+            values = of(way, measure) - of('as they are', measure)
+            assert ROWS[f'{topic}, {measure}/difference'].detail['values'] == pytest.approx(values.tolist(), abs=1e-12)
+    often = [
+        [seed['often']['fresh'] for seed in ROWS[f'{way}/copies'].detail['ways']] for way in ('moved to 1', 'add 4')
+    ]
+    values = (np.array(often[0]) - often[1]).tolist()
+    assert ROWS['moved against words, fresh/difference'].detail['values'] == pytest.approx(values, abs=1e-12)
+
+
+def test_a_way_counts_captions_drawn_often_and_seldom_alike():
+    for id, r in ROWS.items():
+        way, measure = id.split('/')
+        if measure in ('copies', 'shows', 'fresh'):
+            seeds = ROWS[f'{way}/copies'].detail['ways']
+            expected = [(seed['often'][measure] + seed['seldom'][measure]) / 2 for seed in seeds]
+            assert r.detail['values'] == pytest.approx(expected, abs=1e-12), id
+            assert all(s[k]['fresh'] <= min(s[k]['shows'], 1 - s[k]['copies']) + 1e-12 for s in seeds for k in KINDS)
+
+
+def test_the_page_says_what_its_rows_say():
+    said = prose('repro_detect_mitigation')
+    for name in ('moved, copies', 'moved, shows', 'moved against words, fresh', 'filtered, shows'):
+        assert with_interval(ROWS[f'{name}/difference'].ours) in said, name
+    for name in ('name', 'numeral', 'begin', 'padding'):
+        assert with_interval(ROWS[f'{name}/significance'].ours) in said, name
+
+    def percents(way, text):
+        copies, shows = (int(f'{ROWS[f"{way}/{m}"].ours.value:.2f}'[2:]) for m in ('copies', 'shows'))  # as the table
+        assert text.format(copies=copies, shows=shows) in said, way
+
+    percents('as they are', '{copies} % copies, and {shows} % of the samples show the digit')
+    percents('moved to 1', '{copies} % copies are left, and {shows} % show the digit')
+    percents('moved to 0.75', 'the digit is shown in {shows} %')
+    percents('moved to 0.5', 'at half in {shows} %')
+    percents('moved to 1, slowly', 'with {copies} % copies and {shows} %')
+    percents('add 4', 'four added leave {copies} % copies and {shows} %')
+    percents('repeat 4', 'four repeated {copies} % and {shows} %')
+    percents('filtered', 'leaves {copies} % copies and {shows} % that show the digit')
+    percents('stopped at 400', 'at step 400 gives {copies} % copies and {shows} %')
+    percents('stopped at 200', 'at step 200 {copies} % and {shows} %')
+    for way in ('filtered', 'as they are'):
+        assert f'{100 * ROWS[f"{way}/dropped"].ours.value:.0f} %' in said, way

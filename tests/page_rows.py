@@ -2,7 +2,7 @@
 
 from functools import lru_cache
 
-from tree import NBS
+from tree import NBS, cells
 
 from ambient_nb.papers import known
 from ambient_nb.rows import load_rows, verdict
@@ -23,3 +23,21 @@ def judged(item: str) -> dict:
         assert r.verdict == verdict(asked[id], r.ours, r.detail['values'], **by_rule), id
         assert r.profile == 'quick' and (r.runs or asked[id].kind == 'law'), id
     return found
+
+
+def prose(page):
+    "What a page says of its rows, with plain minus signs."
+    (said,) = [
+        ''.join(c['source']) for c in cells(f'{page}.ipynb') if ''.join(c['source']).startswith('## What the rows')
+    ]
+    return said.replace('−', '-')
+
+
+def as_said(v, digits=2):
+    "A number as prose has it: without its zero."
+    return f'{v:.{digits}f}'.replace('0.', '.')
+
+
+def with_interval(e, digits=2):
+    "An estimate as prose has it."
+    return f'{as_said(e.value, digits)} [{as_said(e.lo, digits)}, {as_said(e.hi, digits)}]'

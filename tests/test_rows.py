@@ -21,6 +21,7 @@ from ambient_nb.frontier import frontier_runs
 from ambient_nb.mask_turns import MaskTurns
 from ambient_nb.papers import shipped
 from ambient_nb.plans import plan
+from ambient_nb.promptmoves import FilteredRun
 from ambient_nb.protocols import protocol
 from ambient_nb.reconstruction import scan_losses, scan_runs
 from ambient_nb.restorers import delta_losses, restoration_losses, restorers
@@ -115,6 +116,17 @@ def attacked_keys(made_by: str) -> set:
     return {run.key for runs in (bases, *tuned.values()) for run in runs}
 
 
+def prompted_keys(made_by: str) -> set:
+    "The runs of the pages about prompts known by heart: the captions' baseline, and its filtered twin."
+    asked = json.loads(made_by)
+    base, budget = caption_arms((), (), 0.2)['baseline'], {k: int(asked[k]) for k in ('n', 'iters', 'batch', 'looks')}
+    trained = tuple(int(s) + 1 for s in asked['seeds'].split(','))
+    found = {TextRun(base, s, **budget).key for s in trained}
+    if 'threshold' in asked:
+        found |= {FilteredRun(base, s, **budget, threshold=float(asked['threshold'])).key for s in trained}
+    return found
+
+
 CORRUPTED = ('ambient_fig5', 'ambient_table2')
 
 
@@ -163,6 +175,8 @@ def test_every_committed_row_leads_to_runs_of_its_plan(name):
             continue
         if r.made_by['item'] == 'tweedie_attacks':
             assert r.runs and set(r.runs) <= attacked_keys(json.dumps(r.made_by)), r.id
+        if r.made_by['item'] in ('detect_roc', 'detect_mitigation'):
+            assert r.runs and set(r.runs) <= prompted_keys(json.dumps(r.made_by)), r.id
             continue
         if r.made_by['item'] in CORRUPTED:
             assert set(r.runs) <= corrupted_keys(json.dumps(r.made_by)) and bool(r.runs) == (r.kind != 'null'), r.id

@@ -41,9 +41,13 @@ def load_json(path: Path) -> dict:  # the content, without its hash; Damaged oth
     "Read a JSON file and check its hash."
     try:
         content = json.loads(Path(path).read_text())
-    except (ValueError, UnicodeDecodeError):
+        told = content.pop('hash', None) if isinstance(content, dict) else None
+        fits = told is not None and told == content_hash(content)
+    except FileNotFoundError:
+        raise Damaged(path, 'it is missing', 'Make it again.') from None
+    except (ValueError, RecursionError):
         raise Damaged(path, 'not JSON') from None
-    if not isinstance(content, dict) or content.pop('hash', None) != content_hash(content):
+    if not fits:
         raise Damaged(path, 'its hash does not fit its content')
     return content
 
@@ -61,16 +65,20 @@ def save_checkpoint(
 # %% ../nbs/10_checkpoints.ipynb #cb85ad1e
 def load_tensors(
     file: Path,  # NAME.safetensors
-    sha256: str,  # 64 hex digits, of the file as it was written
+    sha256: str | None,  # 64 hex digits, of the file as it was written
+    cure: str = 'Fetch it again.',  # what to do where it is damaged
 ) -> dict:  # name -> tensor; Damaged otherwise
     "Read tensors and check that they are all there."
     try:
         blob = Path(file).read_bytes()
     except FileNotFoundError:
-        raise Damaged(file, 'it is missing') from None
+        raise Damaged(file, 'it is missing', cure) from None
     if hashlib.sha256(blob).hexdigest() != sha256:
-        raise Damaged(file, 'its hash is not the one in the JSON beside it')
-    return load(blob)
+        raise Damaged(file, 'its hash is not the one in the JSON beside it', cure)
+    try:
+        return load(blob)
+    except Exception as e:  # safetensors raises its own kind, and torch others
+        raise Damaged(file, f'as safetensors it makes no sense: {e}', cure) from None
 
 # %% ../nbs/10_checkpoints.ipynb #d000ebfc
 def load_checkpoint(
@@ -78,5 +86,6 @@ def load_checkpoint(
 ) -> tuple[dict, dict]:  # (tensors, meta); Damaged otherwise
     "Read a checkpoint and check that it is whole."
     path = Path(path)
-    meta = load_json(path.with_name(path.name + '.json'))
-    return load_tensors(path.with_name(path.name + '.safetensors'), meta.pop('sha256')), meta
+    about, file = (path.with_name(path.name + end) for end in ('.json', '.safetensors'))
+    meta = load_json(about)
+    return load_tensors(file, meta.pop('sha256', None), f'Delete {about} to have both made again.'), meta

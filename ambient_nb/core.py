@@ -256,7 +256,7 @@ def write_atomic(
         part.unlink(missing_ok=True)
     return path
 
-# %% ../nbs/00_core.ipynb #6072955e
+# %% ../nbs/00_core.ipynb #5757b003
 def writable_dir(
     path: Path,  # created when missing
     name: str = 'out',  # the parameter's name, for the error

@@ -14,10 +14,10 @@ from ambient_nb.drive import (
     read_stats,
     snapshot_path,
     snapshots_in,
-    state_path,
     states_in,
     watched,
 )
+from ambient_nb.runfolders import state_path
 from ambient_nb.signals import held
 
 

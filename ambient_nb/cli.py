@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 import typer
 from . import __version__
-from .endings import EXIT_CODES, one_line  # noqa: F401
+from .endings import EXIT_CODES, one_line
 from .textcommands import text_app
 
 # %% ../nbs/20_cli.ipynb #37527e8b
@@ -76,6 +76,10 @@ def main() -> None:
             raise
         typer.echo(told[0], err=True)
         sys.exit(told[1])
+    except SystemExit as e:
+        if e.code == EXIT_CODES['KeyboardInterrupt']:  # typer takes it for a silent end
+            typer.echo(one_line(KeyboardInterrupt())[0], err=True)
+        raise
 
 # %% ../nbs/20_cli.ipynb #632bedb6
 @data_app.command('make')

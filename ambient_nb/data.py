@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from .bounded import check_unpacked
 from .core import BadInput, canonical, check_choice, check_int, progress, rng
 from .labels import parse_labels
 from .pictures import done_to, is_picture, picture_of
-from .trees import visible
+from .trees import UNREADABLE, visible
 
 # %% ../nbs/02_data.ipynb #69fc747c
 @dataclass(frozen=True, eq=False)
@@ -210,8 +211,12 @@ def open_zip(path: str | Path) -> zipfile.ZipFile:  # to be closed by who asked 
     if not path.is_file():
         raise BadInput('data', str(path), 'an existing zip file')
     try:
-        return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as e:
+        z = zipfile.ZipFile(path)
+        check_unpacked(sum(m.file_size for m in z.infolist()), path.stat().st_size, str(path), 'data')
+        return z
+    except BadInput:
+        raise
+    except UNREADABLE as e:
         raise BadInput('data', str(path), f'a zip file that opens ({e})') from None
 
 # %% ../nbs/02_data.ipynb #dc13e55c

@@ -14,7 +14,7 @@ EXIT_CODES = {
     **dict(BadInput=2, Damaged=1, FloatingPointError=1, KeyboardInterrupt=130, SystemExit=143),
     **dict.fromkeys(('OSError', 'PermissionError', 'ArrowInvalid'), 1),  # a disk that is full, a folder one may not use
 }  # of what ends with one line; anything else is a fault of ours
-DISK = re.compile(r'\[[Ee]rrno (?:13|28|30|122)\] .*', re.S)  # no permission, no space, read-only, over quota
+DISK = re.compile(r'\[[Ee]rrno (?:13|27|28|30|122)\] .*', re.S)  # no permission, too large, no space, read-only, quota
 STOPPED = {'KeyboardInterrupt': 'interrupted', 'SystemExit': 'told to end'}
 
 # %% ../nbs/19c_endings.ipynb #5757b004

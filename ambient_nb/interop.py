@@ -16,7 +16,7 @@ from .core import BadInput, check_choice
 from .denoisers import PRECONDS
 from .exports import write_state
 from .hub import load_hub
-from .models import ModelConfig, build, load_model, load_weights, save_model, stem
+from .models import ModelConfig, build, described, load_model, load_weights, save_model, stem
 from .networks import DhariwalUNet, NetConfig, SongUNet
 from .pickles import KNOWN, MANY, Leaf, Plain, Record, read_pickle  # noqa: F401
 from ambient_nb.states import (
@@ -231,7 +231,7 @@ def config_beside(
     path: Path,  # model.safetensors of a folder in the hub's layout
 ) -> ModelConfig:
     "The description that a hub folder has of its model."
-    return ModelConfig(**load_json(path.parent / 'config.json')['model'])
+    return described(load_json(path.parent / 'config.json').get('model'))
 
 # %% ../nbs/10h_interop.ipynb #6a8de1dd
 def read_network(

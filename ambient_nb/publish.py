@@ -8,7 +8,7 @@ __all__ = ['PUBLISHED', 'clean_outputs', 'publish_outputs', 'published', 'repro_
            'in_force', 'suite_key', 'run_once', 'run_suite']
 
 # %% ../nbs/18g_publish.ipynb #c2d98b56
-import os, shutil, time
+import logging, os, shutil, time
 from collections import Counter
 from pathlib import Path
 from typing import Callable
@@ -158,15 +158,19 @@ def execute(
     "Execute a notebook with papermill, in this interpreter, where the command was given."
     import papermill
 
-    papermill.execute_notebook(
-        source,
-        executed,
-        parameters=parameters,
-        progress_bar=os.environ.get('AMBIENT_NB_PROGRESS') != '0',
-        log_output=False,
-        kernel_manager_class=kernels_here(),
-        extra_arguments=['--log-level=40'],  # a kernel warns of its local sockets
-    )
+    try:
+        papermill.execute_notebook(
+            source,
+            executed,
+            parameters=parameters,
+            progress_bar=os.environ.get('AMBIENT_NB_PROGRESS') != '0',
+            log_output=False,
+            kernel_manager_class=kernels_here(),
+            extra_arguments=['--log-level=40'],  # a kernel warns of its local sockets
+        )
+    except KeyboardInterrupt:
+        logging.getLogger('asyncio').disabled = True  # it would tell of the cell that was left, in a hundred lines
+        raise
     return executed
 
 # %% ../nbs/18g_publish.ipynb #b0fbcc00

@@ -12,6 +12,7 @@ import struct, tarfile, zipfile, zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from .bounded import check_unpacked
 from .core import BadInput
 from .foreign import foreign
 from .pictures import impostor
@@ -195,10 +196,13 @@ def zip_tree(
     try:
         z = zipfile.ZipFile(src)
         members, count = z.infolist(), zip_count(src)
+        check_unpacked(sum(m.file_size for m in members), src.stat().st_size, spelt(str(src)))
         if (len(members) - count) % 65536:
             raise zipfile.BadZipFile(f'its index lists {len(members):,} files and counts {count:,}')
         for member in members:
             z.open(member).close()
+    except BadInput:
+        raise
     except UNREADABLE as e:
         raise BadInput('src', spelt(str(src)), f'a zip that is whole and open to all ({e})') from None
     files = [m for m in members if m.filename[-1:] not in ('/', '\\')]
@@ -229,13 +233,19 @@ def tar_tree(
     files, lost = [], []
     try:
         with tarfile.open(src) as tar:
-            for member in [m for m in tar if not m.isdir()]:
+            members, size = [], 0
+            for member in tar:
+                check_unpacked(size := size + member.size, src.stat().st_size, spelt(str(src)))
+                members += [member] * (not member.isdir())
+            for member in members:
                 try:
                     files.append((member.name, tar.extractfile(member).read()))
                 except (KeyError, AttributeError, RecursionError):  # it leads to no file of the tar
                     lost.append(plain_name(member.name))
             if wrong := tar_tail(tar):
                 raise tarfile.ReadError(wrong)
+    except BadInput:
+        raise
     except UNREADABLE as e:
         raise BadInput('src', spelt(str(src)), f'a tar that is whole ({e})') from None
     return tree_of(src, once(files, src), bytes, aside={NOWHERE: lost} if lost else {})

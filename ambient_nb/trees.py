@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FOLLOWED', 'BACK', 'NOWHERE', 'UNREADABLE', 'ARCHIVES', 'spelt', 'plain_name', 'is_hidden', 'visible', 'few', 'Tree',
-           'once', 'tree_of', 'walk', 'folder_tree', 'zip_count', 'zip_tree', 'tar_tail', 'tar_tree', 'is_tar',
-           'open_tree', 'Entry']
+           'once', 'tree_of', 'walk', 'folder_tree', 'zip_count', 'zip_tree', 'tar_tail', 'tar_tree', 'open_zip',
+           'is_tar', 'open_tree', 'Entry']
 
 # %% ../nbs/01a_trees.ipynb #89d659ee
 import struct, tarfile, zipfile, zlib
@@ -249,6 +249,21 @@ def tar_tree(
     except UNREADABLE as e:
         raise BadInput('src', spelt(str(src)), f'a tar that is whole ({e})') from None
     return tree_of(src, once(files, src), bytes, aside={NOWHERE: lost} if lost else {})
+
+# %% ../nbs/01a_trees.ipynb #fc24e461
+def open_zip(path: str | Path) -> zipfile.ZipFile:  # to be closed by who asked for it
+    "Open a zip, or say why it does not."
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise BadInput('data', str(path), 'an existing zip file')
+    try:
+        z = zipfile.ZipFile(path)
+        check_unpacked(sum(m.file_size for m in z.infolist()), path.stat().st_size, str(path), 'data')
+        return z
+    except BadInput:
+        raise
+    except UNREADABLE as e:
+        raise BadInput('data', str(path), f'a zip file that opens ({e})') from None
 
 # %% ../nbs/01a_trees.ipynb #4c219797
 ARCHIVES = ('.zip', '.tar', '.tgz', '.tbz2', '.txz', '.gz', '.bz2', '.xz', '.zst', '.7z', '.rar')

@@ -87,9 +87,7 @@ def load_rows(
     try:
         return [row_from(r, stored['runs']) for r in stored['rows']]
     except (LookupError, TypeError, ValueError, AttributeError) as e:
-        raise Damaged(
-            path, f'its rows do not say which runs they came from, or what they are: {e!r}', 'Run its notebook again.'
-        ) from None
+        raise Damaged(path, f'its rows do not say which runs they came from: {e!r}', 'Run it again.') from None
 
 # %% ../nbs/17a_rows.ipynb #599edeb0
 def same_numbers(

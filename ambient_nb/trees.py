@@ -12,7 +12,7 @@ import struct, tarfile, zipfile, zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from .bounded import check_unpacked
+from .bounded import bounded, check_unpacked
 from .core import BadInput
 from .foreign import foreign
 from .pictures import impostor
@@ -201,10 +201,9 @@ def zip_tree(
             raise zipfile.BadZipFile(f'its index lists {len(members):,} files and counts {count:,}')
         for member in members:
             z.open(member).close()
-    except BadInput:
-        raise
     except UNREADABLE as e:
-        raise BadInput('src', spelt(str(src)), f'a zip that is whole and open to all ({e})') from None
+        told = BadInput('src', spelt(str(src)), f'a zip that is whole and open to all ({e})')
+        raise e if isinstance(e, BadInput) else told from None
     files = [m for m in members if m.filename[-1:] not in ('/', '\\')]
     links = [m for m in files if m.external_attr >> 28 == 0xA]  # as `zip --symlinks` stores them
     ways = once(((m.filename, m) for m in files if m not in links), src)
@@ -230,24 +229,19 @@ def tar_tree(
     src: Path,  # a tar, compressed or not
 ) -> Tree:
     "What is in a tar, if it is whole."
-    files, lost = [], []
+    files, lost, where = [], [], spelt(str(src))
     try:
         with tarfile.open(src) as tar:
-            members, size = [], 0
-            for member in tar:
-                check_unpacked(size := size + member.size, src.stat().st_size, spelt(str(src)))
-                members += [member] * (not member.isdir())
-            for member in members:
+            for member in [m for m in bounded(tar, src.stat().st_size, where) if not m.isdir()]:
                 try:
                     files.append((member.name, tar.extractfile(member).read()))
                 except (KeyError, AttributeError, RecursionError):  # it leads to no file of the tar
                     lost.append(plain_name(member.name))
             if wrong := tar_tail(tar):
                 raise tarfile.ReadError(wrong)
-    except BadInput:
-        raise
     except UNREADABLE as e:
-        raise BadInput('src', spelt(str(src)), f'a tar that is whole ({e})') from None
+        told = BadInput('src', where, f'a tar that is whole ({e})')
+        raise e if isinstance(e, BadInput) else told from None
     return tree_of(src, once(files, src), bytes, aside={NOWHERE: lost} if lost else {})
 
 # %% ../nbs/01a_trees.ipynb #fc24e461

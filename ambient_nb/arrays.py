@@ -104,7 +104,10 @@ def load_arrays(
         if name.lower().endswith('.npz'):
             if len(set(loaded.files)) < len(loaded.files):
                 raise ValueError('it has two arrays of one name')
-            return {k: loaded[k] for k in loaded.files}
+            found = {k: loaded[k] for k in loaded.files}
+            if odd := [k for k, a in found.items() if not isinstance(a, np.ndarray)]:
+                raise ValueError(f'{odd[0]} in it is no array')
+            return found
         return dict(images=loaded)
     except Exception as e:
         raise BadInput('src', tree.where(name), f'a whole NumPy file without pickled objects ({e})') from None

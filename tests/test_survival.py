@@ -22,13 +22,14 @@ import pandas as pd
 import pytest
 import torch
 from ambient_nb.audit import FILES, audit
-from ambient_nb.checkpoints import Damaged, load_checkpoint, save_json
+from ambient_nb.checkpoints import Damaged, load_checkpoint, load_json, save_json
 from ambient_nb.collect import reproduce
 from ambient_nb.core import BadInput, rng
 from ambient_nb.data import digits
 from ambient_nb.drive import read_stats, snapshot_path
 from ambient_nb.execute import measure_all, train
 from ambient_nb.networks import PRESETS
+from ambient_nb.origin import provenance
 from ambient_nb.plans import plan
 from ambient_nb.rows import same_numbers
 from ambient_nb.training import TrainConfig, fit
@@ -41,14 +42,18 @@ IMAGES = digits()[0].take(range(20))
 FORK = get_context('fork')
 
 
+FOUND = {}  # fault -> what became of it -> how often; of all tests of this process that ask for `tally`
+
+
 @pytest.fixture(scope='session')
 def tally():
-    "fault -> what became of it -> how often; of several processes of one session, each adds its own."
-    found = {}
-    yield lambda fault, outcome, n=1: found.setdefault(fault, Counter()).update({outcome: n})
-    if (file := os.environ.get('SURVIVAL_ROWS')) and found:
-        rows = [dict(fault=f, outcome=o, count=n) for f, outcomes in found.items() for o, n in outcomes.items()]
-        save_json(Path(file), dict(rows=rows, tries=MANY))
+    "Where a test notes what became of a fault; at the end the table is written, if there is a place for it."
+    yield lambda fault, outcome, n=1: FOUND.setdefault(fault, Counter()).update({outcome: n})
+    if (file := os.environ.get('SURVIVAL_ROWS')) and FOUND:
+        rows = [dict(fault=f, outcome=o, count=n) for f, outcomes in FOUND.items() for o, n in outcomes.items() if n]
+        before = load_json(Path(file))['rows'] if Path(file).exists() else []
+        rows += [row for row in before if row['fault'] not in FOUND]  # of tests that were not asked for this time
+        save_json(Path(file), dict(rows=sorted(rows, key=lambda r: list(r.values())), provenance=provenance()))
 
 
 def tries(names, slow):

@@ -85,7 +85,7 @@ def load_rows(
     "Read rows back."
     stored = load_json(path)
     try:
-        return [row_from(r, stored['runs']) for r in stored['rows']]
+        return [row_from(r, runs) for runs in [stored['runs']] for r in stored['rows']]
     except (LookupError, TypeError, ValueError, AttributeError) as e:
         raise Damaged(path, f'its rows do not say which runs they came from: {e!r}', 'Run it again.') from None
 

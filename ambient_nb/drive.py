@@ -24,7 +24,7 @@ from ambient_nb.runfolders import (
     read_stats,
     save_state,
     snapshot_path,
-    snapshots_in,
+    snapshots_in,  # noqa: F401
     states_in,
 )
 from .origin import commit

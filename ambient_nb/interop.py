@@ -44,20 +44,6 @@ def tensors_of(
             found |= tensors_of(child, f'{prefix}{name}.')
     return found
 
-# %% ../nbs/10h_interop.ipynb #5757b005
-def tensors_of(
-    record: Record,  # a module
-    prefix: str = '',  # of the names
-) -> dict:  # name -> tensor
-    "What `state_dict` would have returned."
-    state = record.state
-    kept = {k: v for k, v in state['_buffers'].items() if k not in state.get('_non_persistent_buffers_set', ())}
-    found = {prefix + k: v.value for k, v in {**state['_parameters'], **kept}.items() if v is not None}
-    for name, child in state['_modules'].items():
-        if child is not None:
-            found |= tensors_of(child, f'{prefix}{name}.')
-    return found
-
 # %% ../nbs/10h_interop.ipynb #a9ca80b7
 def with_skips(
     given: dict,  # arguments of a network; DiffMemorize's has `skip_connections`, 1 for a skip that stays and 0

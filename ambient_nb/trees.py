@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['FOLLOWED', 'BACK', 'NOWHERE', 'UNREADABLE', 'ARCHIVES', 'spelt', 'plain_name', 'is_hidden', 'visible', 'few', 'Tree',
-           'once', 'tree_of', 'walk', 'folder_tree', 'zip_count', 'zip_tree', 'tar_tail', 'tar_tree', 'open_zip',
-           'is_tar', 'open_tree', 'Entry']
+           'once', 'tree_of', 'walk', 'folder_tree', 'zip_count', 'zip_tree', 'tar_tail', 'tar_tree', 'is_tar',
+           'open_tree', 'Entry']
 
 # %% ../nbs/01a_trees.ipynb #89d659ee
 import struct, tarfile, zipfile, zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from .bounded import bounded, check_unpacked
+from .bounded import bounded_parts, check_unpacked
 from .core import BadInput
 from .foreign import foreign
 from .pictures import impostor
@@ -232,7 +232,7 @@ def tar_tree(
     files, lost, where = [], [], spelt(str(src))
     try:
         with tarfile.open(src) as tar:
-            for member in [m for m in bounded(tar, src.stat().st_size, where) if not m.isdir()]:
+            for member in [m for m in bounded_parts(tar, src.stat().st_size, where) if not m.isdir()]:
                 try:
                     files.append((member.name, tar.extractfile(member).read()))
                 except (KeyError, AttributeError, RecursionError):  # it leads to no file of the tar
@@ -243,21 +243,6 @@ def tar_tree(
         told = BadInput('src', where, f'a tar that is whole ({e})')
         raise e if isinstance(e, BadInput) else told from None
     return tree_of(src, once(files, src), bytes, aside={NOWHERE: lost} if lost else {})
-
-# %% ../nbs/01a_trees.ipynb #fc24e461
-def open_zip(path: str | Path) -> zipfile.ZipFile:  # to be closed by who asked for it
-    "Open a zip, or say why it does not."
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise BadInput('data', str(path), 'an existing zip file')
-    try:
-        z = zipfile.ZipFile(path)
-        check_unpacked(sum(m.file_size for m in z.infolist()), path.stat().st_size, str(path), 'data')
-        return z
-    except BadInput:
-        raise
-    except UNREADABLE as e:
-        raise BadInput('data', str(path), f'a zip file that opens ({e})') from None
 
 # %% ../nbs/01a_trees.ipynb #4c219797
 ARCHIVES = ('.zip', '.tar', '.tgz', '.tbz2', '.txz', '.gz', '.bz2', '.xz', '.zst', '.7z', '.rar')

@@ -8,11 +8,12 @@ __all__ = ['RANGES', 'LATENTS', 'axes_of', 'pictures_last', 'range_of', 'array_p
            'read_arrays']
 
 # %% ../nbs/01e_arrays.ipynb #d2cd3a9f
-import io, re
+import io, re, zipfile
 from collections import Counter, defaultdict
 from dataclasses import replace
 from functools import partial
 import numpy as np
+from .bounded import check_unpacked
 from .core import BadInput
 from .labels import class_of, class_order, label_name, class_called, numbers_of
 from .splits import Asked, Found, by_split, parts_of, words_of
@@ -95,11 +96,18 @@ def load_arrays(
 ) -> dict[str, np.ndarray]:  # 'images' alone for an .npy file; BadInput where it holds Python objects
     "The arrays of a NumPy file."
     try:
-        loaded = np.load(io.BytesIO(tree.read(name)), allow_pickle=False)
+        content = tree.read(name)
+        if zipfile.is_zipfile(io.BytesIO(content)):
+            with zipfile.ZipFile(io.BytesIO(content)) as z:
+                check_unpacked(sum(m.file_size for m in z.infolist()), len(content), tree.where(name))
+        loaded = np.load(io.BytesIO(content), allow_pickle=False)
         if name.lower().endswith('.npz'):
             if len(set(loaded.files)) < len(loaded.files):
                 raise ValueError('it has two arrays of one name')
-            return {k: loaded[k] for k in loaded.files}
+            found = {k: loaded[k] for k in loaded.files}
+            if odd := [k for k, a in found.items() if not isinstance(a, np.ndarray)]:
+                raise ValueError(f'{odd[0]} in it is no array')
+            return found
         return dict(images=loaded)
     except Exception as e:
         raise BadInput('src', tree.where(name), f'a whole NumPy file without pickled objects ({e})') from None

@@ -22,7 +22,7 @@ from .checkpoints import load_checkpoint, load_json, save_json
 from .core import check_choice, check_float, content_hash, rng
 from .data import digits, to_float, to_uint8
 from .digitwords import captioned_digits
-from .drive import snapshot_path
+from .runfolders import snapshot_path
 from .execute import cores, workers_of
 from .inverse import truncated
 from .local_runs import over_networks

@@ -18,7 +18,7 @@ from . import core
 from .checkpoints import load_json
 from .core import content_hash, writable_dir
 from .origin import provenance
-from .drive import read_stats, snapshot_path
+from .runfolders import read_stats, snapshot_path
 from .execute import LEVELS, execute_all, measure, measurement, optimum_share, yardstick_of
 from .features import Encoder
 from .figures import show_image
@@ -26,6 +26,7 @@ from .memorization import metric_id, summarize
 from .papers import known
 from .plans import Plan
 from .rows import TABLE_METRICS, Row, combine, save_rows, verdict
+from .runs import made_at
 from .stats import Estimate, over_seeds, paired, same_image
 from .settings import Arm, Pair
 from .suite import ITEMS
@@ -78,7 +79,7 @@ class Measured:
             for it, tables in self.tables.items()
         }
 
-# %% ../nbs/18f_collect.ipynb #cd7884c8
+# %% ../nbs/18f_collect.ipynb #5757b008
 def measured(plan: Plan, arm: Arm) -> Measured:
     "Read an arm's measurements back."
     runs = tuple(plan.run(arm, s) for s in plan.seeds)
@@ -90,9 +91,9 @@ def measured(plan: Plan, arm: Arm) -> Measured:
         yardstick=yardstick_of(runs[0], plan.out),
         null=measure(runs[0], None, plan.out)[:2],
         tables={it: [df for df, _ in pairs] for it, pairs in found.items()},
-        metas={it: [meta for _, meta in pairs] for it, pairs in found.items()},
+        metas=(metas := {it: [meta for _, meta in pairs] for it, pairs in found.items()}),
         folders=[run.folder(plan.out) for run in runs],
-        origin=provenance(plan.device),
+        origin=made_at(provenance(plan.device), runs, plan.out, sum(metas.values(), [])),
     )
 
 # %% ../nbs/18f_collect.ipynb #91421c6a

@@ -201,8 +201,8 @@ def pick_device(
     "The device to use."
     best = 'cuda' if torch.cuda.is_available() else 'cpu'
     try:
-        torch.empty(1, device=(picked := torch.device(best if device is None else device)))
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError):
+        torch.zeros(1, device=(picked := torch.device(best if device is None else device))).item()
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError, ValueError):
         raise BadInput('device', device, f'a device of this machine, such as {best}') from None
     return picked
 
@@ -256,7 +256,7 @@ def write_atomic(
         part.unlink(missing_ok=True)
     return path
 
-# %% ../nbs/00_core.ipynb #6072955e
+# %% ../nbs/00_core.ipynb #5757b003
 def writable_dir(
     path: Path,  # created when missing
     name: str = 'out',  # the parameter's name, for the error

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 import torch
+from .checkpoints import check_new
 from .complex_images import ComplexImages, complex_slice, write_complex
 from .core import BadInput, check_choice, check_int, progress, writable_dir
 from .data import Images, pick, stack, write_zip
@@ -89,6 +90,7 @@ def zip_path(
     out: str | Path,  # the file to write
     src: Path,  # what it is made from
     ending: str = '.zip',  # of its name
+    overwrite: bool = False,  # a file may be there
 ) -> Path:  # BadInput where nothing may be written
     "Where a data set may go."
     out = Path(out).expanduser()
@@ -96,6 +98,7 @@ def zip_path(
         raise BadInput('out', str(out), f'a file name that ends in {ending}')
     if out.resolve() == src.resolve():
         raise BadInput('out', str(out), 'another file than the source')
+    check_new('out', overwrite, out)
     return out
 
 # %% ../nbs/16_datamake.ipynb #fed9d047
@@ -171,6 +174,7 @@ def make_zip(
     split: str | None = None,  # 'train', 'val', 'test', 'unlabeled'; 'none' to take words for names
     classes: str | Path | None = None,  # a zip whose class numbers are used
     check: bool = True,  # search the zips of other splits beside it for the same pictures
+    overwrite: bool = False,  # replace what is at out
     **choices,  # `column`, `label`, `folders`: fields of `splits.Asked`, where a source leaves a choice
 ) -> dict:  # what was made: also stored in the zip, under "meta"; `beside`: what zips of other splits share with it
     "Make an EDM zip from what a data set is published as."
@@ -179,7 +183,7 @@ def make_zip(
     size = recipe.size if size is None else check_int('size', size, 1)
     crop = check_choice('crop', crop or recipe.crop, (None, 'center'))
     asked, tree = wanted_of(recipe, split, **choices), open_source(src)
-    out, source = zip_path(out, tree.src, form.ending), str(tree.src)
+    out, source = zip_path(out, tree.src, form.ending, overwrite), str(tree.src)
     found = as_in(shuffled(entries_of(tree, kind, asked), seed), classes)
     labels, of_labels = class_numbers(found.entries, recipe.labelled)
     rule, count = how_many(labels, len(found.entries), recipe.rule, n, per_class)

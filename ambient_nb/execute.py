@@ -21,14 +21,17 @@ from .checkpoints import Damaged, load_checkpoint, save_checkpoint
 from .core import content_hash, file_sha, progress
 from .corruptions import fixed_normal
 from .data import to_float, to_uint8
-from .drive import identity, log_line, read_stats, snapshot_path
+from .drive import identity
+from .runfolders import log_line, read_stats, snapshot_path
 from .features import Encoder
 from .losses import TwoRegimeOptimum
 from .memorization import clusters, denoising_errors, is_memorized, nearest_apart, per_sample, save_table
 from .memorization import summarize
+from .origin import commit
 from .repro import encoder_of
 from .runs import Run, load_split
 from .sampling import sample
+from .signals import end_with
 from .stats import Estimate, wilson
 from .timescales import advice
 from .training import fit
@@ -110,7 +113,7 @@ def measure(
     "Sample a snapshot, compare every sample with the training set, and keep all of it; read it back when it is there."
     path = measurement_path(run, it, out)
     table = path.with_name(path.name + '.parquet')
-    if not path.with_name(path.name + '.json').exists():
+    if not (path.with_name(path.name + '.json').exists() and table.exists()):
         encoder, what = measurement(run)
         images, errors = drawn(run, it, out, device)
         against = run.heldout.pixels[: run.samples]
@@ -118,10 +121,10 @@ def measure(
         pair = (images, against) if it is not None else (images[:half], images[half:])
         frechet = frechet_of(*map(encoder, pair)).to_dict()
         save_table(per_sample(images, run.images.pixels, encoder), table)
-        found = dict(it=it, data=run.images.sha, frechet=frechet, errors=errors, table=file_sha(table))
+        found = dict(it=it, data=run.images.sha, frechet=frechet, errors=errors, table=file_sha(table), commit=commit())
         save_checkpoint(path, dict(images=images), what | found)
     tensors, meta = load_checkpoint(path)
-    if not table.exists() or file_sha(table) != meta['table']:
+    if file_sha(table) != meta['table']:
         raise Damaged(table, 'it is not the table that was written')
     y = yardstick_of(run, out)
 
@@ -209,15 +212,9 @@ def measure_all(
 def die_with(
     parent: int,  # process id
 ) -> None:
-    "Make this worker end when its parent does, even by kill -9."
+    "Make this worker end when its parent does, even by kill -9; a training keeps its current step."
     os.environ['AMBIENT_NB_PROGRESS'] = '0'
-
-    def watch():
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
 
 # %% ../nbs/18b_execute.ipynb #3c74c568
 @contextmanager
@@ -241,15 +238,22 @@ def side_by_side(
     total: int,  # length of the bar
     desc: str,  # beside the bar
 ) -> None:
-    "Run jobs in worker processes, with a bar; the first error ends them."
+    "Run jobs in worker processes, with a bar; the first error ends them, and so does an interrupt."
     futures, bar = [pool.submit(work, *job) for job in jobs], progress(total=total, desc=desc)
-    while not all(f.done() for f in futures):
-        if any(f.done() and f.exception() for f in futures):
-            for f in futures:
-                f.cancel()
-        bar.n = done(futures)
-        bar.refresh()
-        time.sleep(0.5)
+    try:
+        while not all(f.done() for f in futures):
+            if any(f.done() and f.exception() for f in futures):
+                for f in futures:
+                    f.cancel()
+            bar.n = done(futures)
+            bar.refresh()
+            time.sleep(0.5)
+    except BaseException:  # Ctrl-C, SIGTERM: workers keep their current step, and no further job begins
+        for f in futures:
+            f.cancel()
+        for worker in list(pool._processes.values()):
+            worker.terminate()
+        raise
     bar.close()
     for f in futures:
         f.result()

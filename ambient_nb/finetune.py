@@ -21,7 +21,8 @@ from .checkpoints import load_checkpoint
 from .core import BadInput, check_choice, check_float, check_int, rng, seed_of
 from .data import order
 from .draws import image_data
-from .drive import claim_folder, drive, snapshot_path, snapshots_in, watched
+from .drive import claim_folder, drive, watched
+from .runfolders import snapshot_path, snapshots_in
 from .latents import NATURAL, Latents, time_law
 from .objectives import EDM
 from .pipelines import PipelineDenoiser, sd_module

@@ -12,7 +12,7 @@ import numpy as np
 from . import core
 from .checkpoint_curves import curve_of, denoising, measured_points
 from .checkpoints import load_json
-from .drive import snapshot_path, snapshots_in
+from .runfolders import snapshot_path, snapshots_in
 from .endpoints import judge
 from .frontier import frontier_runs
 from .origin import provenance

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Callable
 import numpy as np
 from .checkpoint_curves import checkpoint_samples, measured_points
-from .drive import snapshots_in
+from .runfolders import snapshots_in
 from .frontier import frontier_runs
 from .frontier_rows import frontier_row
 from ambient_nb.halves import (

@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import nn
 from .checkpoints import load_json, load_tensors, save_json
 from .core import BadInput, check_choice, check_int, writable_dir, write_atomic
-from .models import ModelConfig, build, fits, load_weights
+from .models import ModelConfig, build, described, fits, load_weights
 from .sampling import sample
 from .stats import Estimate
 
@@ -175,8 +175,8 @@ def load_hub(
     if b'"sha256"' not in (folder / 'config.json').read_bytes():
         raise BadInput('source', str(source), 'a model of ambient_nb; its config.json is of another library')
     content = load_json(folder / 'config.json')
-    config = fits(ModelConfig(**content['model']), shape)
-    tensors = load_tensors(folder / 'model.safetensors', content['sha256'])
+    config = fits(described(content.get('model')), shape)
+    tensors = load_tensors(folder / 'model.safetensors', content.get('sha256'))
     return load_weights(build(config), tensors), Card(**content['card'])
 
 # %% ../nbs/10b_hub.ipynb #bff634a2

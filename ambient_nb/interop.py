@@ -11,14 +11,14 @@ import hashlib, inspect
 from dataclasses import fields
 from pathlib import Path
 from .architectures import strangers
-from .checkpoints import load_json
+from .checkpoints import check_new, load_json
 from .core import BadInput, check_choice
 from .denoisers import PRECONDS
 from .exports import write_state
 from .hub import load_hub
-from .models import ModelConfig, build, load_model, load_weights, save_model, stem
+from .models import ModelConfig, build, described, load_model, load_weights, save_model, stem
 from .networks import DhariwalUNet, NetConfig, SongUNet
-from .pickles import KNOWN, Leaf, Plain, Record, read_pickle  # noqa: F401
+from .pickles import KNOWN, MANY, Leaf, Plain, Record, read_pickle  # noqa: F401
 from ambient_nb.states import (
     edm2,
     format_of,
@@ -108,8 +108,14 @@ def records_in(
     record: Record,  # a module
 ) -> list[Record]:  # it, and all below
     "A network and its parts."
-    below = [child for child in record.state.get('_modules', {}).values() if isinstance(child, Record)]
-    return [record, *(r for child in below for r in records_in(child))]
+    todo, found = [record], []
+    while todo:
+        found.append(part := todo.pop())
+        below = [child for child in part.state.get('_modules', {}).values() if isinstance(child, Record)]
+        todo += reversed(below)
+        if len(found) + len(todo) > MANY:
+            raise BadInput('src', f'over {MANY:,} modules', 'a network, each of whose parts is counted where it stands')
+    return found
 
 # %% ../nbs/10h_interop.ipynb #9577c963
 def compared(
@@ -211,7 +217,7 @@ def config_beside(
     path: Path,  # model.safetensors of a folder in the hub's layout
 ) -> ModelConfig:
     "The description that a hub folder has of its model."
-    return ModelConfig(**load_json(path.parent / 'config.json')['model'])
+    return described(load_json(path.parent / 'config.json').get('model'))
 
 # %% ../nbs/10h_interop.ipynb #6a8de1dd
 def read_network(
@@ -252,6 +258,7 @@ def convert(
     channels: int | None = None,  # of a state dict's images
     precond: str | None = None,  # of a state dict, a key of PRECONDS
     sigma_data: float | None = None,  # of a state dict, std of the data, > 0
+    overwrite: bool = False,  # replace what is at dst
 ) -> Path:  # the JSON file
     "Weights from one library's file to another's, after a check that our network takes them."
     dst, options = Path(dst).expanduser(), dict(channels=channels, precond=precond, sigma_data=sigma_data)
@@ -262,6 +269,7 @@ def convert(
         stem(dst, 'dst')
     if Path(src).expanduser().resolve() == dst.resolve():
         raise BadInput('dst', str(dst), 'another file than src')
+    check_new('dst', overwrite, dst, dst.with_suffix('.json'))
     given = dict(options, layout=None if is_out else layout)
     config, tensors, meta = read_network(src, trust_architecture=trust_architecture, **given)
     load_weights(build(config), tensors)

@@ -12,7 +12,7 @@ import torch
 from .captions import Captioned, Duplication
 from .core import check_int
 from .data import to_uint8
-from .drive import snapshots_in
+from .runfolders import snapshots_in
 from .memorization import is_memorized, nearest
 from .sampling import heun
 from .stats import Estimate, wilson

@@ -19,7 +19,7 @@ from .captions import Captioned
 from .core import bcast
 from .data import digits
 from .digitwords import captioned_digits
-from .drive import snapshots_in
+from .runfolders import snapshots_in
 from .execute import cores, workers_of
 from .memorization import is_memorized, nearest
 from .mitigations import INFERENCE_TIME, Mitigation, randomised

@@ -13,7 +13,7 @@ import torch
 from .captions import captioned_images
 from .checkpoints import load_json
 from .core import BadInput, check_choice, check_int, check_path, pick_device
-from .drive import snapshots_in
+from .runfolders import snapshots_in
 from .finetune import load_lora
 from .picturesets import digest_of
 from .pipelines import PipelineDenoiser, check_prompts, open_pipeline, sd_module

@@ -16,7 +16,7 @@ import torch
 from .core import check_float
 from .data import to_float
 from .datasets import DATASETS
-from .drive import snapshots_in
+from .runfolders import snapshots_in
 from .execute import cores, train_side_by_side, trainings, workers_of
 from .local_runs import over_networks
 from .objectives import EDM, Ambient, Tweedie

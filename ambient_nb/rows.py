@@ -84,9 +84,10 @@ def load_rows(
 ) -> list[Row]:  # Damaged when the file is not what was written
     "Read rows back."
     stored = load_json(path)
-    if 'runs' not in stored:
-        raise Damaged(path, 'its rows do not say which runs they came from', 'Run its notebook again.')
-    return [row_from(r, stored['runs']) for r in stored['rows']]
+    try:
+        return [row_from(r, runs) for runs in [stored['runs']] for r in stored['rows']]
+    except (LookupError, TypeError, ValueError, AttributeError) as e:
+        raise Damaged(path, f'its rows do not say which runs they came from: {e!r}', 'Run it again.') from None
 
 # %% ../nbs/17a_rows.ipynb #599edeb0
 def same_numbers(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ALTERATIONS', 'load_split', 'few_classes', 'diversified', 'random_labels', 'unique_labels', 'from_place',
-           'with_mirror_images', 'kept_share', 'training_set', 'Run']
+           'with_mirror_images', 'kept_share', 'training_set', 'Run', 'made_at']
 
 # %% ../nbs/18a_runs.ipynb #f40e5ee3
 from dataclasses import dataclass, replace
@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from . import core
 from .augment import DRAWS, AugmentPipe
+from .checkpoints import load_json
 from .core import BadInput, check_choice, content_hash, rng, stream
 from .data import Images, subset, to_float, to_uint8
 from .datasets import Split, load
@@ -203,3 +204,15 @@ class Run:
         n, draws = len(self.images), (rng(i, 'class') for i in range(self.samples))
         picked = [int(torch.randint(n, (), generator=g)) for g in draws]
         return one_hot(self.images, self.config.label_dim)[picked]
+
+# %% ../nbs/18a_runs.ipynb #cd7884c8
+def made_at(
+    here: dict,  # `origin.provenance` of this process
+    runs: list,  # of Run, whose trainings these are
+    out: Path,  # where runs are kept
+    metas: list[dict],  # of measurements
+) -> dict:  # the same, its commit that of what is read back, which may be older; `collected`: the commit now
+    "Which commit made what a row says."
+    known = [load_json(part.folder(out) / 'config.json') for run in runs for part in run.parts] + metas
+    commits = sorted({str(about.get('commit', 'one not stored')) for about in known})
+    return here | dict(commit=' and '.join(commits), collected=here['commit'])

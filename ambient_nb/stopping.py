@@ -12,7 +12,7 @@ from .checkpoint_curves import samples_measured
 from .checkpoints import load_json
 from .core import BadInput, check_int
 from .data import Images, subset, to_uint8
-from .drive import snapshots_in
+from .runfolders import snapshots_in
 from .features import Encoder
 from .repro import encoder_of
 from .runs import load_split

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Callable
 from .checkpoints import load_json
 from .core import BadInput, check_int, check_path
-from .drive import snapshots_in
+from .runfolders import snapshots_in
 from .hub import load_hub
-from .models import ModelConfig, load_model
+from .models import described, load_model
 from .training import load_denoiser
 
 # %% ../nbs/14l_suspects.ipynb #82838dea
@@ -40,7 +40,7 @@ def opened_model(
     if path.is_dir() and (path / 'stats.jsonl').exists():
         raise BadInput('model', path.name, 'a run with a snapshot: this one has none yet')
     if path.is_dir():
-        return load_hub(path)[0], ModelConfig(**load_json(path / 'config.json')['model']).shape
+        return load_hub(path)[0], described(load_json(path / 'config.json').get('model')).shape
     D, meta = load_model(path)
     return D, meta['model'].shape
 

@@ -21,7 +21,7 @@ from .checkpoint_curves import samples_measured
 from .checkpoints import load_json, save_json
 from .core import check_float, check_int, content_hash
 from .data import digits, to_uint8
-from .drive import snapshots_in
+from .runfolders import snapshots_in
 from .memorization import is_memorized
 from .mitigations import INFERENCE_TIME, Mitigation, randomised
 from .repro import encoder_of

@@ -15,7 +15,7 @@ from .checkpoints import load_checkpoint, load_json
 from .core import BadInput, check_choice, check_int
 from .denoisers import Precond
 from .digitwords import HashedWords
-from .drive import snapshot_path, snapshots_in
+from .runfolders import snapshot_path, snapshots_in
 from .mitigations import Mitigation, randomised
 from .networks import NetConfig
 from .objectives import from_json, objective

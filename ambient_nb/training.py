@@ -19,7 +19,8 @@ from .core import BadInput, check_choice, check_float, check_int, seed_of, strea
 from .data import Images, order, to_float
 from .denoisers import PRECONDS, EDMPrecond, Precond
 from .draws import image_data, step_draws
-from .drive import claim_folder, drive, drop_past, log_line, snapshot_path, snapshots_in, watched
+from .drive import claim_folder, drive, drop_past, watched
+from .runfolders import log_line, snapshot_path, snapshots_in
 from .inverse import fixed_mask, truncated
 from .losses import WEIGHTS
 from .networks import PRESETS, NetConfig, make_net

@@ -12,6 +12,7 @@ import struct, tarfile, zipfile, zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from .bounded import bounded_parts, check_unpacked
 from .core import BadInput
 from .foreign import foreign
 from .pictures import impostor
@@ -195,12 +196,14 @@ def zip_tree(
     try:
         z = zipfile.ZipFile(src)
         members, count = z.infolist(), zip_count(src)
+        check_unpacked(sum(m.file_size for m in members), src.stat().st_size, spelt(str(src)))
         if (len(members) - count) % 65536:
             raise zipfile.BadZipFile(f'its index lists {len(members):,} files and counts {count:,}')
         for member in members:
             z.open(member).close()
     except UNREADABLE as e:
-        raise BadInput('src', spelt(str(src)), f'a zip that is whole and open to all ({e})') from None
+        told = BadInput('src', spelt(str(src)), f'a zip that is whole and open to all ({e})')
+        raise e if isinstance(e, BadInput) else told from None
     files = [m for m in members if m.filename[-1:] not in ('/', '\\')]
     links = [m for m in files if m.external_attr >> 28 == 0xA]  # as `zip --symlinks` stores them
     ways = once(((m.filename, m) for m in files if m not in links), src)
@@ -226,10 +229,10 @@ def tar_tree(
     src: Path,  # a tar, compressed or not
 ) -> Tree:
     "What is in a tar, if it is whole."
-    files, lost = [], []
+    files, lost, where = [], [], spelt(str(src))
     try:
         with tarfile.open(src) as tar:
-            for member in [m for m in tar if not m.isdir()]:
+            for member in [m for m in bounded_parts(tar, src.stat().st_size, where) if not m.isdir()]:
                 try:
                     files.append((member.name, tar.extractfile(member).read()))
                 except (KeyError, AttributeError, RecursionError):  # it leads to no file of the tar
@@ -237,7 +240,8 @@ def tar_tree(
             if wrong := tar_tail(tar):
                 raise tarfile.ReadError(wrong)
     except UNREADABLE as e:
-        raise BadInput('src', spelt(str(src)), f'a tar that is whole ({e})') from None
+        told = BadInput('src', where, f'a tar that is whole ({e})')
+        raise e if isinstance(e, BadInput) else told from None
     return tree_of(src, once(files, src), bytes, aside={NOWHERE: lost} if lost else {})
 
 # %% ../nbs/01a_trees.ipynb #4c219797

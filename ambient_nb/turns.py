@@ -18,7 +18,8 @@ import torch
 from .checkpoint_curves import samples_measured
 from .data import Images, order, to_uint8
 from .draws import step_draws
-from .drive import claim_folder, drive, snapshots_in
+from .drive import claim_folder, drive
+from .runfolders import snapshots_in
 from .frontier import arm_config
 from .frontier_rows import endpoint_rows
 from .graphs import AheadTrainer, cuda_graph

@@ -12,7 +12,7 @@ from ambient_nb.attackarms import Attack, TunedTrainer, attack_rows, attack_runs
 from ambient_nb.attackarms import shown_sets, trained
 from ambient_nb.checkpoints import load_checkpoint
 from ambient_nb.data import to_float
-from ambient_nb.drive import snapshot_path
+from ambient_nb.runfolders import snapshot_path
 from ambient_nb.objectives import EDM, Tweedie
 from ambient_nb.oracles import EmpiricalDenoiser
 from ambient_nb.theory import plan_theory

@@ -248,3 +248,44 @@ def test_publishing_another_run_is_one_error(tmp_path):
     assert done.returncode == 2 and not (tmp_path / 'runs').exists()
     said = "Error: --publish='dry_run=True' is not allowed: --publish must be left out with this parameter: "
     assert done.stderr == said + 'nbs/ shows repro_table1 with n=50,100,300, seeds=1,2,3\n'
+
+
+def test_nothing_is_overwritten_by_a_slip(tmp_path):
+    for i in range(2):
+        (tmp_path / 'photos').mkdir(exist_ok=True)
+        Image.fromarray(np.full((8, 8), 90 * i, np.uint8)).save(tmp_path / 'photos' / f'{i}.png')
+    made = ('data', 'make', tmp_path / 'photos', tmp_path / 'x.zip', '--no-check')
+    done = [cli(*made), cli(*made), cli(*made, '--overwrite')]
+    assert [d.returncode for d in done] == [0, 2, 0]
+    assert '--overwrite replaces' in done[1].stderr and len(done[1].stderr.splitlines()) == 1
+    for end in ('.safetensors', '.json'):  # either of the two files that would be written
+        (tmp_path / f'm{end}').write_text('mine')
+        done = cli('convert', tmp_path / 'n.pkl', tmp_path / 'm.safetensors')
+        assert done.returncode == 2 and f'm{end}' in done.stderr and '--overwrite replaces' in done.stderr
+        (tmp_path / f'm{end}').unlink()
+
+
+@pytest.mark.parametrize(
+    'error, code, said',
+    [
+        (OSError(28, 'No space left on device', 'x'), 1, 'Error: [Errno 28] No space left on device'),
+        (PermissionError(13, 'Permission denied', 'x'), 1, 'Error: [Errno 13]'),
+        (KeyboardInterrupt(), 130, 'goes on from here'),
+        (SimpleNamespace(ename='OSError', evalue='[Errno 28] No space left on device'), 1, 'No space left'),
+        (SimpleNamespace(ename='SystemExit', evalue='143'), 143, 'told to end'),
+        (FloatingPointError('the loss is nan'), 1, 'Error: the loss is nan'),
+    ],
+)
+def test_what_lies_outside_of_a_command_is_one_line(error, code, said):
+    "Raised here, or in a notebook, whose errors papermill wraps."
+    wrapped = isinstance(error, SimpleNamespace)
+    raised = type('Wrapped', (Exception,), vars(error))() if wrapped else error
+    with patch('ambient_nb.publish.run_notebook', side_effect=raised):
+        done = cli('reproduce', 'repro_table1')
+    assert done.returncode == code and said in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_a_file_that_is_missing_is_a_fault_of_ours():
+    with patch('ambient_nb.publish.run_notebook', side_effect=FileNotFoundError(2, 'No such file')):
+        with pytest.raises(FileNotFoundError):
+            cli('reproduce', 'repro_table1')

@@ -13,7 +13,7 @@ from ambient_nb import clusters
 from ambient_nb.checkpoints import load_json
 from ambient_nb.clusters import Cell, work_of, check_workers, client_of, standing, submitted, watch
 from ambient_nb.core import refused
-from ambient_nb.drive import snapshots_in
+from ambient_nb.runfolders import snapshots_in
 from ambient_nb.execute import train
 from ambient_nb.networks import PRESETS
 from ambient_nb.runs import Run

@@ -1,5 +1,6 @@
 "From fastMRI-shaped files to an error: the phase survives, two steps train, scans of other volumes are reconstructed."
 
+from functools import partial
 import numpy as np
 import pytest
 import torch
@@ -12,6 +13,8 @@ from ambient_nb.phantoms import phantoms
 from ambient_nb.reconstruction import one_step, relative_errors, sampled_scan, scan_losses, scan_runs
 from ambient_nb.training import Trainer, fit
 from ambient_nb.volumes import spectra
+
+make_zip = partial(make_zip, overwrite=True)  # to one place, again and again
 
 h5py = pytest.importorskip('h5py', reason='MRI volumes need h5py')
 MAPS = coil_maps(4, 48, 48)

@@ -1,5 +1,6 @@
 "Each recipe on a tiny tree of the layout it is made for."
 
+from functools import partial
 import json
 import pickle
 import tarfile
@@ -14,6 +15,8 @@ from ambient_nb.datamake import make_zip
 from ambient_nb.datasets import DATASETS, load
 from ambient_nb.recipes import RECIPES
 from PIL import Image
+
+make_zip = partial(make_zip, overwrite=True)  # to one place, again and again
 
 
 def noise(*shape, seed=0):

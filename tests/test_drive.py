@@ -1,11 +1,16 @@
 "The driver, with a trainer that takes no time: wherever it is left, it goes on with the same bits and the same lines."
 
+import signal
+
 import pytest
 import torch
 
-from ambient_nb.checkpoints import load_checkpoint
+from ambient_nb.checkpoints import Damaged, load_checkpoint
 from ambient_nb.core import BadInput, rng
-from ambient_nb.drive import drive, newest_state, read_stats, snapshot_path, snapshots_in, watched
+from ambient_nb.drive import drive, drop_past, watched
+from ambient_nb.runfolders import newest_state, read_stats, snapshot_path, snapshots_in, states_in
+from ambient_nb.runfolders import state_path
+from ambient_nb.signals import held
 
 
 class Walk:
@@ -140,3 +145,107 @@ def test_the_bar_passes_events_on(tmp_path):
 def test_refused(name, options, tmp_path):
     with pytest.raises(BadInput, match=f'^{name}='):
         next(drive(Walk(), options.pop('folder', tmp_path), 3, **options))
+
+
+class Breaks(Walk):
+    "One whose loss, or whose weights, are no numbers from the last step on."
+
+    def __init__(self, what):
+        super().__init__()
+        self.what = what
+
+    def step(self):
+        found = super().step()
+        if self.it == 12:
+            self.x = self.x * (float('nan') if self.what == 'weights' else 1)
+            found['loss'] = found['loss'] * (float('inf') if self.what == 'loss' else 1)
+        return found
+
+
+@pytest.mark.parametrize('what', ['weights', 'loss'])
+def test_what_is_no_number_at_the_end_is_never_taken_for_a_result(what, tmp_path):
+    "The last snapshot would say that the run is complete."
+    for _ in range(2):
+        with pytest.raises(FloatingPointError, match='iteration 12.*last good state is of iteration 8; a smaller lr'):
+            list(drive(Breaks(what), tmp_path, 12, snapshots=(5, 12), tick=4, save_every=-1))
+    assert snapshots_in(tmp_path) == [5] and newest_state(tmp_path)[1]['it'] == 8
+
+
+def test_leaving_with_weights_that_are_no_numbers_keeps_the_state_before(tmp_path):
+    trainer = Breaks('weights')
+    for event in drive(trainer, tmp_path, 20, tick=5, save_every=-1):
+        if event.it == 12:
+            break
+    assert trainer.x.isnan().all() and newest_state(tmp_path)[1]['it'] == 10
+
+
+@pytest.mark.parametrize('end', ['.json', '.safetensors'])
+def test_where_the_newest_state_is_damaged_the_one_before_it_comes_to_the_same(end, straight, tmp_path):
+    for event in drive(Walk(), tmp_path, 12, snapshots=(5, 12), tick=4, save_every=-1):
+        if event.it == 10:
+            break
+    assert states_in(tmp_path) == [8, 10]
+    file = state_path(tmp_path, 10).with_suffix(end)
+    file.write_bytes(file.read_bytes()[:-5])
+    expected, x = straight[0]
+    assert torch.equal(walked(tmp_path)[1], x) and lines(tmp_path) == expected
+    assert 'the state of iteration 10 is damaged; going on from 8' in (tmp_path / 'log.txt').read_text()
+
+
+def test_a_changed_digit_of_the_curve_is_noticed(straight, tmp_path):
+    file = tmp_path / 'stats.jsonl'
+    text = (straight[1] / 'stats.jsonl').read_text()
+    file.write_text(text)
+    assert lines(tmp_path) == straight[0][0]
+    for harm in (text.replace('"it": 8', '"it": 9'), text.replace('}', ')', 1), '[1]\n', 'x\n', '[' * 9999 + '\n'):
+        file.write_text(harm)
+        with pytest.raises(Damaged, match='stats.jsonl.*line [12] is not'):
+            read_stats(tmp_path)
+    file.write_text('{"it": 4, "loss": 2.0}\n')  # as version 0.1 wrote them
+    assert read_stats(tmp_path) == [dict(it=4, loss=2.0)]
+
+
+def test_states_past_a_missing_snapshot_go_and_those_before_it_stay(tmp_path):
+    for _ in drive(Walk(), tmp_path, 12, tick=4, save_every=-1):
+        pass
+    assert states_in(tmp_path) == [8, 12]
+    drop_past(tmp_path, 9)
+    assert states_in(tmp_path) == [8]
+    drop_past(tmp_path, 8)
+    assert states_in(tmp_path) == [] and not [*tmp_path.glob('state-*')]
+
+
+@pytest.mark.parametrize('number, code', [(signal.SIGTERM, 143), (signal.SIGINT, None)])
+def test_a_signal_within_a_step_ends_the_run_after_it(number, code, straight, tmp_path):
+    class Told(Walk):
+        def step(self):
+            if self.it == 6:
+                signal.raise_signal(number)
+            return super().step()
+
+    with pytest.raises(KeyboardInterrupt if code is None else SystemExit) as e:
+        list(drive(Told(), tmp_path, 12, **OPTIONS))
+    assert code == getattr(e.value, 'code', None) and newest_state(tmp_path)[1]['it'] == 7
+    expected, x = straight[0]
+    assert torch.equal(walked(tmp_path)[1], x) and lines(tmp_path) == expected
+
+
+def test_handlers_of_others_are_handed_their_signals_and_stay(tmp_path):
+    heard, before = [], signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+
+        class Told(Walk):
+            def step(self):
+                if self.it == 2:
+                    signal.raise_signal(signal.SIGTERM)
+                    assert heard == []
+                return super().step()
+
+        assert [*drive(Told(), tmp_path, 3)][-1].kind == 'stop' and heard == [signal.SIGTERM]
+        mine = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        assert mine.__name__ == '<lambda>'
+        with held() as came:
+            signal.raise_signal(signal.SIGTERM)
+        assert came == []
+    finally:
+        signal.signal(signal.SIGTERM, before)

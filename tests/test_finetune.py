@@ -11,7 +11,8 @@ from tree import BIN, ROOT
 
 from ambient_nb.checkpoints import load_checkpoint
 from ambient_nb.core import refused, rng
-from ambient_nb.drive import claim_folder, drive, newest_state, save_state, snapshot_path
+from ambient_nb.drive import claim_folder, drive
+from ambient_nb.runfolders import newest_state, save_state, snapshot_path
 
 diffusers = needs_sd('peft')
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import types
 import zipfile
+from functools import partial
 from dataclasses import asdict, replace
 from unittest.mock import patch
 
@@ -38,6 +39,8 @@ reconstruct.__module__, reconstruct.__name__, reconstruct.__qualname__ = (
     '_reconstruct_persistent_obj',
     '_reconstruct_persistent_obj',
 )
+
+convert = partial(convert, overwrite=True)  # to one place, again and again
 STATE = {
     'training',
     '_parameters',

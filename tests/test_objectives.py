@@ -9,7 +9,8 @@ import torch
 from ambient_nb.core import BadInput
 from ambient_nb.data import digits
 from ambient_nb.draws import image_data, step_draws
-from ambient_nb.drive import claim_folder, drive, identity, read_stats
+from ambient_nb.drive import claim_folder, drive, identity
+from ambient_nb.runfolders import read_stats
 from ambient_nb.networks import PRESETS
 from ambient_nb.objectives import (
     EDM,

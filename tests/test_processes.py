@@ -21,7 +21,8 @@ from tree import BIN, ROOT
 
 from ambient_nb.checkpoints import load_checkpoint
 from ambient_nb.data import digits
-from ambient_nb.drive import drive, read_stats, snapshot_path
+from ambient_nb.drive import drive
+from ambient_nb.runfolders import read_stats, snapshot_path
 from ambient_nb.networks import PRESETS
 from ambient_nb.training import TrainConfig, Trainer, fit
 
@@ -37,7 +38,8 @@ from ambient_nb.batches import gradients_of
 from ambient_nb.checkpoints import load_checkpoint
 from ambient_nb.core import BadInput, rng
 from ambient_nb.data import digits, to_uint8
-from ambient_nb.drive import drive, snapshot_path
+from ambient_nb.drive import drive
+from ambient_nb.runfolders import snapshot_path
 from ambient_nb.features import DigitsEncoder
 from ambient_nb.memorization import nearest, similarity
 from ambient_nb.neighbours import nearest_exact

@@ -9,6 +9,7 @@ import pytest
 from tree import NBS, notebooks
 
 from ambient_nb import papers as papering, publish
+from ambient_nb.checkpoints import save_json
 from ambient_nb.core import BadInput
 from ambient_nb.rows import Row, load_rows, save_rows
 from ambient_nb.stats import Estimate
@@ -208,3 +209,37 @@ def test_another_library_or_another_claim_is_run_again(two_notebooks, tmp_path, 
     with open(tmp_path / 'ambient_nb' / 'sampling.py', 'a') as f:
         f.write('\n')
     assert states() + states() == ['run', 'was done']
+
+
+@pytest.mark.parametrize('place', ['nbs', 'nbs/results', 'nbs/new/deep'])
+def test_a_run_does_not_write_among_the_notebooks(place):
+    with pytest.raises(BadInput, match='^out=.*outside nbs/'):
+        publish.run_notebook('repro_table1', dict(profile='smoke'), out=NBS.parent / place)
+    assert not (NBS / 'new').exists()
+
+
+def test_a_relative_folder_is_the_same_in_a_kernel(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(publish, 'repro_folder', lambda: NBS)
+    monkeypatch.setattr(publish, 'execute', lambda source, executed, parameters: seen.append((executed, parameters)))
+    monkeypatch.chdir(tmp_path)
+    publish.run_notebook('repro_theory_feldman', dict(profile='smoke'), out=Path('out'))
+    executed, parameters = seen[0]
+    assert parameters['out'] == str(tmp_path / 'out') and executed == tmp_path / 'out' / 'repro_theory_feldman.ipynb'
+    assert [p.name for p in tmp_path.iterdir()] == ['out']
+
+
+@pytest.mark.parametrize('lost', ['.ipynb', '.rows.json'])
+def test_a_mark_without_what_it_marks_is_no_mark(lost, tmp_path):
+    (done := tmp_path / 'done').mkdir()
+    for end in ('.ipynb', '.rows.json'):
+        (done / f'repro_table1-smoke{end}').write_text('{}')
+    save_json(done / 'repro_table1-smoke.json', dict(key=publish.suite_key('repro_table1', dict(profile='smoke'))))
+
+    def never(*args, **kwargs):
+        raise LookupError('it runs')
+
+    assert publish.run_once('repro_table1', dict(profile='smoke'), tmp_path, never)[2] is False
+    (done / f'repro_table1-smoke{lost}').unlink()
+    with pytest.raises(LookupError, match='it runs'):
+        publish.run_once('repro_table1', dict(profile='smoke'), tmp_path, never)

@@ -1,5 +1,6 @@
 "Random sources against a short walk, and what only a disk can show: shards of tars, links, the two zips of one source."
 
+from functools import partial
 import io
 import json
 import random
@@ -19,6 +20,8 @@ from ambient_nb.datamake import account, make_zip
 from ambient_nb.siblings import sibling_notes
 from PIL import Image
 from typer.testing import CliRunner
+
+make_zip = partial(make_zip, overwrite=True)  # to one place, again and again
 
 WORDS = {
     'train': ['train', 'Training', 'TRAIN', 'train2017', 'images_train'],
@@ -274,10 +277,10 @@ def test_command_prints_what_was_found_and_searches_the_other_split(tmp_path):
     assert 'val: 12 found, 0 taken, 12 left (cat 10/0/10, dog 2/0/2)' in first.output and 'also in' not in first.output
     second = run.invoke(app, ['data', 'make', str(src), out['val'], '--split', 'val', '--classes', out['train']])
     assert second.exit_code == 0 and set(sources(out["val"]).values()) == {"cat", "dog"}
-    second = run.invoke(app, ['data', 'make', str(src), out['val'], '--split', 'val'])
+    second = run.invoke(app, ['data', 'make', str(src), out['val'], '--split', 'val', '--overwrite'])
     assert '1 of 12 pictures are also in p-train.zip, or nearly, such as val/dog/leak.png' in second.output
     assert sibling_notes(out['train'])[0].startswith('1 of 10 pictures are also in p-val.zip')
-    third = run.invoke(app, ['data', 'make', str(src), out['val'], '--split', 'val', '--no-check'])
+    third = run.invoke(app, ['data', 'make', str(src), out['val'], '--split', 'val', '--no-check', '--overwrite'])
     assert third.exit_code == 0 and 'also in' not in third.output
 
 

@@ -10,7 +10,8 @@ from tree import cells
 from ambient_nb import corrupted, restorers
 from ambient_nb.checkpoints import load_checkpoint
 from ambient_nb.core import BadInput
-from ambient_nb.drive import claim_folder, drive, snapshot_path, snapshots_in
+from ambient_nb.drive import claim_folder, drive
+from ambient_nb.runfolders import snapshot_path, snapshots_in
 from ambient_nb.execute import train
 from ambient_nb.restorers import masked, train_missing
 from ambient_nb.training import Trainer, fit

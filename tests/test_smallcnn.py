@@ -13,7 +13,7 @@ from tree import NBS
 from ambient_nb.core import BadInput, asset, file_sha, rng
 from ambient_nb.data import Images, digits, read_zip, write_zip
 from ambient_nb.datasets import DATASETS
-from ambient_nb.drive import newest_state, read_stats
+from ambient_nb.runfolders import newest_state, read_stats
 from ambient_nb.features import CifarEncoder, cifar_filters
 from ambient_nb.smallcnn import CnnConfig, CnnTrainer, cnn_accuracy, cropped, fit_cnn, fresh_cnn, halved, save_cnn
 

@@ -11,7 +11,8 @@ from ambient_nb.checkpoints import load_checkpoint
 from ambient_nb.core import BadInput, seed_of
 from ambient_nb.data import digits
 from ambient_nb.denoisers import EDMPrecond
-from ambient_nb.drive import claim_folder, drive, snapshot_path
+from ambient_nb.drive import claim_folder, drive
+from ambient_nb.runfolders import snapshot_path
 from ambient_nb.losses import TwoRegimeLoss
 from ambient_nb.networks import PRESETS, make_net
 from ambient_nb.objectives import TwoRegime

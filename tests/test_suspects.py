@@ -7,7 +7,7 @@ import torch
 from ambient_nb.checkpoints import Damaged, load_checkpoint
 from ambient_nb.core import refused
 from ambient_nb.data import Images, digits
-from ambient_nb.drive import snapshot_path
+from ambient_nb.runfolders import snapshot_path
 from ambient_nb.hub import Card, save_hub
 from ambient_nb.models import ModelConfig, save_model
 from ambient_nb.networks import NetConfig

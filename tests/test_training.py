@@ -15,7 +15,8 @@ from ambient_nb.checkpoints import Damaged, load_checkpoint, load_json, save_jso
 from ambient_nb.core import BadInput, content_hash, stream
 from ambient_nb.data import digits, order, to_float
 from ambient_nb.denoisers import PRECONDS, VPPrecond
-from ambient_nb.drive import claim_folder, drive, identity, newest_state, read_stats, snapshot_path
+from ambient_nb.drive import claim_folder, drive, identity
+from ambient_nb.runfolders import newest_state, read_stats, snapshot_path
 from ambient_nb.losses import WEIGHTS, EDMLoss, TwoRegimeLoss
 from ambient_nb.networks import PRESETS
 from ambient_nb.objectives import EDM, Ambient, Consistent, Tweedie, TwoRegime

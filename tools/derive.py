@@ -25,10 +25,11 @@ CHAPTERS = {  # title -> the numbers of its rooms, first to last; 16_ ends befor
     'Auditing': '14c-14z 19-19a',
     'Text to image': '15 16a-16z 19b',
     'Reproducing': '17-18',
-    'Shell': '20',
+    'Shell': '19c 20',
 }
 # The first word of a name -> where it stands without a number.
-BY_NAME = dict(repro='Reproductions', reproduce='Reproductions', bench='Workshop', train='Workshop', gpu='Workshop')
+BY_NAME = dict.fromkeys(('bench', 'gpu', 'survival', 'train'), 'Workshop')
+BY_NAME |= dict.fromkeys(('repro', 'reproduce'), 'Reproductions')
 
 
 def write_fields(

@@ -230,7 +230,7 @@ def test_what_is_refused_and_how_it_is_said(files, tmp_path):
         'the levels it was trained at': ['attack', sd, pictures, '--sigma', 80],
         'not of the attack by noise': ['attack', sd, pictures, '--push', 1],
         'left out for a pipeline': ['attack', sd, pictures, '--by', 'mask', '--push', 1],
-        'far.jsonl, 0.png: (12, 0, 8, 8) is not allowed': [
+        "'far.jsonl, 0.png: (12, 0, 8, 8)' is not allowed": [
             'attack',
             sd,
             tmp_path / 'alone',

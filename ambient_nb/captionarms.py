@@ -64,6 +64,7 @@ class TextRun:
     iters: int  # steps
     batch: int  # images per step
     looks: int = 4  # snapshots that are asked
+    trainer = TextTrainer  # its moving parts, as `fit` takes them
 
     @cached_property
     def images(self) -> Captioned:
@@ -91,7 +92,7 @@ class TextRun:
         "Train where it is missing."
         torch.set_num_threads(1)
         looks, folder = [round(self.iters * (k + 1) / self.looks) for k in range(self.looks)], self.folder(out)
-        fit(self.config, self.images, folder, snapshots=looks, device='cpu', trainer=TextTrainer)
+        fit(self.config, self.images, folder, snapshots=looks, device='cpu', trainer=self.trainer)
         return folder
 
     def curve(

@@ -245,7 +245,7 @@ def mitigated_run(job: tuple) -> dict:  # ways: way -> kind -> numbers, and step
     run, filtered, out, how = job
     D, kinds = trained_text(run, out), asked_captions(run, how.each)
     plain = {kind: D.embed(texts) for kind, (texts, _) in kinds.items()}
-    twin, asked = trained_text(filtered, out, filtered.trainer), ways_to_ask(D, kinds, how, run.seed)
+    twin, asked = trained_text(filtered, out), ways_to_ask(D, kinds, how, run.seed)
     nets = {name: (D, *way) for name, way in asked.items()} | dict(filtered=(twin, plain, 0.0))
     earlier = snapshots_in(run.folder(out))[:-1]
     nets |= {f'stopped at {it}': (PixelText(run.folder(out), it), plain, 0.0) for it in earlier}

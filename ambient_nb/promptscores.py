@@ -27,10 +27,9 @@ from .sampling import heun
 from .text import TextDenoiser, Words, sample_text, words_for
 from .textdetection import separation
 from .textdifference import text_differences
-from .textmodel import PixelText, TextTrainer
+from .textmodel import PixelText
 from .textsharpness import sharpness_differences
 from .theory import TheoryPlan, fact
-from .training import fit
 
 # %% ../nbs/18zc_promptscores.ipynb #5a1790ca
 class Prompts(NamedTuple):
@@ -56,14 +55,9 @@ def prompts_of(
 def trained_text(
     run: TextRun,
     out: Path,  # where runs are kept
-    trainer=TextTrainer,  # (config, images, device) -> its moving parts
 ) -> PixelText:
     "The run's last network, trained where it is missing."
-    torch.set_num_threads(1)
-    looks = [round(run.iters * (k + 1) / run.looks) for k in range(run.looks)]
-    folder = run.folder(out)
-    fit(run.config, run.images, folder, snapshots=looks, device='cpu', trainer=trainer)
-    return PixelText(folder)
+    return PixelText(run.trained(out))
 
 # %% ../nbs/18zc_promptscores.ipynb #5ac67610
 JUDGING = 1000  # seed of the first noise that judges; generations that are scored begin at 0

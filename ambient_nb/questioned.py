@@ -15,6 +15,7 @@ from .checkpoints import load_json
 from .core import BadInput, check_choice, check_int, check_path, pick_device
 from .runfolders import snapshots_in
 from .finetune import load_lora
+from .maskattack import box_mask
 from .picturesets import digest_of
 from .pipelines import PipelineDenoiser, check_prompts, open_pipeline, sd_module
 from .sampling import noise_levels
@@ -174,9 +175,15 @@ def boxes_for(
     "Which parts of images are hidden."
     told = image_lines(file, 'boxes', shown.names)
     try:
-        return [[tuple(int(line[key]) for key in BOX) for line in lines] for lines in told]
+        found = [[tuple(int(line[key]) for key in BOX) for line in lines] for lines in told]
     except (KeyError, ValueError, TypeError):
         raise BadInput('boxes', str(file), f'lines with a file_name and whole numbers {", ".join(BOX)}') from None
+    for name, boxes in zip(shown.names, found):
+        try:
+            box_mask(boxes, tuple(shown.pixels.shape[2:]))
+        except BadInput as e:
+            raise BadInput('boxes', f'{Path(file).name}, {name}: {e.value}', e.allowed) from None
+    return found
 
 # %% ../nbs/16i_questioned.ipynb #db5843eb
 def check_strangers(

@@ -37,7 +37,9 @@ def finetune_command(
     ),
     out: Path = typer.Option(..., help='Folder of the run; one that stopped is continued.'),
     method: str = typer.Option('two-regime', help='standard, two-regime, tweedie or consistency.'),
-    t_n: int = typer.Option(None, help='Time from which only a noisy copy is seen, such as 500.'),
+    t_n: int = typer.Option(
+        None, help='Time from which only a noisy copy is seen, such as 500; needed, or sigma_n, but for standard.'
+    ),
     sigma_n: float = typer.Option(None, help='The same as a level of noise.'),
     iters: int = typer.Option(1000, help='Steps.'),
     batch: int = typer.Option(4, help='Pictures a step, over all devices.'),
@@ -57,12 +59,16 @@ def finetune_command(
     duplication: str = typer.Option('nodup', help='nodup; dup_both or dup_image draw some pictures more often.'),
     dup_share: float = typer.Option(0.05, help='Share of these pictures.'),
     dup_weight: float = typer.Option(5.0, help='How much more often they come.'),
-    mitigation: str = typer.Option(None, help='Of copying, by captions: MC, GN, RC, RT, CWR or mixup.'),
+    mitigation: str = typer.Option(
+        None,
+        help='Of copying, by captions: MC (one of several), GN (noise on the tokens), RC (random words instead), '
+        'RT (random words added), CWR (words repeated) or mixup.',
+    ),
     amount: float = typer.Option(None, help='Of the mitigation; as published when not given.'),
     samples: int = typer.Option(16, help='Pictures drawn at the end.'),
     steps: int = typer.Option(25, help='Of their sampler.'),
     scale: float = typer.Option(7.5, help='Of guidance.'),
-    encoder: str = typer.Option('pixels', help='Of the audit.'),
+    encoder: str = typer.Option('pixels', help='What the audit compares by, as for attack; $AMBIENT_NB_WEIGHTS.'),
     device: str = typer.Option(None, help='cpu, cuda, cuda:1; the best one when not given.'),
 ):
     "Fine-tune Stable Diffusion or SDXL on captioned pictures; draw from it; say whether it copies them."
@@ -80,7 +86,8 @@ def in_terminal(
     most: int = 5,  # lines of the list
 ) -> str:  # the head of the list, the sentences, and where the report is
     "What a command says at its end: what matters most comes last, where a terminal leaves it in view."
-    shown = found.table.head(most).to_string(index=False, max_colwidth=60, float_format='{:.4g}'.format)
+    table = found.table.dropna(axis=1, how='all')  # without a null there is no p
+    shown = table.head(most).to_string(index=False, max_colwidth=60, float_format='{:.4g}'.format)
     return '\n'.join([shown, '', *found.section.notes, f'wrote {out / "report.html"}'])
 
 # %% ../nbs/19b_textcommands.ipynb #70bbb9ea
@@ -145,7 +152,9 @@ def attack_command(
     sigma: float = typer.Option(None, help='By noise: the same as a level.'),
     way: str = typer.Option(None, help='By noise: draw (the default), or once, for its mean answer.'),
     boxes: Path = typer.Option(
-        None, help='By mask: .csv or .jsonl with file_name, top, left, height, width, a line a box; drawn if not given.'
+        None,
+        help='By mask: .csv or .jsonl with file_name, top, left, height, width in pixels of --side, a line a box; '
+        'drawn if not given.',
     ),
     push: float = typer.Option(None, help='By mask, for a run on captions: strength of A-DPS.'),
     column: str = typer.Option(None, help='Of captions that it is told; it is told nothing when not given.'),

@@ -198,6 +198,7 @@ def test_a_run_on_captions_needs_no_diffusers(files, tmp_path):
             done = cli(*typed, *CHEAP, '--out', tmp_path / 'r')
             assert done.returncode == 0, done.stderr
             assert 'are ranked; without a null' in done.stdout
+            assert 'score' in done.stdout and 'NaN' not in done.stdout
     assert 'grey' in refused(ask_images, tmp_path / 'run', files / 'pictures', sigma=1, device='cpu')
 
 
@@ -229,7 +230,15 @@ def test_what_is_refused_and_how_it_is_said(files, tmp_path):
         'the levels it was trained at': ['attack', sd, pictures, '--sigma', 80],
         'not of the attack by noise': ['attack', sd, pictures, '--push', 1],
         'left out for a pipeline': ['attack', sd, pictures, '--by', 'mask', '--push', 1],
-        'inside 16x16': ['attack', sd, tmp_path / 'alone', '--by', 'mask', '--boxes', tmp_path / 'far.jsonl'],
+        "'far.jsonl, 0.png: (12, 0, 8, 8)' is not allowed": [
+            'attack',
+            sd,
+            tmp_path / 'alone',
+            '--by',
+            'mask',
+            '--boxes',
+            tmp_path / 'far.jsonl',
+        ],
         'a line for each image; 1.png': ['attack', sd, pictures, '--by', 'mask', '--boxes', tmp_path / 'far.jsonl'],
         'with some of those in question': ['attack', sd, pictures, '--truth', files / 'null'],
         'its lists have text': ['attack', sd, pictures, '--column', 'caption'],

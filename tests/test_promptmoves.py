@@ -11,7 +11,7 @@ from ambient_nb.papers import papers
 from ambient_nb.promptmoves import FilteredRun, FilteredTrainer, asked_captions, moved_words, reworded, usual_difference
 from ambient_nb.mitigations import INFERENCE_TIME
 from ambient_nb.text import PromptOracle, Words, noise_of
-from ambient_nb.textmodel import TextTrainer
+from ambient_nb.textmodel import PixelText, TextTrainer
 
 BASE = caption_arms((), (), 0.2)['baseline']
 RUN = TextRun(BASE, 1, 20, 4, 12, looks=1)
@@ -30,6 +30,14 @@ def shaken(moving):
         for p in moving.net.parameters():
             p.add_(0.3 * torch.randn(p.shape, generator=g))
     return moving
+
+
+def test_a_filtered_run_is_trained_with_its_filter(tmp_path):
+    "The filter is what its kind of run is trained by, wherever that is asked for."
+    runs = (FilteredRun(BASE, 1, 10, 4, 4, looks=1, threshold=t) for t in (1e9, 1e-9))
+    every = [PixelText(run.trained(tmp_path)).D.state_dict() for run in (TextRun(BASE, 1, 10, 4, 4, looks=1), *runs)]
+    same = [all(torch.equal(every[0][name], other[name]) for name in other) for other in every[1:]]
+    assert same == [True, False]
 
 
 def test_pairs_of_too_much_difference_are_dropped_and_no_others():

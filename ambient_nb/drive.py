@@ -19,7 +19,7 @@ from .data import Images
 from .origin import commit
 from .processes import Team
 from .runfolders import drop_states, line_text, log_line, newest_state
-from .runfolders import read_stats, save_state, snapshot_path, states_in
+from .runfolders import read_stats, save_state, snapshot_path, snapshots_in, states_in
 from .signals import held
 
 # %% ../nbs/10c_drive.ipynb #f52ed432
@@ -153,9 +153,12 @@ class Book:
             save_state(self.folder, self.trainer, about)
             self.saved_it, self.saved = self.trainer.it, time.monotonic()
 
-    def close(self, is_complete: bool) -> None:
+    def close(
+        self,
+        last: int | None,  # iteration of the snapshot that ends the run, None where none does
+    ) -> None:
         "Leave a state behind, or none where the last snapshot says that the run is complete."
-        if not is_complete:
+        if last is None or self.trainer.it < last or last not in snapshots_in(self.folder):
             self.save()
         elif self.is_first:
             drop_states(self.folder)
@@ -198,7 +201,7 @@ def drive(
     tick, mates = check_int('tick', tick, 1), getattr(trainer, 'team', Team())
     with ExitStack() as lock:
         mates.ask(lambda: lock.enter_context(locked(writable_dir(folder, 'folder'))))
-        book = Book(folder, trainer)
+        book, last = Book(folder, trainer), until if until in snapshots else None
         where = getattr(trainer, 'device', 'cpu')
         others = f' and {mates.size - 1} others' * (mates.size > 1)
         book.say(f'training from iteration {trainer.it} on {where}{others}')
@@ -208,14 +211,14 @@ def drive(
                 with held() if mates.size == 1 else nullcontext([]) as came:  # the step is done and kept before
                     events = after_step(book, trainer.it + 1 in snapshots, until, tick, save_every)
                     if came:
-                        book.close(trainer.it >= until and until in snapshots)
+                        book.close(last)
                         book.say(f'{came[0].name} at iteration {trainer.it}: stopped')
                 yield from events
         except GeneratorExit:
             with suppress(FloatingPointError):  # what is no number is not kept, the state before it is
-                book.close(trainer.it >= until and until in snapshots)
+                book.close(last)
             raise
-        mates.ask(book.close, until in snapshots)  # nobody hears of the end before it is on the disk
+        mates.ask(book.close, last)  # nobody hears of the end before it is on the disk
         book.say(f'done, {book.seconds:.1f} s of training')
         yield Event('stop', trainer.it, book.seconds)
 

@@ -106,6 +106,8 @@ def test_without_a_last_snapshot_the_state_stays_and_the_run_can_be_prolonged(tm
         assert newest_state(tmp_path)[1]['it'] == until
     assert torch.equal(walk.x, straight[0][1])
     assert [e.kind for e in drive(Walk(), tmp_path, 12)] == ['start', 'stop']
+    list(drive(Walk(), tmp_path, 12, snapshots=(12,)))
+    assert newest_state(tmp_path)[1]['it'] == 12  # there is no snapshot, so the state stays
 
 
 def test_a_loss_that_is_no_number_is_not_kept(tmp_path):

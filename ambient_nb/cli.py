@@ -82,8 +82,9 @@ def main() -> None:
         typer.echo(told[0], err=True)
         sys.exit(told[1])
     except SystemExit as e:
-        if e.code == EXIT_CODES['KeyboardInterrupt']:  # typer takes it for a silent end
-            typer.echo(one_line(KeyboardInterrupt())[0], err=True)
+        for stopped in (KeyboardInterrupt(), SystemExit()):  # typer takes either for a silent end
+            if e.code == EXIT_CODES[type(stopped).__name__]:
+                typer.echo(one_line(stopped)[0], err=True)
         raise
 
 # %% ../nbs/20_cli.ipynb #632bedb6

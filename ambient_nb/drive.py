@@ -9,9 +9,9 @@ __all__ = ['Event', 'save_snapshot', 'Book', 'locked', 'drop_past', 'drive', 'af
 import json
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, fields, is_dataclass
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from .checkpoints import load_json, save_checkpoint, save_json
 from .core import BadInput, check_int, progress, writable_dir, write_atomic
@@ -19,7 +19,7 @@ from .data import Images
 from .origin import commit
 from .processes import Team
 from .runfolders import drop_states, line_text, log_line, newest_state
-from .runfolders import read_stats, save_state, snapshot_path, states_in
+from .runfolders import read_stats, save_state, snapshot_path, snapshots_in, states_in
 from .signals import held
 
 # %% ../nbs/10c_drive.ipynb #f52ed432
@@ -66,13 +66,18 @@ class Book:
             tensors, meta = stored
             trainer.load(tensors, meta['it'])
             spent, self.sums, self.count = meta['sec'], meta.get('sums', {}), meta.get('count', 0)
-        for it in states_in(folder):
-            if it > trainer.it:
-                self.say(f'the state of iteration {it} is damaged; going on from {trainer.it}')
         self.begun, self.saved_it, self.saved = time.monotonic() - spent, trainer.it, time.monotonic()
-        if self.is_first:
-            lines = [line for line in read_stats(folder) if line['it'] <= trainer.it]
-            write_atomic(self.folder / 'stats.jsonl', ''.join(map(line_text, lines)))
+        self.team.ask(self.go_back)
+
+    def go_back(self) -> None:
+        "Drop what the folder says of later iterations: states, which are damaged, and lines, which come again."
+        it = self.trainer.it
+        good = [state for state in states_in(self.folder) if state <= it]
+        for state in states_in(self.folder)[len(good) :]:
+            self.say(f'the state of iteration {state} is damaged; going on from {it}')
+        drop_states(self.folder, but=good)
+        lines = [line for line in read_stats(self.folder) if line['it'] <= it]
+        write_atomic(self.folder / 'stats.jsonl', ''.join(map(line_text, lines)))
 
     @property
     def is_first(self) -> bool:  # of several processes: the one that writes
@@ -136,18 +141,24 @@ class Book:
 
         self.team.ask(write)
 
-    def save(self) -> None:
-        "Write the state, unless this very one is written."
-        if self.is_first and self.saved_it != self.trainer.it:
+    def save(
+        self,
+        after: float = -inf,  # seconds since the last state
+    ) -> None:
+        "Write the state where it is due, unless this very one is written."
+        if self.is_first and self.saved_it != self.trainer.it and time.monotonic() - self.saved > after:
             sums = {name: float(value) for name, value in self.sums.items()}
             self.check(sums.get('loss', 0.0), self.trainer.state())
             about = dict(it=self.trainer.it, sec=self.seconds, sums=sums, count=self.count)
             save_state(self.folder, self.trainer, about)
-        self.saved_it, self.saved = self.trainer.it, time.monotonic()
+            self.saved_it, self.saved = self.trainer.it, time.monotonic()
 
-    def close(self, is_complete: bool) -> None:
+    def close(
+        self,
+        last: int | None,  # iteration of the snapshot that ends the run, None where none does
+    ) -> None:
         "Leave a state behind, or none where the last snapshot says that the run is complete."
-        if not is_complete:
+        if last is None or self.trainer.it < last or last not in snapshots_in(self.folder):
             self.save()
         elif self.is_first:
             drop_states(self.folder)
@@ -190,7 +201,7 @@ def drive(
     tick, mates = check_int('tick', tick, 1), getattr(trainer, 'team', Team())
     with ExitStack() as lock:
         mates.ask(lambda: lock.enter_context(locked(writable_dir(folder, 'folder'))))
-        book = Book(folder, trainer)
+        book, last = Book(folder, trainer), until if until in snapshots else None
         where = getattr(trainer, 'device', 'cpu')
         others = f' and {mates.size - 1} others' * (mates.size > 1)
         book.say(f'training from iteration {trainer.it} on {where}{others}')
@@ -200,15 +211,14 @@ def drive(
                 with held() if mates.size == 1 else nullcontext([]) as came:  # the step is done and kept before
                     events = after_step(book, trainer.it + 1 in snapshots, until, tick, save_every)
                     if came:
-                        book.close(trainer.it >= until and until in snapshots)
+                        book.close(last)
                         book.say(f'{came[0].name} at iteration {trainer.it}: stopped')
                 yield from events
         except GeneratorExit:
             with suppress(FloatingPointError):  # what is no number is not kept, the state before it is
-                book.close(trainer.it >= until and until in snapshots)
+                book.close(last)
             raise
-        book.close(until in snapshots)
-        mates.ask(int)  # nobody hears of the end before it is on the disk
+        mates.ask(book.close, last)  # nobody hears of the end before it is on the disk
         book.say(f'done, {book.seconds:.1f} s of training')
         yield Event('stop', trainer.it, book.seconds)
 
@@ -229,8 +239,8 @@ def after_step(
     if it % tick == 0 or it == until:
         line = book.tick()
         events.append(Event('tick', it, line['sec'], line['loss'], line))
-        if it < until and time.monotonic() - book.saved > save_every:
-            book.save()
+        if it < until:
+            book.team.ask(book.save, save_every)
     return events
 
 # %% ../nbs/10c_drive.ipynb #91755dfb
@@ -240,13 +250,12 @@ def watched(
     desc: str = 'training',  # for the bar
 ) -> Iterator[Event]:
     "The same events, with a progress bar."
-    bar = progress(total=total, desc=desc)
-    for event in events:
-        bar.update(event.it - bar.n)
-        if event.kind == 'tick':
-            bar.set_postfix(loss=f'{event.loss:.3f}')
-        yield event
-    bar.close()
+    with closing(progress(total=total, desc=desc)) as bar, closing(events):  # an interrupt here leaves no lock behind
+        for event in events:
+            bar.update(event.it - bar.n)
+            if event.kind == 'tick':
+                bar.set_postfix(loss=f'{event.loss:.3f}')
+            yield event
 
 # %% ../nbs/10c_drive.ipynb #4551e1f3
 def identity(config) -> dict:  # JSON-able; of a dataclass whose fields all have defaults

@@ -251,8 +251,11 @@ def side_by_side(
     except BaseException:  # Ctrl-C, SIGTERM: workers keep their current step, and no further job begins
         for f in futures:
             f.cancel()
-        for worker in list(pool._processes.values()):
-            worker.terminate()
+        workers = list(pool._processes.values())
+        while left := [worker for worker in workers if worker.is_alive()]:  # one that was told has taken its next job
+            for worker in left:
+                worker.terminate()
+            time.sleep(0.1)
         raise
     bar.close()
     for f in futures:

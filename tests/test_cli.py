@@ -271,6 +271,7 @@ def test_nothing_is_overwritten_by_a_slip(tmp_path):
         (OSError(28, 'No space left on device', 'x'), 1, 'Error: [Errno 28] No space left on device'),
         (PermissionError(13, 'Permission denied', 'x'), 1, 'Error: [Errno 13]'),
         (KeyboardInterrupt(), 130, 'goes on from here'),
+        (SystemExit(143), 143, 'told to end'),
         (SimpleNamespace(ename='OSError', evalue='[Errno 28] No space left on device'), 1, 'No space left'),
         (SimpleNamespace(ename='SystemExit', evalue='143'), 143, 'told to end'),
         (FloatingPointError('the loss is nan'), 1, 'Error: the loss is nan'),

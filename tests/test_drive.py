@@ -106,6 +106,8 @@ def test_without_a_last_snapshot_the_state_stays_and_the_run_can_be_prolonged(tm
         assert newest_state(tmp_path)[1]['it'] == until
     assert torch.equal(walk.x, straight[0][1])
     assert [e.kind for e in drive(Walk(), tmp_path, 12)] == ['start', 'stop']
+    list(drive(Walk(), tmp_path, 12, snapshots=(12,)))
+    assert newest_state(tmp_path)[1]['it'] == 12  # there is no snapshot, so the state stays
 
 
 def test_a_loss_that_is_no_number_is_not_kept(tmp_path):
@@ -139,6 +141,26 @@ def test_states_are_written_at_ticks_when_they_are_due(tmp_path):
 
 def test_the_bar_passes_events_on(tmp_path):
     assert [e.it for e in watched(drive(Walk(), tmp_path, 3), 3) if e.kind == 'step'] == [1, 2, 3]
+
+
+def test_an_interrupt_in_the_bar_keeps_the_state_and_no_lock(tmp_path, monkeypatch):
+    "Even where the error is kept, and with it all frames, as a notebook keeps its last one."
+
+    class Bar:
+        n = 0
+
+        def update(self, count):
+            self.n += count
+            if self.n == 3:
+                raise KeyboardInterrupt
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr('ambient_nb.drive.progress', lambda **_: Bar())
+    with pytest.raises(KeyboardInterrupt) as kept:
+        list(watched(drive(Walk(), tmp_path, 12), 12))
+    assert kept.tb and newest_state(tmp_path)[1]['it'] == 3 and next(drive(Walk(), tmp_path, 12)).it == 3
 
 
 @pytest.mark.parametrize('name, options', [('tick', dict(tick=0)), ('folder', dict(folder='/dev/null/x'))])
@@ -187,6 +209,10 @@ def test_where_the_newest_state_is_damaged_the_one_before_it_comes_to_the_same(e
     assert states_in(tmp_path) == [8, 10]
     file = state_path(tmp_path, 10).with_suffix(end)
     file.write_bytes(file.read_bytes()[:-5])
+    for event in drive(Walk(), tmp_path, 12, snapshots=(5, 12), tick=4):
+        if event.it == 9:
+            break
+    assert states_in(tmp_path) == [8, 9]  # the damaged one takes no good one's place
     expected, x = straight[0]
     assert torch.equal(walked(tmp_path)[1], x) and lines(tmp_path) == expected
     assert 'the state of iteration 10 is damaged; going on from 8' in (tmp_path / 'log.txt').read_text()

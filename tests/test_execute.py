@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -13,12 +14,14 @@ import torch
 from ambient_nb import execute
 from ambient_nb.checkpoints import Damaged
 from ambient_nb.core import BadInput
-from ambient_nb.drive import locked
+from ambient_nb.drive import drive, locked
 from ambient_nb.execute import die_with, execute_all, measure, measurement_path, side_by_side, train, trainings
 from ambient_nb.networks import PRESETS
 from ambient_nb.plans import plan
+from ambient_nb.runfolders import read_stats, snapshots_in
 from ambient_nb.runs import Run
 from ambient_nb.training import TrainConfig
+from test_drive import Walk
 
 TINY = TrainConfig(net=replace(PRESETS['tiny'], model_channels=16), iters=12, batch=16)
 
@@ -76,6 +79,30 @@ def test_an_encoder_without_weights_is_refused_before_any_work(tmp_path, monkeyp
         with pytest.raises(BadInput, match=said):
             plan('table1', profile='smoke', encoder=name, device='cpu', out=tmp_path / 'runs')
     assert not list(tmp_path.iterdir())
+
+
+class Slow(Walk):
+    def step(self):
+        time.sleep(0.05)
+        return super().step()
+
+
+def slowly(folder):
+    list(drive(Slow(), folder, 60, snapshots=(60,), tick=2))
+
+
+def test_an_interrupt_ends_workers_that_have_their_next_job_already(tmp_path):
+    "A worker whose training has ended by a signal would go on with what its queue holds."
+
+    def interrupt(_):
+        if read_stats(tmp_path / '0'):
+            raise KeyboardInterrupt
+        return 0
+
+    jobs = [(tmp_path / str(k),) for k in range(3)]
+    with ProcessPoolExecutor(1, mp_context=get_context('fork')) as pool, pytest.raises(KeyboardInterrupt):
+        side_by_side(pool, slowly, jobs, interrupt, 3, 'walks')
+    assert snapshots_in(tmp_path / '1') == snapshots_in(tmp_path / '2') == []
 
 
 def test_what_a_worker_refuses_arrives_as_itself(tmp_path):

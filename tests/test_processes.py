@@ -35,7 +35,7 @@ import torch
 from safetensors.torch import save_file
 from ambient_nb.audit import audit
 from ambient_nb.batches import gradients_of
-from ambient_nb.checkpoints import load_checkpoint
+from ambient_nb.checkpoints import Damaged, load_checkpoint
 from ambient_nb.core import BadInput, rng
 from ambient_nb.data import digits, to_uint8
 from ambient_nb.drive import drive
@@ -115,6 +115,27 @@ def words(work):
 said['refused'] = words(lambda: mates.ask(no)), words(lambda: mates.check_same(dict(w=torch.ones(2) * mates.rank)))
 with alone():
     said['alone'] = team().size
+
+class Walk:  # whose weights are no numbers from a step on
+    def __init__(self, bad=0):
+        self.it, self.bad, self.x, self.team = 0, bad, torch.zeros(2), mates
+
+    def step(self):
+        self.it += 1
+        self.x = self.x + (float('nan') if self.it == self.bad else 1)
+        return 1.0
+
+    def state(self):
+        return dict(x=self.x)
+
+def walked(name, bad=0):
+    try:
+        return [*drive(Walk(bad), out / name, 6, tick=2, save_every=-1)][-1].kind
+    except (FloatingPointError, Damaged) as e:
+        return str(e).replace(str(out), '')
+
+mates.ask(lambda: (out / 'curve').mkdir() or (out / 'curve' / 'stats.jsonl').write_text('x\\n'))
+said['walked'] = [walked('good'), walked('tick', 4), walked('end', 6), walked('curve')]
 save_file({k: v.contiguous() for k, v in found.items()}, out / f'{mates.rank}.safetensors')
 (out / f'{mates.rank}.json').write_text(json.dumps(said))
 """
@@ -225,6 +246,9 @@ def test_all_see_the_same_and_are_refused_the_same(done):
     assert [e[:2] for e in first['events']] == [e[:2] for e in one['events']]
     assert first['refused'][0] == one['refused'][0] == 'n=3 is not allowed: n must be another'
     assert first['refused'][1].startswith('weights came apart') and not one['refused'][1]
+    assert first['walked'] == one['walked'] and first['walked'][0] == 'stop'
+    assert 'at iteration 4' in first['walked'][1] and 'at iteration 6' in first['walked'][2]
+    assert 'line 1 is not' in first['walked'][3]
     assert first['gradients'] == one['gradients'] == [6.0, [1.0, 1.0], None, [2.0, 2.0]]
 
 

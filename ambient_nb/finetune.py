@@ -21,7 +21,7 @@ from .checkpoints import load_checkpoint
 from .core import BadInput, check_choice, check_float, check_int, rng, seed_of
 from .data import order
 from .draws import image_data
-from .drive import claim_folder, drive, watched
+from .drive import claim_folder, drive, drop_past, watched
 from .runfolders import snapshot_path, snapshots_in
 from .latents import NATURAL, Latents, time_law
 from .objectives import EDM
@@ -264,9 +264,12 @@ def finetune(
 
     def begin():  # are there steps to do?
         had = snapshots_in(claim_folder(folder, config, latents))
-        if config.iters in had and (missing := snapshots - {*had}):
+        missing, is_done = snapshots - {*had}, config.iters in had
+        if is_done and missing:
             raise BadInput('snapshots', sorted(missing), f'among those that a finished run has: {had}')
-        return config.iters not in had
+        if missing:
+            drop_past(folder, min(missing))
+        return not is_done
 
     if mates.ask(begin):
         options = dict(snapshots=snapshots, tick=tick, save_every=save_every)

@@ -12,7 +12,7 @@ from tree import BIN, ROOT
 from ambient_nb.checkpoints import load_checkpoint
 from ambient_nb.core import refused, rng
 from ambient_nb.drive import claim_folder, drive
-from ambient_nb.runfolders import newest_state, save_state, snapshot_path
+from ambient_nb.runfolders import newest_state, save_state, snapshot_path, snapshots_in
 
 diffusers = needs_sd('peft')
 
@@ -84,6 +84,16 @@ def test_a_resumed_run_has_the_same_bits(method, changes, latents, tmp_path):
     whole, halves = kept(tmp_path / 'whole'), kept(tmp_path / 'halves')
     assert whole.keys() == halves.keys() and all(torch.equal(whole[k], halves[k]) for k in whole)
     assert any('lora' in name for name in whole) == bool(config.rank)
+
+
+def test_a_run_past_a_wanted_snapshot_goes_back_to_it(latents, tmp_path):
+    config = config_of(denoiser())
+    claim_folder(tmp_path, config, latents)
+    for event in drive(Finetuner(config, denoiser(), latents), tmp_path, 4, snapshots={4}):
+        if event.it == 2:
+            break
+    finetune(config, denoiser(), latents, tmp_path, device='cpu', snapshots={1})
+    assert snapshots_in(tmp_path) == [1, 4]
 
 
 @pytest.mark.parametrize('kind', ['sd', 'sdxl'])

@@ -159,7 +159,7 @@ class Attack:
         caption: str,  # that D is told
     ) -> torch.Tensor:  # (N,) float64, at most 0
         "How close each image comes."
-        x, how = to_float(images), dict(n=self.n, steps=self.steps, labels=D.embed([caption]))
+        x, how = to_float(images), dict(n=self.n, steps=self.steps, labels=D.embed([caption] * len(images)))
         if self.kind == 'noise':
             sampler = partial(truncated, sigma_n=self.stop) if self.stop else heun
             return closeness(images, to_uint8(redrawn(D, x, self.size, sampler=sampler, **how))).mean(1)

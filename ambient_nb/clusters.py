@@ -18,6 +18,7 @@ from .core import BadInput, check_choice, pick_device, runs_dir, writable_dir
 from .execute import cores, iterations_done, measure_all, train, trainings
 from .hub import extra
 from .plans import plan
+from .processes import environment_kept
 from .publish import PUBLISHED, in_force, publish_rows, published, run_notebook, run_once, run_suite
 from .publish import suite_notebooks
 from .repro import pick_profile
@@ -83,7 +84,7 @@ def client_of(address: str):  # yields a client of distributed; BadInput where t
         distributed = extra('distributed', 'cluster')
     except ImportError as e:
         raise BadInput('scheduler', address, f'left out here: {e}') from None
-    with ExitStack() as stack:
+    with environment_kept(), ExitStack() as stack:
         try:
             where = stack.enter_context(local_cluster()) if address == 'local' else address
             client = stack.enter_context(distributed.Client(where, timeout=10))

@@ -19,6 +19,7 @@ from .bench import quartiles
 from .checkpoints import save_json
 from .core import rng
 from .origin import provenance
+from .processes import environment_kept
 
 # %% ../nbs/19a_searches.ipynb #50e4a849
 @dataclass(frozen=True)
@@ -137,13 +138,9 @@ def contend(
 @contextmanager
 def environment(**settings: str):
     "Settings that a process started here finds."
-    before = dict(os.environ)
-    os.environ.update(dict(OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1') | settings)
-    try:
+    with environment_kept():
+        os.environ.update(dict(OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1') | settings)
         yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 # %% ../nbs/19a_searches.ipynb #0fcf1575
 def search_rows(

@@ -1,5 +1,6 @@
 import os
 import re
+import signal
 from pathlib import Path
 
 # Before torch is imported, and for every process a test starts: no setting of the user's, nor what `make` hands down.
@@ -9,6 +10,7 @@ HANDED_DOWN |= set(re.findall(r'^(\w+) *\?=', (Path(__file__).resolve().parents[
 for name in [k for k in os.environ if k in HANDED_DOWN or k.startswith('AMBIENT_NB_') and k != 'AMBIENT_NB_DATA']:
     del os.environ[name]
 os.environ.update(AMBIENT_NB_PROGRESS='0', AMBIENT_NB_PROFILE='smoke', OMP_NUM_THREADS='1', MPLBACKEND='agg')
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background ignores it
 
 import pytest
 import torch

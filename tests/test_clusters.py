@@ -46,11 +46,13 @@ def test_without_dask_the_extra_is_named(monkeypatch):
 def client(tmp_path_factory):
     "Two worker processes, as `local` starts them."
     pytest.importorskip('distributed', reason="dask comes with the extra 'cluster'")
+    before = {k: v for k, v in os.environ.items() if k != 'PYTEST_CURRENT_TEST'}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(clusters, 'cores', lambda: 2)
         with client_of('local') as client:
             client.wait_for_workers(2, timeout=300)
             yield client
+        assert before == {k: v for k, v in os.environ.items() if k != 'PYTEST_CURRENT_TEST'}
 
 
 def test_workers_are_checked(client, tmp_path, monkeypatch):

@@ -141,7 +141,7 @@ def test_a_recipe_alone_does_not_make_photographs_cifar10(tmp_path):
         for i, u in enumerate(some(4).pixels.permute(0, 2, 3, 1).numpy()):
             Image.fromarray(u).save(tmp_path / folder / f'{i}.png')
     for src, said in (('named', 'classes of other names'), ('bare', 'no labels')):
-        make_zip(tmp_path / src, tmp_path / 'cifar10-32x32-train.zip', kind='cifar10')
+        make_zip(tmp_path / src, tmp_path / 'cifar10-32x32-train.zip', kind='cifar10', overwrite=True)
         with pytest.raises(BadInput, match=f'data must be a zip of cifar10, and this one has {said}'):
             load('cifar10', tmp_path)
 

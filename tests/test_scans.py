@@ -77,7 +77,7 @@ def both(name):
 
 
 def pixels(src, tmp_path, **options):
-    made = make_zip(src, tmp_path / 'out.zip', crop='center', seed=None, **options)
+    made = make_zip(src, tmp_path / 'out.zip', crop='center', seed=None, overwrite=True, **options)
     return read_zip(made['out']).pixels.numpy(), made
 
 

@@ -71,7 +71,7 @@ def packings(place):
 def test_both_commands_see_the_same_pictures(tmp_path):
     sets = []
     for source in packings(tmp_path):
-        made = make_zip(source, tmp_path / 'out.zip', seed=None)
+        made = make_zip(source, tmp_path / 'out.zip', seed=None, overwrite=True)
         seen = read_pictures(source, folder=tmp_path / 'cache')
         assert made['n'] == len(seen) == len(FILES), source
         with zipfile.ZipFile(tmp_path / 'out.zip') as z:
@@ -146,7 +146,7 @@ def test_names_that_are_no_utf8_work_to_the_end(tmp_path):
             with tarfile.open(place.with_suffix('.tar'), 'w') as tar:
                 tar.add(place, '.')
             place = place.with_suffix('.tar')
-        made = make_zip(place, tmp_path / 'out.zip')
+        made = make_zip(place, tmp_path / 'out.zip', overwrite=True)
         seen = read_pictures(place, folder=tmp_path / 'cache')
         assert made['n'] == 4 and seen.names[0] == 'chèvre/0.png' and seen.source.startswith('café')
         with zipfile.ZipFile(tmp_path / 'out.zip') as z:

@@ -122,13 +122,17 @@ def frontier_figure(
 ) -> plt.Figure:
     "Quality against copying along training, a panel for each data set and size."
     parts = by_size(rows)
-    width = 4.6 * len(parts) + 0.6
-    dpi = min(100, 1200 / width)  # a page is hardly wider
-    fig, axes = plt.subplots(1, len(parts), figsize=(width, 3.8), squeeze=False, dpi=dpi)
-    for ((dataset, n), part), ax in zip(parts.items(), axes[0]):
+    across = min(len(parts), 3)
+    down, width = -(-len(parts) // across), 4.6 * across + 0.6
+    dpi = min(100, 1000 / width)  # a page is hardly wider
+    fig, axes = plt.subplots(down, across, figsize=(width, 3.8 * down), squeeze=False, dpi=dpi)
+    for ax in axes.flat[len(parts) :]:
+        fig.delaxes(ax)
+    for ((dataset, n), part), ax in zip(parts.items(), axes.flat):
         draw_frontier(ax, part, levels, metric, arms, **faint)
         ax.set_title(f'{dataset}, n = {n}')
-    axes[0, 0].set_ylabel(QUALITY[metric])
+    for ax in axes[:, 0]:
+        ax.set_ylabel(QUALITY[metric])
     return finished(fig, fontsize=7)
 
 # %% ../nbs/17i_frontier_figures.ipynb #32d31488
@@ -239,6 +243,9 @@ def verdict_sentences(rows: list[Row]) -> str:  # empty where no training is jud
     for r in (r for r in rows if r.labels['metric'] == 'equal-copying/kid'):
         does = next((words for v, words in VERDICT_WORDS.items() if r.verdict.startswith(v)), None)
         where = f'On {r.labels["n"]} images of {r.labels["dataset"]}'
+        if not r.detail['values']:
+            told.append(f'{where} no pair of trainings reaches every share of copies that is compared: no verdict.')
+            continue
         seeds = f'{len(r.detail["values"])} seed{"s" * (len(r.detail["values"]) != 1)}'
         gap = f'KID difference {r.ours:.3f}' + (f' at {100 * r.ours.level:.1f}%' if r.ours.lo is not None else '')
         says = f', the two-regime model {does}' if does else ': no verdict'

@@ -10,6 +10,7 @@ from tree import ROOT
 from ambient_nb import checkpoint_curves, frontier
 from ambient_nb.core import BadInput
 from ambient_nb.drive import locked
+from ambient_nb.frontier_figures import frontier_committed, verdict_sentences
 from ambient_nb.models import load_model
 from ambient_nb.networks import PRESETS
 from ambient_nb.protocols import protocol
@@ -119,3 +120,10 @@ def test_arms_of_a_seed_share_images_and_start_noise():
     own = {seed: frontier.frontier_run(digits, 'baseline', seed, 0.3).images.ids.tolist() for seed in (0, 1, 2)}
     assert own == {0: pool[-20:], 1: pool[:20], 2: pool[20:40]}
     assert (a.config.seed, b.config.loss.noise_seed, other.config.loss.noise_seed) == (2, 2, 3)
+
+
+def test_a_size_where_nothing_can_be_compared_says_so():
+    row = next(r for r in frontier_committed() if r.labels['metric'] == 'equal-copying/kid')
+    said = verdict_sentences([replace(row, detail=row.detail | dict(values=[]))])
+    assert 'no pair of trainings reaches' in said and 'KID difference' not in said
+    assert 'KID difference' in verdict_sentences([row])

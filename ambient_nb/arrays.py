@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from dataclasses import replace
 from functools import partial
 import numpy as np
-from .bounded import check_unpacked
+from .bounded import check_zip
 from .core import BadInput
 from .labels import class_of, class_order, label_name, class_called, numbers_of
 from .splits import Asked, Found, by_split, parts_of, words_of
@@ -99,7 +99,7 @@ def load_arrays(
         content = tree.read(name)
         if zipfile.is_zipfile(io.BytesIO(content)):
             with zipfile.ZipFile(io.BytesIO(content)) as z:
-                check_unpacked(sum(m.file_size for m in z.infolist()), len(content), tree.where(name))
+                check_zip(z, len(content), tree.where(name))
         loaded = np.load(io.BytesIO(content), allow_pickle=False)
         if name.lower().endswith('.npz'):
             if len(set(loaded.files)) < len(loaded.files):

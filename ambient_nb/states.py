@@ -12,7 +12,7 @@ import pickle, re, zipfile
 from pathlib import Path
 import torch
 from safetensors.torch import load
-from .bounded import check_unpacked
+from .bounded import check_unpacked, check_zip
 from .checkpoints import Damaged
 from .core import BadInput, check_choice, check_float, check_int
 from .denoisers import PRECONDS
@@ -62,7 +62,7 @@ def check_stored(
     "Whether a .pt file is as large as what it holds."
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as z:
-            check_unpacked(sum(member.file_size for member in z.infolist()), path.stat().st_size, path.name)
+            check_zip(z, path.stat().st_size, path.name)
 
 # %% ../nbs/10e_states.ipynb #5802ab73
 def read_torch(

@@ -12,7 +12,7 @@ import struct, tarfile, zipfile, zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from .bounded import bounded_parts, check_unpacked
+from .bounded import bounded_parts, check_zip
 from .core import BadInput
 from .foreign import foreign
 from .pictures import impostor
@@ -196,7 +196,7 @@ def zip_tree(
     try:
         z = zipfile.ZipFile(src)
         members, count = z.infolist(), zip_count(src)
-        check_unpacked(sum(m.file_size for m in members), src.stat().st_size, spelt(str(src)))
+        check_zip(z, src.stat().st_size, spelt(str(src)))
         if (len(members) - count) % 65536:
             raise zipfile.BadZipFile(f'its index lists {len(members):,} files and counts {count:,}')
         for member in members:

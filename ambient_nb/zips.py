@@ -8,7 +8,7 @@ __all__ = ['open_zip', 'zip_member']
 # %% ../nbs/01aa_zips.ipynb #9712d356
 import zipfile
 from pathlib import Path
-from .bounded import check_unpacked
+from .bounded import check_zip
 from .core import BadInput
 from .trees import UNREADABLE
 
@@ -20,7 +20,7 @@ def open_zip(path: str | Path) -> zipfile.ZipFile:  # to be closed by who asked 
         raise BadInput('data', str(path), 'an existing zip file')
     try:
         z = zipfile.ZipFile(path)
-        check_unpacked(sum(m.file_size for m in z.infolist()), path.stat().st_size, str(path), 'data')
+        check_zip(z, path.stat().st_size, str(path), 'data')
         return z
     except BadInput:
         raise
